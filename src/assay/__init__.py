@@ -1,0 +1,1 @@
+"""assay scores the answers of LLM applications in production."""

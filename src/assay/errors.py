@@ -1,0 +1,112 @@
+"""Every error assay raises, split by what the caller can do about it.
+
+    AssayError
+    ├ ConfigError          a person must mend a file or a setting; the CLI exits with 2, nothing is retried
+    │  ├ SettingsError     an environment variable or option
+    │  ├ RubricError       a rubric file: path, line and field
+    │  └ MissingExtraError an optional dependency: `pip install assay[worker]`
+    ├ RecordError          this record can never be scored as it is; it is kept as a dead letter
+    ├ JudgeError           a judge call that gave no verdict; carries the failure kind
+    ├ VerdictError         a judge answered, but not with a verdict of the scale
+    ├ QueueError           Redis is away or refuses writes; the caller tries again later
+    └ StoreError           the database is away or refuses writes; the caller tries again later
+
+Standard library only: the app-side client imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from assay.records import FailureKind, Usage
+
+
+class AssayError(Exception):
+    """Base of every error that assay raises on purpose."""
+
+
+class ConfigError(AssayError):
+    """Something a person configured is wrong; the message says what, where and the mend."""
+
+
+class SettingsError(ConfigError):
+    """A setting (environment variable or option) is missing or not usable."""
+
+
+class RubricError(ConfigError):
+    """A rubric file is wrong. `str()` is one line: `path:line: field: message`.
+
+    `line` is 1-based, or None when the whole file is meant; `field` is a dotted path such as
+    `scale.levels[2].anchor`, or None.
+    """
+
+    def __init__(self, message: str, *, path: Path | str, line: int | None = None, field: str | None = None) -> None:
+        where = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(": ".join(part for part in (where, field, message) if part))
+        self.message = message
+        self.path = path
+        self.line = line
+        self.field = field
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'assay[{extra}]'")
+        self.extra = extra
+        self.package = package
+
+
+class RecordError(AssayError, ValueError):
+    """A record breaks the wire format. `field` is a dotted path, or None for the whole message.
+
+    Also a ValueError, so that pydantic reports it as a validation error.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, reason: str = "invalid") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.message = message
+        self.field = field
+        #: closed set of dead-letter reasons: invalid, unknown_version, undecodable, too_large
+        self.reason = reason
+
+
+class JudgeError(AssayError):
+    """A judge call gave no verdict.
+
+    `kind` says why and decides whether another try can help (`records.TRANSIENT`); `retry_after_seconds`
+    is what the endpoint asked for, if anything; `usage` is what the failed call cost all the same.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.retry_after_seconds = retry_after_seconds
+        self.usage = usage
+
+
+class VerdictError(AssayError):
+    """A judge's answer is not a verdict of the rubric's scale; `kind` is `unparsable` or `off_scale`."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+
+
+class QueueError(AssayError):
+    """Redis is unreachable, full or read-only; nothing was changed, try again later."""
+
+
+class StoreError(AssayError):
+    """The database is unreachable, full or not migrated; nothing was committed, try again later."""

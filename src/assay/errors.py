@@ -8,6 +8,7 @@
     ├ RecordError          this record can never be scored as it is; it is kept as a dead letter
     ├ JudgeError           a judge call that gave no verdict; carries the failure kind
     ├ VerdictError         a judge answered, but not with a verdict of the scale
+    ├ ProcessError         a process that this one started ended by itself
     ├ QueueError           Redis is away or refuses writes; the caller tries again later
     └ StoreError           the database is away or refuses writes; the caller tries again later
 
@@ -102,6 +103,10 @@ class VerdictError(AssayError):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+
+
+class ProcessError(AssayError):
+    """A process that this one started ended by itself; its log says why."""
 
 
 class QueueError(AssayError):

@@ -1,0 +1,52 @@
+# Everything here needs Python 3.11 (or later) and make, nothing else: each target installs what it uses into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench docs clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv and install assay with everything that development needs
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "assay needs Python 3.11 or later: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into $(VENV); this takes about a minute, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## Watch it work: no key, server or Docker needed
+	@$(BIN)/assay demo
+
+test: install ## Run every test; what needs a server that is not installed is skipped, or fails when CI is set
+	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: install ## Lint, type-check, check imports and generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/assay rubrics check rubrics rubrics/examples
+	$(BIN)/python docs/generate.py --check
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install ## Write the generated parts of docs/reference
+	$(BIN)/python docs/generate.py
+
+bench: install ## Measure: the client's cost in an app, and a scrape against stored scores
+	$(BIN)/python benchmarks/client_cost.py
+	$(BIN)/python benchmarks/scrape.py
+
+clean: ## Remove what make and the tests leave behind
+	rm -rf $(VENV) .assay build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

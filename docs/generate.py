@@ -1,0 +1,87 @@
+"""Writes the generated parts of docs/reference, or with --check says which of them are out of date."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def pages() -> dict[str, str]:
+    """File name under docs/reference -> content."""
+    from assay.metrics import metrics_markdown
+    from assay.rubrics import rubric_fields_markdown, rubric_schema
+
+    from assay.codec import record_schema
+    from assay.settings import settings_markdown
+
+    return {
+        "metrics.md": metrics_markdown(),
+        "settings.md": "# Settings\n\nEvery setting is an environment variable; a `.env` file works too.\n"
+        "The app-side client reads its own few: see [the client](client.md).\n\n" + settings_markdown(),
+        "commands.md": commands_markdown(),
+        "rubric-fields.md": rubric_fields_markdown(),
+        "record.schema.json": json.dumps(record_schema(), indent=2) + "\n",
+        "rubric.schema.json": json.dumps(rubric_schema(), indent=2) + "\n",
+    }
+
+
+def commands_markdown() -> str:
+    """The --help of every command, as it prints."""
+    import typer.main
+
+    from assay.cli import app
+
+    group = typer.main.get_command(app)
+    lines = [
+        "# Commands",
+        "",
+        "What `--help` prints. Exit codes: 0 done, 1 something outside is away, 2 a mistake to mend.",
+        "",
+    ]
+    names: list[list[str]] = []
+    for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+        children = getattr(command, "commands", None)
+        names += [[name, child] for child in sorted(children)] if children else [[name]]
+    for name in names:
+        lines += [f"## assay {' '.join(name)}", "", "```", help_of(name), "```", ""]
+    return "\n".join(lines)
+
+
+def help_of(name: list[str]) -> str:
+    """One command's help, in plain text of fixed width."""
+    import os
+
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASSAY_", "OPENAI_"))}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "assay", *name, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TYPER_USE_RICH": "0"},
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def main() -> int:
+    """Exit code 1 when --check finds a stale page."""
+    stale = []
+    for name, content in pages().items():
+        path = REFERENCE / name
+        if path.exists() and path.read_text() == content:
+            continue
+        if "--check" in sys.argv:
+            stale.append(name)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    if stale:
+        sys.stderr.write(f"docs/reference is out of date ({', '.join(stale)}): run `make docs`\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

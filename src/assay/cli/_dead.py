@@ -1,0 +1,126 @@
+"""`assay dead`: what could not be processed, to be seen, mended and replayed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assay import wiring
+from assay.cli._screen import Json, output, print_json, print_table
+from assay.enqueue import replay
+from assay.errors import ConfigError
+from assay.settings import load_settings
+
+app = typer.Typer(
+    help="Dead letters: what could not be processed, kept to be seen, mended and replayed.", no_args_is_help=True
+)
+
+_Reason = Annotated[str | None, typer.Option(help="Only those with this reason, such as `unavailable` or `invalid`.")]
+
+
+@app.command("list")
+def list_(
+    reason: _Reason = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to print, newest first.")] = 50,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were replayed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List dead letters, newest first."""
+    store = wiring.open_store(load_settings())
+    letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_)
+    if as_json:
+        print_json(
+            [
+                {
+                    "dead_id": letter.dead_id,
+                    "record_id": letter.record_id,
+                    "reason": letter.reason,
+                    "message": letter.message,
+                    "attempts": letter.attempts,
+                    "created_at": letter.created_at,
+                    "replayed_at": letter.replayed_at,
+                }
+                for letter in letters
+            ]
+        )
+        return
+    if not letters:
+        output.print("No dead letters.")
+        return
+    print_table(
+        f"{len(letters)} dead letters",
+        ("id", "when", "reason", "attempts>", "record", "message"),
+        (
+            (
+                letter.dead_id[:12],
+                f"{letter.created_at:%Y-%m-%d %H:%M:%S}" if letter.created_at else "",
+                letter.reason,
+                letter.attempts,
+                letter.record_id or "",
+                letter.message[:120],
+            )
+            for letter in letters
+        ),
+    )
+    output.print(
+        "Show one: `assay dead show ID`. Try again: `assay dead replay ID` or `assay dead replay --all`.", markup=False
+    )
+
+
+@app.command()
+def show(
+    dead_id: Annotated[str, typer.Argument(help="Id of a dead letter, or its beginning.")], as_json: Json = False
+) -> None:
+    """Print one dead letter: the reason on standard error, the payload as it came on standard output."""
+    letter = wiring.open_store(load_settings()).dead_letter(dead_id)
+    if as_json:
+        print_json(
+            {
+                "dead_id": letter.dead_id,
+                "record_id": letter.record_id,
+                "reason": letter.reason,
+                "message": letter.message,
+                "attempts": letter.attempts,
+                "created_at": letter.created_at,
+                "payload": letter.payload.decode(errors="backslashreplace"),
+            }
+        )
+        return
+    print(f"{letter.reason}: {letter.message}", file=sys.stderr)
+    sys.stdout.buffer.write(letter.payload + b"\n")
+
+
+@app.command("replay")
+def replay_(
+    dead_id: Annotated[str | None, typer.Argument(help="Id of a dead letter, or its beginning.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every dead letter that was not replayed yet.")] = False,
+    reason: _Reason = None,
+    payload: Annotated[
+        Path | None,
+        typer.Option(help="File with the mended record, instead of the kept one.", exists=True, dir_okay=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put dead letters back on the queue. A score that comes of it takes the place of the stored failure.
+
+    Mend one: `assay dead show ID > record.json`, edit it, `assay dead replay ID --payload record.json`.
+    """
+    if (dead_id is None) == (not all_ and reason is None):
+        raise ConfigError("name one dead letter, or say --all or --reason REASON")
+    if payload is not None and dead_id is None:
+        raise ConfigError("--payload mends one dead letter: name its id")
+    settings = load_settings()
+    store, queue = wiring.open_store(settings), wiring.open_queue(settings)
+    letters = [store.dead_letter(dead_id)] if dead_id else store.dead_letters(reason=reason, limit=1_000_000)
+    done = replay(letters, queue=queue, store=store, mended=payload.read_bytes() if payload else None)
+    if as_json:
+        print_json({"replayed": done.replayed, "refused": [{"dead_id": i, "error": e} for i, e in done.refused]})
+    else:
+        output.print(f"{done.replayed} of {len(letters)} back on the queue.")
+        for letter_id, error in done.refused:
+            output.print(f"{letter_id[:12]} stays: {error}", markup=False)
+    if done.refused:
+        raise typer.Exit(2)

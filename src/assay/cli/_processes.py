@@ -1,0 +1,106 @@
+"""`assay worker`, `assay exporter`, `assay dev` and `assay demo`: the long-running processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assay import logs, wiring
+from assay.cli._screen import errors, output
+from assay.settings import load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(worker)
+    app.command()(exporter)
+    app.command()(dev)
+    app.command()(demo)
+
+
+def worker(
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Batches worked on at once.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=0, help="Port of this process's own `/metrics`.")] = None,
+) -> None:
+    """Score what is on the queue, until SIGTERM. Run as many as you like.
+
+    SIGTERM finishes what is in flight for `ASSAY_SHUTDOWN_SECONDS`, then hands it back; `kill -9` loses nothing either.
+    """
+    settings = load_settings(concurrency=concurrency, worker_metrics_port=metrics_port)
+    logs.configure(settings)
+    # Celery, prometheus_client and openai take a second to import: the other commands need none of them.
+    from assay import tasks
+    from assay.exporter import serve_worker
+    from assay.metrics import WorkerMetrics
+
+    store, queue = wiring.open_store(settings), wiring.open_queue(settings)
+    metrics = WorkerMetrics()
+    scorer = wiring.build_worker(settings, queue=queue, store=store, metrics=metrics)
+    server = None
+    if settings.worker_metrics_port is not None:
+        server = serve_worker(metrics, host=settings.worker_metrics_host, port=settings.worker_metrics_port)
+    app = tasks.build_app(settings, scorer, lambda: wiring.purge(settings, store))
+    try:
+        code = tasks.run(app, settings, scorer)
+    finally:
+        if server is not None:
+            server.close()
+        store.close()
+    raise typer.Exit(code)
+
+
+def exporter(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback unless told otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+) -> None:
+    """Serve the time series at `/metrics`, and `/healthz`. It reads the database: run any number of them."""
+    settings = load_settings(exporter_host=host, exporter_port=port)
+    logs.configure(settings)
+    from assay.exporter import serve
+    from assay.metrics import ScoreCollector
+
+    collector = ScoreCollector(
+        wiring.open_store(settings),
+        wiring.open_queue(settings),
+        windows=settings.windows,
+        cohort_labels=settings.cohort_labels,
+        rubrics=wiring.read_rubrics(settings),
+    )
+    server = serve(collector, host=settings.exporter_host, port=settings.exporter_port)
+    errors.print(f"metrics at {server.url}/metrics", markup=False)
+    _until_signalled()
+    server.close()
+
+
+def dev(
+    data_dir: Annotated[Path | None, typer.Option(help="Where Redis and SQLite keep their files.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the exporter.")] = None,
+) -> None:
+    """Run all of it in one terminal, on an embedded Redis and SQLite: for trying out, not for production."""
+    from assay.dev import run_dev
+
+    settings = load_settings(data_dir=data_dir, exporter_port=port)
+    run_dev(settings, say=lambda text: output.print(text, markup=False, highlight=False, soft_wrap=True))
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=10, max=600, help="How long the synthetic traffic runs.")] = 40,
+) -> None:
+    """Watch it work: a synthetic support assistant whose retrieval breaks half-way. Needs no key, server or Docker.
+
+    Uses a real judge when `OPENAI_API_KEY` or `ASSAY_JUDGE_BASE_URL` is set.
+    """
+    from assay.demo import run_demo
+
+    run_demo(load_settings(), seconds=seconds, console=output)
+
+
+def _until_signalled() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

@@ -1,0 +1,60 @@
+"""Consoles, and the few ways in which commands print."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from assay.windows import Estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: results
+output = Console()
+#: progress and errors, so that results can be piped
+errors = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; what stands in its cells is data, never markup."""
+    table = Table(
+        title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for column in columns:
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    output.print(table)
+
+
+def ratio(estimate: Estimate | None) -> str:
+    """`0.93 (0.90–0.95)`, or a dash where nothing is known."""
+    if estimate is None:
+        return "–"
+    return f"{estimate.value:.3f} ({estimate.lower:.3f}–{estimate.upper:.3f})"
+
+
+def ago(seconds: float | None) -> str:
+    """A length of time for people: `4 s`, `3 min`, `2 h 5 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{max(0.0, seconds):.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    length = timedelta(seconds=int(seconds))
+    return f"{length.days * 24 + length.seconds // 3600} h {length.seconds % 3600 // 60} min"

@@ -1,0 +1,168 @@
+"""What `assay doctor` checks: everything that a deployment needs, each with what is wrong and the mend."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from assay import tasks, wiring
+from assay.errors import AssayError, ConfigError, QueueError, StoreError
+from assay.pipeline import evaluate
+from assay.records import Context, Failure, Record, Usage, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from assay.records import Evaluation
+    from assay.rubrics import Rubric
+    from assay.settings import Settings
+
+_CLOCK_TOLERANCE_SECONDS = 2.0
+_DISK_TOLERANCE_BYTES = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check. `mend` says what to do, or is empty where nothing needs doing."""
+
+    check: str
+    state: Literal["ok", "warning", "wrong"]
+    message: str
+    mend: str = ""
+
+
+def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
+    """Run every check; never raises for what it finds. `ask_judge` has one tiny record judged, for real."""
+    yield from _redis(settings)
+    yield from _database(settings)
+    rubrics: list[Rubric] = []
+    try:
+        rubrics = wiring.read_rubrics(settings)
+    except ConfigError as error:
+        yield Finding("rubrics", "wrong", str(error), "mend the file; `assay rubrics check` lists every mistake")
+    else:
+        yield Finding("rubrics", "ok", ", ".join(f"{r.name} {r.revision}" for r in rubrics))
+    yield from _judge(settings, rubrics, ask_judge=ask_judge)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    try:
+        queue = wiring.open_queue(settings)
+        info = queue.info()
+    except ConfigError as error:
+        yield Finding("redis", "wrong", str(error), "export ASSAY_REDIS_URL=redis://HOST:6379/0")
+        return
+    except QueueError as error:
+        yield Finding("redis", "wrong", str(error), "start Redis, or mend ASSAY_REDIS_URL")
+        return
+    yield Finding("redis", "ok", f"version {info.version}, {queue.depth().records} records pending")
+    if tuple(int(part) for part in info.version.split(".")[:2] if part.isdigit()) < (6, 2):
+        yield Finding("redis", "wrong", f"version {info.version} is too old", "use Redis 6.2 or later")
+    if not info.appendonly:
+        yield Finding(
+            "redis",
+            "wrong",
+            "the append-only file is off: a restart loses the queue",
+            "set `appendonly yes` in redis.conf",
+        )
+    if info.maxmemory_policy != "noeviction":
+        yield Finding(
+            "redis",
+            "wrong",
+            f"maxmemory-policy is {info.maxmemory_policy}: a full Redis throws records away",
+            "set `maxmemory-policy noeviction` in redis.conf",
+        )
+    skew = abs(info.clock_offset_seconds)
+    if skew > _CLOCK_TOLERANCE_SECONDS:
+        yield Finding("clock", "warning", f"{skew:.0f} s apart from Redis's clock", "run NTP on both machines")
+    else:
+        yield Finding("clock", "ok", f"within {_CLOCK_TOLERANCE_SECONDS:.0f} s of Redis's clock")
+    workers = tasks.ping_workers(settings)
+    if workers:
+        yield Finding("workers", "ok", ", ".join(workers))
+    else:
+        yield Finding("workers", "warning", "none answers", "start one: assay worker")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        store = wiring.open_store(settings)
+    except (ConfigError, StoreError) as error:
+        yield Finding("database", "wrong", str(error), "mend ASSAY_DATABASE_URL, or run: assay db upgrade")
+        return
+    yield Finding("database", "ok", f"{settings.store_url.partition(':')[0]}, up to date")
+    if settings.database_url is None:
+        free = shutil.disk_usage(_existing(settings.data_dir)).free
+        if free < _DISK_TOLERANCE_BYTES:
+            yield Finding("disk", "warning", f"{free // 1_000_000} MB free under {settings.data_dir}", "make room")
+        yield Finding(
+            "database", "warning", "SQLite in the data directory serves one machine", "for more, set ASSAY_DATABASE_URL"
+        )
+    store.close()
+
+
+def _judge(settings: Settings, rubrics: list[Rubric], *, ask_judge: bool) -> Iterator[Finding]:
+    engine = settings.judge_engine
+    if engine != "openai":
+        yield Finding(
+            "judge",
+            "warning",
+            f"{engine}: keyless, a baseline and no more",
+            "set OPENAI_API_KEY, or ASSAY_JUDGE_BASE_URL and ASSAY_JUDGE_MODEL, for a real judge",
+        )
+    if not ask_judge or not rubrics:
+        return
+    record = Record(
+        record_id=f"doctor-{uuid.uuid4()}",
+        timestamp=now(),
+        app="doctor",
+        input="Which day is the office closed?",
+        output="The office is closed on Sunday.",
+        contexts=(Context(text="The office is open from Monday to Saturday and closed on Sunday."),),
+    )
+    try:
+        evaluations = asyncio.run(_ask(settings, rubrics, record))
+    except AssayError as error:
+        yield Finding("judge", "wrong", str(error), "mend the ASSAY_JUDGE settings")
+        return
+    failures = [e.outcome for e in evaluations if isinstance(e.outcome, Failure)]
+    if failures:
+        yield Finding("judge", "wrong", f"{failures[0].kind}: {failures[0].message}", _MENDS.get(failures[0].kind, ""))
+        return
+    usage = sum((e.outcome.usage for e in evaluations), Usage())
+    cost = "" if usage.cost_usd is None else f", {usage.cost_usd:.6f} USD"
+    tokens = "" if usage.prompt_tokens is None else f", {usage.prompt_tokens} + {usage.completion_tokens} tokens{cost}"
+    yield Finding("judge", "ok", f"{evaluations[0].judge} scored a record{tokens}")
+    if engine == "openai" and usage.prompt_tokens is not None and usage.cost_usd is None:
+        yield Finding(
+            "judge", "warning", f"no price for {settings.judge_model}", "add it to a file and set ASSAY_PRICES"
+        )
+
+
+_MENDS = {
+    "unauthorized": "check ASSAY_JUDGE_API_KEY, ASSAY_JUDGE_BASE_URL (it ends in /v1, as a rule) and ASSAY_JUDGE_MODEL",
+    "unavailable": "is the endpoint up? check ASSAY_JUDGE_BASE_URL",
+    "timeout": "the endpoint is slow: raise ASSAY_JUDGE_TIMEOUT_SECONDS, or use a faster model",
+    "rate_limited": "the endpoint refuses more calls: lower ASSAY_JUDGE_MAX_IN_FLIGHT, or raise its limits",
+    "unparsable": "the model gives no verdict that can be read: try a stronger one",
+    "off_scale": "the model leaves the scale: try a stronger one",
+}
+
+
+async def _ask(settings: Settings, rubrics: list[Rubric], record: Record) -> list[Evaluation]:
+    judges = wiring.build_judges(settings, rubrics)
+    try:
+        return await evaluate(record, rubrics, judges)
+    finally:
+        await judges.aclose()
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

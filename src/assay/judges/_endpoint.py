@@ -1,0 +1,504 @@
+"""One OpenAI-compatible endpoint: sends a request, learns what the endpoint understands, and names its failures.
+
+Endpoints differ in the parameters they accept. The first refusals teach a `Dialect`, which is kept for later calls.
+All that an endpoint can do wrong ends here, as a `JudgeError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import aiohttp
+import openai
+
+from assay.errors import JudgeError
+from assay.judges import OPENAI_BASE_URL
+from assay.records import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from assay.judges import JudgeObserver, JudgeSettings
+    from assay.judges._prices import Prices
+    from assay.records import FailureKind
+
+# openai 2 is built on httpx, openai 3 on httpx2: take the one it uses.
+_httpx: Any = importlib.import_module(type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
+
+_log = logging.getLogger(__name__)
+
+_MAX_BODY_BYTES = 2_000_000
+#: Of a compressed body, which nobody asked for and which may be a thousand times as long.
+_MAX_PACKED_BYTES = 100_000
+_MESSAGE_CHARACTERS = 500
+_MAX_RETRY_AFTER_SECONDS = 86_400.0
+#: Below the 5 s after which common servers close an idle connection, so that we seldom send into a closed one.
+_KEEPALIVE_SECONDS = 4.0
+#: No tokenizer packs more characters into a token, runs of one character aside.
+_MOST_CHARACTERS_PER_TOKEN = 8.0
+_TOP_LOGPROBS = 5
+
+_KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key)-[\w*.-]{4,}|(?<=Bearer )\S+", re.IGNORECASE)
+_RUN = re.compile(r"([^\w])\1+|(\w)\2{3,}")
+
+_OVERFLOW = re.compile(
+    r"context[ _-]?(?:length|size|window)|maximum (?:prompt|model|input) length|exceed_context|max_model_len"
+    r"|(?:prompt|input|request)(?: \([^)]*\))?(?: is)? too (?:long|large)|too many (?:input |prompt )?tokens"
+    r"|input length[^.]{0,40}exceeds|reduce the length of the (?:messages|prompt|input)"
+    r"|exceeds? the (?:maximum|max) (?:number of )?(?:input )?tokens|string_above_max_length",
+    re.IGNORECASE,
+)
+_POLICY = re.compile(
+    r"content[ _-]?(?:filter|policy|management policy)|responsible ?ai ?policy|safety (?:system|policy|filter)"
+    r"|flagged (?:as|for|by)",
+    re.IGNORECASE,
+)
+_IDENTITY = re.compile(
+    r"model_not_found|invalid_api_key|api key not valid|incorrect api key|invalid model"
+    r"|model [`'\"]?[\w./:@-]+[`'\"]? (?:was |is )?(?:not found|not supported|does ?n[o']t exist|not available)",
+    re.IGNORECASE,
+)
+_FORMAT = re.compile(
+    r"response_format|json_?schema|json_?object|structured output|\bguided|\bgrammar|\bschema\b|\bstrict\b",
+    re.IGNORECASE,
+)
+_PARAMETERS = {
+    "temperature": re.compile(r"\btemperature\b", re.IGNORECASE),
+    "logprobs": re.compile(r"\b(?:top_)?logprobs\b", re.IGNORECASE),
+    "seed": re.compile(r"\bseed\b", re.IGNORECASE),
+}
+
+Format = Literal["json_schema", "json_object", "text"]
+_LOWER: dict[Format, Format] = {"json_schema": "json_object", "json_object": "text"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """What of the API an endpoint understands: how to ask for JSON, and which parameters it refuses."""
+
+    format: Format = "json_schema"
+    #: name of the parameter that bounds the reply; None: it knows neither
+    limit: Literal["max_tokens", "max_completion_tokens"] | None = "max_tokens"
+    without: frozenset[str] = frozenset()
+
+    def after(self, refusal: str, parameter: str | None, *, guess: bool) -> Dialect | None:
+        """What to try after a refusal: its message, and the parameter it names (or None).
+
+        `guess` allows a lower format when the message names nothing that we sent. None: nothing is left to try.
+        """
+        for text in filter(None, (parameter, refusal)):
+            named = self._without_named(text)
+            if named is not None:
+                return named
+        return self._lower() if guess else None
+
+    def _without_named(self, text: str) -> Dialect | None:
+        for name, pattern in _PARAMETERS.items():
+            if name not in self.without and pattern.search(text):
+                return replace(self, without=self.without | {name})
+        if self.limit is not None and self.limit in text:
+            return replace(self, limit="max_completion_tokens" if self.limit == "max_tokens" else None)
+        return self._lower() if _FORMAT.search(text) else None
+
+    def _lower(self) -> Dialect | None:
+        return replace(self, format=_LOWER[self.format]) if self.format in _LOWER else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A complete reply of the judge model."""
+
+    content: str
+    #: `choices[0].logprobs.content` as it came
+    logprobs: object
+    usage: Usage
+    model: str | None
+
+
+class _Refusal(Exception):  # noqa: N818 - not an error yet: the endpoint may take the request in another dialect
+    """A 4xx that another dialect may avoid; `failure` is what it is otherwise."""
+
+    def __init__(self, failure: JudgeError, message: str, parameter: str | None, *, guess: bool) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.message = message
+        self.parameter = parameter
+        self.guess = guess
+
+
+class _OversizedError(Exception):
+    """A body over the bound."""
+
+
+class _BoundedStream(_httpx.AsyncByteStream):  # type: ignore[misc]  # either of two modules
+    """Ends a body that goes over its bound, so that no server can fill our memory."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        seen = 0
+        async for chunk in self._stream:
+            seen += len(chunk)
+            if seen > self._limit:
+                raise _OversizedError
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Endpoint:
+    """Asks one model at one base URL. Its connections belong to the event loop of the first call."""
+
+    def __init__(
+        self, settings: JudgeSettings, model: str, prices: Prices, *, judge: str, observer: JudgeObserver | None
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._prices = prices
+        self._judge = judge
+        self._observer = observer
+        self._dialect = Dialect()
+        #: whether the dialect has been understood: only then is a vague refusal the record's own fault
+        self._proven = False
+        self._client: openai.AsyncOpenAI | None = None
+
+    async def ask(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        schema: Mapping[str, Any],
+        *,
+        logprobs: bool,
+        deadline: float,
+        trace_id: str | None = None,
+    ) -> Answer:
+        """One reply to `messages`, before `deadline` (in the event loop's time), in whatever dialect it takes.
+
+        Raises:
+            JudgeError: of every kind but `unparsable` and `off_scale`; the reply is not looked into here.
+        """
+        dialect = self._dialect
+        tried: set[Dialect] = set()
+        while True:
+            tried.add(dialect)
+            body = self._body(messages, schema, dialect, logprobs=logprobs)
+            try:
+                answer = await self._observed(body, deadline, trace_id)
+            except _Refusal as refusal:
+                # Another call may have learned it meanwhile.
+                candidates = (self._dialect, dialect.after(refusal.message, refusal.parameter, guess=refusal.guess))
+                untried = next((other for other in candidates if other is not None and other not in tried), None)
+                if untried is None:
+                    raise refusal.failure from None
+                dialect = untried
+                continue
+            if len(tried) > 1 and dialect != self._dialect:
+                _log.warning("judge endpoint lacks parameters", extra={"judge": self._judge, "uses": str(dialect)})
+                self._dialect = dialect
+            self._proven = self._proven or dialect == self._dialect
+            return answer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    def _body(
+        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], dialect: Dialect, *, logprobs: bool
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self._model, "messages": messages}
+        if dialect.format == "json_schema":
+            wanted = {"name": "verdicts", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        elif dialect.format == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        temperature = self._settings.temperature
+        if temperature is not None and "temperature" not in dialect.without:
+            body["temperature"] = temperature
+        if temperature and "seed" not in dialect.without:
+            body["seed"] = 0
+        if logprobs and "logprobs" not in dialect.without:
+            body |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+        if dialect.limit is not None:
+            body[dialect.limit] = self._settings.max_tokens
+        return body
+
+    async def _observed(self, body: dict[str, Any], deadline: float, trace_id: str | None) -> Answer:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        outcome, usage = "cancelled", Usage()
+        if self._observer is not None:
+            self._observer.call_started(self._judge)
+        try:
+            answer = await self._within(body, deadline)
+        except JudgeError as error:
+            outcome, usage = error.kind, error.usage or usage
+            raise
+        except _Refusal as refusal:
+            outcome = refusal.failure.kind
+            raise
+        else:
+            outcome, usage = "ok", answer.usage
+            return answer
+        finally:
+            if self._observer is not None:
+                self._observer.call_ended(self._judge, clock() - started, outcome, usage, trace_id)
+
+    async def _within(self, body: dict[str, Any], deadline: float) -> Answer:
+        try:
+            async with asyncio.timeout_at(deadline):
+                content, is_json = await self._send(body)
+        except TimeoutError:
+            seconds = self._settings.timeout_seconds
+            raise JudgeError("timeout", f"no complete answer within {seconds:g} s") from None
+        return self._read(content, is_json, body["messages"])
+
+    async def _send(self, body: dict[str, Any]) -> tuple[bytes, bool]:
+        """The body of a 2xx, and whether it says that it is JSON."""
+        client = self._connect()
+        try:
+            response = await client.post("/chat/completions", cast_to=_httpx.Response, body=body)
+        except openai.APIStatusError as error:
+            raise self._status_failure(error.status_code, error.response.headers, error.response.content) from None
+        except _OversizedError:
+            raise self._error("unavailable", f"an answer of more than {_MAX_BODY_BYTES} bytes") from None
+        except (openai.APIConnectionError, aiohttp.ClientError, _httpx.HTTPError, OSError) as error:
+            raise self._error("unavailable", f"no connection: {_root(error)}") from None
+        return response.content, "html" not in response.headers.get("content-type", "")
+
+    def _connect(self) -> openai.AsyncOpenAI:
+        if self._client is None:
+            most = self._settings.max_in_flight + 8
+            limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
+                max_connections=most, max_keepalive_connections=most, keepalive_expiry=_KEEPALIVE_SECONDS
+            )
+            # A redirect is a wrong base URL; following it could hand the key to another host.
+            http = openai.DefaultAioHttpClient(
+                limits=limits, timeout=None, follow_redirects=False, event_hooks={"response": [_bound]}
+            )
+            self._client = openai.AsyncOpenAI(
+                # A local endpoint needs no key, the client wants one all the same.
+                api_key=self._settings.api_key or "none",
+                base_url=self._settings.base_url or OPENAI_BASE_URL,
+                default_headers={"accept-encoding": "identity"},
+                max_retries=0,
+                timeout=None,
+                http_client=http,
+            )
+        return self._client
+
+    # -- what went wrong
+
+    def _error(
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        usage: Usage | None = None,
+    ) -> JudgeError:
+        key = self._settings.api_key
+        shown = message.replace(key, "[key]") if key else message
+        shown = _KEY_LIKE.sub("[key]", shown)[:_MESSAGE_CHARACTERS]
+        return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage)
+
+    def _status_failure(self, status: int, headers: Mapping[str, str], content: bytes) -> JudgeError | _Refusal:
+        """Names what an error status means, whichever of the servers' dialects it is told in."""
+        told, parameter = _told(content)
+        message = f"HTTP {status}: {told}" if told else f"HTTP {status}"
+        if 300 <= status < 400:
+            target = headers.get("location", "nowhere").partition("?")[0]
+            return self._error("unauthorized", f"{message}: redirected to {target}: correct the base URL")
+        kind = _KINDS.get(status) or ("unavailable" if status >= 500 else "rejected")
+        if status in (400, 413, 422) or status >= 500:
+            kind = _told_kind(told) or kind
+        retry_after = retry_after_seconds(headers) if kind in ("rate_limited", "unavailable") else None
+        failure = self._error(kind, message, retry_after_seconds=retry_after)
+        # Some servers answer 500 to a schema that they cannot use.
+        if (kind == "rejected" and status in (400, 422)) or (kind == "unavailable" and _FORMAT.search(told)):
+            return _Refusal(failure, told, parameter, guess=kind == "rejected" and not self._proven)
+        return failure
+
+    # -- what came back
+
+    def _read(self, content: bytes, is_json: bool, messages: Sequence[Mapping[str, str]]) -> Answer:
+        try:
+            reply = json.loads(content.decode())
+        except (ValueError, RecursionError):
+            what = "a body that is not JSON" if is_json else "a web page: correct the base URL"
+            raise self._error("unavailable", f"the endpoint answered with {what}") from None
+        if not isinstance(reply, dict):
+            raise self._error("unavailable", "the endpoint answered with JSON that is no completion")
+        if isinstance(reply.get("error"), Mapping):
+            code = reply["error"].get("code")
+            status = code if isinstance(code, int) and 400 <= code < 600 else 502
+            raise self._status_failure(status, {}, content)
+        choices = reply.get("choices")
+        if not isinstance(choices, list):
+            raise self._error("unavailable", "the endpoint answered with JSON that is no completion")
+        model = reply["model"][:200] if isinstance(reply.get("model"), str) else None
+        usage = self._usage(reply.get("usage"), model)
+        self._check_uncut(reply.get("usage"), messages, usage)
+        choice = choices[0] if choices and isinstance(choices[0], Mapping) else {}
+        message = choice["message"] if isinstance(choice.get("message"), Mapping) else {}
+        self._check_finished(choice.get("finish_reason"), message, usage)
+        logprobs = choice.get("logprobs")
+        return Answer(
+            content=_text(message.get("content")),
+            logprobs=logprobs.get("content") if isinstance(logprobs, Mapping) else None,
+            usage=usage,
+            model=model,
+        )
+
+    def _check_finished(self, reason: object, message: Mapping[str, Any], usage: Usage) -> None:
+        if reason == "content_filter":
+            raise self._error("refused", "the endpoint's content filter stopped the reply", usage=usage)
+        refusal = message.get("refusal")
+        if isinstance(refusal, str) and refusal.strip():
+            raise self._error("refused", f"the judge declined: {refusal}", usage=usage)
+        if reason == "length":
+            most = self._settings.max_tokens
+            problem = f"the reply was cut at {usage.completion_tokens or most} tokens (bound: {most})"
+            raise self._error("truncated", problem, usage=usage)
+        if reason == "error":
+            raise self._error("unavailable", "the endpoint failed during the reply", usage=usage)
+
+    def _check_uncut(self, told: object, messages: Sequence[Mapping[str, str]], usage: Usage) -> None:
+        """Some servers (Ollama) cut a prompt that is too long and say nothing: their own count gives them away."""
+        if usage.prompt_tokens is None or not isinstance(told, Mapping):
+            return
+        characters = sum(len(message["content"]) for message in messages)
+        tokens = usage.prompt_tokens + _cached(told)
+        if characters <= tokens * _MOST_CHARACTERS_PER_TOKEN:
+            return
+        characters = sum(len(_RUN.sub(" ", message["content"])) for message in messages)
+        if characters > tokens * _MOST_CHARACTERS_PER_TOKEN:
+            problem = (
+                f"the endpoint counted {tokens} tokens in {characters} characters: it cut the prompt to its context"
+            )
+            raise self._error(
+                "context_overflow", f"{problem}; give the model a larger one (Ollama: num_ctx)", usage=usage
+            )
+
+    def _usage(self, told: object, model: str | None) -> Usage:
+        if not isinstance(told, Mapping):
+            return Usage()
+        prompt, completion = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
+        # A prompt of no tokens is a server that does not count.
+        prompt = prompt or None
+        price = self._prices.of(self._model, model)
+        cost = None
+        if price is not None and prompt is not None and completion is not None:
+            cost = price.cost_usd(
+                prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=_cached(told)
+            )
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
+
+
+_KINDS: dict[int, FailureKind] = {
+    401: "unauthorized",
+    402: "unauthorized",
+    403: "unauthorized",
+    404: "unauthorized",
+    405: "unauthorized",
+    408: "timeout",
+    409: "unavailable",
+    413: "context_overflow",
+    429: "rate_limited",
+}
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or a date); None if absent or not readable."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        told = headers.get(name)
+        if told is None:
+            continue
+        try:
+            seconds = float(told) * scale
+        except ValueError:
+            seconds = _until(told, headers.get("date"))
+        if math.isfinite(seconds):
+            return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
+    return None
+
+
+def _until(told: str, date: str | None) -> float:
+    """Seconds until an HTTP date, by the server's own clock if it tells its time; NaN if it is no date."""
+    try:
+        moment = parsedate_to_datetime(told).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return math.nan
+    try:
+        present = parsedate_to_datetime(date).timestamp() if date is not None else time()
+    except (ValueError, OverflowError, OSError):
+        present = time()
+    return moment - present
+
+
+async def _bound(response: Any) -> None:
+    packed = response.headers.get("content-encoding", "identity").lower() != "identity"
+    response.stream = _BoundedStream(response.stream, _MAX_PACKED_BYTES if packed else _MAX_BODY_BYTES)
+
+
+def _told(content: bytes) -> tuple[str, str | None]:
+    """What an error body says, in any of the usual forms, and the parameter that it blames."""
+    text = content[:20_000].decode(errors="replace")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return (" ".join(text.split()) if not text.lstrip().startswith("<") else ""), None
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        return str(error), None
+    message = next((error[key] for key in ("message", "detail", "msg", "error") if error.get(key)), "")
+    extras = [str(error[key]) for key in ("code", "type") if isinstance(error.get(key), str) and error[key] != message]
+    parameter = error.get("param")
+    told = message if isinstance(message, str) else json.dumps(message)
+    return (f"{told} ({', '.join(extras)})" if extras else told), parameter if isinstance(parameter, str) else None
+
+
+def _told_kind(told: str) -> FailureKind | None:
+    if _OVERFLOW.search(told):
+        return "context_overflow"
+    if _POLICY.search(told):
+        return "refused"
+    return "unauthorized" if _IDENTITY.search(told) else None
+
+
+def _root(error: BaseException) -> str:
+    """The innermost reason of a chain of exceptions, which is the one that says something."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _text(content: object) -> str:
+    """The text of a message; some servers send it in parts."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, Mapping))
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _cached(told: Mapping[str, Any]) -> int:
+    details = told.get("prompt_tokens_details")
+    if isinstance(details, Mapping) and _count(details.get("cached_tokens")) is not None:
+        return _count(details["cached_tokens"]) or 0
+    return _count(told.get("prompt_cache_hit_tokens")) or _count(told.get("cache_read_input_tokens")) or 0

@@ -1,0 +1,428 @@
+"""Every Prometheus series of assay: what it is called, what it means, and where its value comes from.
+
+`ScoreCollector` reads the store and the queue at each scrape (the exporter), `WorkerMetrics` counts what one worker
+process does, `DOCUMENTED` describes both. The only module that knows prometheus_client.
+
+A score gauge exists only while there is a number to show: nothing is published for an empty window, and nothing from the
+store while the store is away.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import isfinite
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client import disable_created_metrics as _disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.samples import Exemplar as _Exemplar
+
+from assay.errors import AssayError, QueueError, SettingsError, StoreError
+from assay.windows import SUM_FIELDS, Sums, parse_window, pass_ratio, score_mean, window_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from assay.queue import Queue
+    from assay.records import Usage
+    from assay.rubrics import Rubric
+    from assay.store import Exemplar, Rollup, Store, Total
+
+#: What a collector yields; other modules need not name prometheus_client's class.
+Family = Metric
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# A creation time for every series would double what Prometheus stores.
+_disable_created_metrics()
+
+_Type = Literal["counter", "gauge", "histogram", "info"]
+_Process = Literal["exporter", "worker"]
+
+#: The label set of everything that is about scores; the declared cohort labels come after it.
+_SCORE = ("app", "rubric", "rubric_version", "judge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricDoc:
+    """One metric family: its name in PromQL (of histograms without suffix), its labels in order, and what it means."""
+
+    name: str
+    type: _Type
+    help: str
+    labels: tuple[str, ...] = ()
+    #: the declared cohort labels come after the labels of scores
+    cohort: bool = False
+    process: _Process = "exporter"
+
+    @property
+    def family(self) -> str:
+        """Name of the family in OpenMetrics, which leaves out `_total` and `_info`."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.type, "")
+        return self.name.removesuffix(suffix)
+
+    def label_names(self, cohort_labels: Sequence[str]) -> tuple[str, ...]:
+        """All labels, with the declared cohort labels where they apply."""
+        if not self.cohort:
+            return self.labels
+        return (*_SCORE, *cohort_labels, *self.labels[len(_SCORE) :])
+
+
+def _exporter(name: str, type_: _Type, help_: str, *labels: str, cohort: bool = False) -> MetricDoc:
+    return MetricDoc(name=name, type=type_, help=help_, labels=labels, cohort=cohort)
+
+
+def _worker(name: str, type_: _Type, help_: str, *labels: str) -> MetricDoc:
+    return MetricDoc(name=name, type=type_, help=help_, labels=labels, process="worker")
+
+
+def _windowed(prefix: str, of: str, *, cohort: bool) -> tuple[MetricDoc, ...]:
+    """The gauges of one rolling window, over each label set or over each app."""
+
+    def gauge(name: str, help_: str) -> MetricDoc:
+        return _exporter(f"{prefix}{name}", "gauge", help_, *_SCORE, "window", cohort=cohort)
+
+    return (
+        gauge("pass_ratio", f"Estimated share of {of} that pass, weighted by 1 / sampling probability."),
+        gauge("pass_ratio_ci_lower", "Lower bound of the 95 % Wilson interval of the pass ratio."),
+        gauge("pass_ratio_ci_upper", "Upper bound of the 95 % Wilson interval of the pass ratio."),
+        gauge("pass_ratio_unweighted", "Share of the scored records that passed: biased where sampling rates differ."),
+        gauge("score_mean", f"Estimated mean score (0 to 1) of {of}, weighted by 1 / sampling probability."),
+        gauge("score_mean_ci_lower", "Lower bound of the 95 % interval of the mean score."),
+        gauge("score_mean_ci_upper", "Upper bound of the 95 % interval of the mean score."),
+        gauge("window_records", "Records scored in the window, by the time of the interaction."),
+        gauge(
+            "window_effective_records",
+            "Equally weighted records that would tell as much about the pass ratio: guard alerts with it.",
+        ),
+        gauge("window_interactions", "Interactions that the scored records stand for: sum of 1 / sampling probability."),
+    )
+
+
+#: Every metric that assay publishes, in the order of the reference.
+DOCUMENTED: tuple[MetricDoc, ...] = (
+    *_windowed("assay_", "interactions with this label set", cohort=True),
+    *_windowed("assay_app_", "all interactions of the app, whatever their cohort,", cohort=False),
+    _exporter(
+        "assay_window_pending_records",
+        "gauge",
+        "Records enqueued since the window began that have no score yet: the window may still move.",
+        "window",
+    ),
+    _exporter("assay_score", "histogram", "Scores (0 to 1) since the store began, unweighted.", *_SCORE, cohort=True),
+    _exporter(
+        "assay_evaluations_total",
+        "counter",
+        "Evaluations stored, each once: scored, failed or not_applicable. A failure that was later replaced counts in both.",
+        *_SCORE,
+        "outcome",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_recovered_total",
+        "counter",
+        "Failures that a replay replaced with another outcome: records = scored + failed + not_applicable - recovered.",
+        *_SCORE,
+        cohort=True,
+    ),
+    _exporter("assay_failures_total", "counter", "Evaluations without a verdict.", *_SCORE, "kind", cohort=True),
+    _exporter(
+        "assay_not_applicable_total",
+        "counter",
+        "Evaluations of records that the rubric does not apply to.",
+        *_SCORE,
+        "reason",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_last_score_timestamp_seconds",
+        "gauge",
+        "When the latest evaluation was stored: a flat gauge with an old timestamp is no sign of health.",
+        *_SCORE,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_records_total",
+        "counter",
+        "Records that reached the store: received once each, or duplicate when delivered again.",
+        "app",
+        "outcome",
+    ),
+    _exporter("assay_queue_records", "gauge", "Records on the queue: waiting, being judged or due for a retry."),
+    _exporter("assay_queue_batches", "gauge", "Batches on the queue."),
+    _exporter("assay_queue_accepted_total", "counter", "Records that the queue has taken from clients."),
+    _exporter("assay_oldest_pending_seconds", "gauge", "Age of the oldest record on the queue; 0 when it is empty."),
+    _exporter(
+        "assay_client_records_total",
+        "counter",
+        "What clients report of records: taken, sampled_out or sent. Apps over the bound count as app `other`.",
+        "app",
+        "outcome",
+    ),
+    _exporter("assay_client_dropped_total", "counter", "Records that clients dropped.", "app", "reason"),
+    _exporter("assay_dead_letters_waiting", "gauge", "Dead letters kept and not replayed.", "reason"),
+    _exporter("assay_dead_letters_total", "counter", "Records set aside as dead letters.", "reason"),
+    _exporter("assay_series", "gauge", "Label sets (app and cohort labels) in use; bounded by ASSAY_MAX_SERIES."),
+    _exporter(
+        "assay_series_overflow_total",
+        "counter",
+        "Records counted under `other` because the label sets were at their bound.",
+    ),
+    _exporter(
+        "assay_objective_ratio", "gauge", "Pass ratio that the rubric sets as its objective.", "rubric", "rubric_version"
+    ),
+    _exporter(
+        "assay_pass_threshold_ratio", "gauge", "Least score that passes the rubric.", "rubric", "rubric_version"
+    ),
+    _exporter("assay_rubric_info", "info", "Rubrics of this exporter.", "rubric", "rubric_version", "title"),
+    _exporter("assay_up", "gauge", "1 if the exporter could read the component at this scrape.", "component"),
+    _exporter("assay_exporter_errors_total", "counter", "Reads of a component that failed.", "component"),
+    _exporter("assay_exporter_read_seconds", "gauge", "Time that reading the component took.", "component"),
+    _exporter("assay_build_info", "info", "Version of assay.", "version"),
+    _worker(
+        "assay_judge_request_seconds",
+        "histogram",
+        "Requests to the judge, by outcome: ok, cancelled or a failure kind. Exemplars carry the trace id.",
+        "judge",
+        "outcome",
+    ),
+    _worker("assay_judge_in_flight", "gauge", "Requests to the judge that wait for an answer.", "judge"),
+    _worker("assay_judge_tokens_total", "counter", "Tokens, prompt or completion.", "judge", "direction"),
+    _worker("assay_judge_cost_usd_total", "counter", "Cost of the judge's requests, in US dollars.", "judge"),
+    _worker(
+        "assay_judge_unpriced_calls_total",
+        "counter",
+        "Requests that used tokens but whose model is not in the price table: the cost leaves them out.",
+        "judge",
+    ),
+    _worker("assay_judge_info", "info", "Judges of this worker.", "judge", "judge_fingerprint"),
+    _worker("assay_batches_total", "counter", "Batches worked on, by how it ended.", "outcome"),
+    _worker("assay_retries_total", "counter", "Records sent back to be judged again, by failure kind.", "kind"),
+    _worker("assay_score_lag_seconds", "histogram", "Time from an interaction to its stored evaluations."),
+    _worker("assay_commit_seconds", "histogram", "Time that one transaction of the store took."),
+)
+
+_BY_NAME = {doc.name: doc for doc in DOCUMENTED}
+
+#: Names that a cohort label cannot have: ours, and what Prometheus adds itself.
+_RESERVED = frozenset(label for doc in DOCUMENTED for label in doc.labels) | {"le", "quantile", "job", "instance"}
+
+#: How many app names of clients are shown before the rest is summed up as `other`: they come from outside.
+_MAX_CLIENT_APPS = 200
+
+
+# -- exposition
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether an Accept header asks for OpenMetrics 1.0, which has exemplars; else it gets Prometheus text 0.0.4."""
+    for choice in accept.split(","):
+        media, *parameters = (part.strip() for part in choice.split(";"))
+        if media == "application/openmetrics-text":
+            given = dict(part.split("=", 1) for part in parameters if "=" in part)
+            # 2.0 differs; a client that knows only it or 0.0.1 names another choice too.
+            if given.get("version", "1.0.0") == "1.0.0" and given.get("q") != "0":
+                return True
+    return False
+
+
+def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str]:
+    """The exposition and its content type."""
+    encoder, content_type = choose_encoder("application/openmetrics-text; version=1.0.0" if openmetrics else "")
+    return encoder(_Collected(families)), content_type
+
+
+class _Collected:
+    """Families that were read already, in the shape that prometheus_client encodes."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Family]:
+        return self._families
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def _label(value: str) -> str:
+    """`value` as a label value: control characters and lone surrogates would spoil the whole scrape."""
+    return _UNPRINTABLE.sub("\ufffd", value)
+
+
+def _exemplar_labels(trace_id: str | None, span_id: str | None = None) -> dict[str, str] | None:
+    """Labels of an exemplar, or None without a trace id. OpenMetrics allows 128 characters in all."""
+    if not trace_id or len(trace_id) > 64:
+        return None
+    if not span_id or len(span_id) > 32:
+        return {"trace_id": trace_id}
+    return {"trace_id": trace_id, "span_id": span_id}
+
+
+class _Families:
+    """Samples by metric and label values. Values of the same labels add up, so that no series comes twice."""
+
+    def __init__(self, cohort_labels: Sequence[str]) -> None:
+        self._cohort_labels = tuple(cohort_labels)
+        self._samples: dict[str, dict[tuple[str, tuple[str, ...]], tuple[float, _Exemplar | None]]] = {}
+
+    def add(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        value: float,
+        *,
+        suffix: str = "",
+        exemplar: _Exemplar | None = None,
+    ) -> None:
+        samples = self._samples.setdefault(name, {})
+        before = samples.get((suffix, labels))
+        if before is not None:
+            value, exemplar = before[0] + value, exemplar or before[1]
+        samples[suffix, labels] = value, exemplar
+
+    def update(self, other: _Families) -> None:
+        self._samples.update(other._samples)
+
+    def __iter__(self) -> Iterator[Family]:
+        for doc in DOCUMENTED:
+            if doc.name in self._samples:
+                yield self._family(doc, self._samples[doc.name])
+
+    def _family(
+        self, doc: MetricDoc, samples: Mapping[tuple[str, tuple[str, ...]], tuple[float, _Exemplar | None]]
+    ) -> Family:
+        names = doc.label_names(self._cohort_labels)
+        with_bound = (*names, "le")
+        family = Metric(doc.family, doc.help, doc.type)
+        for (suffix, labels), (value, exemplar) in samples.items():
+            label_names = with_bound if suffix == "_bucket" else names
+            family.add_sample(
+                doc.name + suffix, dict(zip(label_names, labels, strict=True)), value, exemplar=exemplar
+            )
+        return family
+
+
+# -- the exporter's
+
+
+_Key = tuple[str, ...]
+
+
+class ScoreCollector:
+    """The time series of the exporter, read from the store and the queue at each `collect`. Thread-safe.
+
+    A part that is away is left out and said to be away by `assay_up`; nothing is remembered from an earlier read.
+
+    Args:
+        windows: rolling windows such as `5m`; each is a value of the label `window`.
+        cohort_labels: the labels that the store was opened with.
+        clock: the present, in epoch seconds.
+        rubrics: published as `assay_rubric_info`, with their objectives.
+
+    Raises:
+        SettingsError: a window or a cohort label that cannot be one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        *,
+        windows: Sequence[str] = ("5m", "1h", "24h"),
+        cohort_labels: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+        rubrics: Sequence[Rubric] = (),
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._windows = {text.strip(): parse_window(text) for text in windows}
+        self._cohort_labels = check_cohort_labels(cohort_labels)
+        self._clock = clock
+        self._rubrics = tuple(rubrics)
+        self._lock = threading.Lock()
+        self._errors = {"database": 0, "redis": 0}
+        self._away: set[str] = set()
+        self._client_apps: set[str] = set()
+        self._process = ProcessCollector(registry=None)
+
+    def collect(self) -> Iterable[Family]:
+        """All families as of now; those of the store only if all of it could be read."""
+        now = self._clock()
+        everything = _Families(self._cohort_labels)
+        for component, read in (("database", self._read_store), ("redis", self._read_queue)):
+            started = time.perf_counter()
+            part = self._attempt(component, lambda read=read: read(now))  # type: ignore[misc]
+            if part is not None:
+                everything.update(part)
+            everything.add("assay_up", (component,), float(part is not None))
+            everything.add("assay_exporter_errors_total", (component,), self._errors[component])
+            everything.add("assay_exporter_read_seconds", (component,), time.perf_counter() - started)
+        self._add_constants(everything)
+        return [*everything, *self._process.collect()]
+
+    def health(self) -> dict[str, bool]:
+        """Whether the database (migrated) and Redis answer."""
+        return {
+            "database": self._attempt("database", lambda: self._store.check() or True) is not None,
+            "redis": self._attempt("redis", lambda: self._queue.ping() or True) is not None,
+        }
+
+    def _attempt(self, component: str, read: Callable[[], _T]) -> _T | None:
+        """The reading, or None and one more error; the log says only when a component goes or comes back."""
+        try:
+            value = read()
+        except (StoreError, QueueError) as error:
+            with self._lock:
+                self._errors[component] += 1
+                if component not in self._away:
+                    _log.warning("%s is away: %s", component, error)
+                self._away.add(component)
+            return None
+        with self._lock:
+            if component in self._away:
+                _log.info("%s is back", component)
+            self._away.discard(component)
+        return value
+
+    # -- the store
+
+    def _key(self, row: Rollup | Total | Exemplar) -> _Key:
+        cohort = row.cohort
+        values = (row.app, row.rubric, row.rubric_version, row.judge)
+        return tuple(_label(value) for value in (*values, *(cohort.get(name, "") for name in self._cohort_labels)))
+
+    def _read_store(self, now: float) -> _Families:
+        families = _Families(self._cohort_labels)
+        self._add_windows(families, now)
+        self._add_totals(families)
+        return families
+
+    def _add_windows(self, families: _Families, now: float) -> None:
+        bounds = {text: window_bounds(now, seconds) for text, seconds in self._windows.items()}
+        # From the newest window outwards: every rollup is read once, and belongs to all windows that begin before it.
+        running: dict[_Key, list[float]] = {}
+        seen: dict[int, dict[_Key, Sums]] = {}
+        end = max((end for _, end in bounds.values()), default=0)
+        for start in sorted({start for start, _ in bounds.values()}, reverse=True):
+            for row in self._store.rollups(start, end):
+                _accumulate(running, self._key(row), row)
+            seen[start] = {key: _sums(values) for key, values in running.items()}
+            end = start
+        for text, (start, _) in bounds.items():
+            by_app: dict[_Key, Sums] = {}
+            for key in running:
+                sums = seen[start].get(key, Sums())
+                _add_window(families, "assay_", (*key, text), sums)
+                by_app[key[:4]] = by_app.get(key[:4], Sums()) + sums
+            for key, sums in by_app.items():
+                _add_window(families, "assay_app_", (*key, text), sums)

@@ -1,0 +1,725 @@
+"""Everything that assay keeps in Redis: batches of records on their way from an app to a worker.
+
+A batch stays here, under its id, until its scores are committed. The Celery message is only its doorbell: it carries
+the id, may be lost or repeated without harm, and is rung again by `Queue.sweep`. Every change is one Lua script, so
+it happens whole or not at all, and every script may be repeated (a reply was lost) with the same effect as once.
+
+For a queue named Q the broker's list is Q itself; all else lies under `assay:Q:`
+
+    batches     hash        id -> payload
+    pending     sorted set  id -> when the app enqueued it; its oldest member is the oldest pending batch
+    due         sorted set  id -> when the sweep looks at it again: end of a lease, time of a retry
+    sizes       hash        id -> number of records
+    deliveries  hash        id -> how often a worker claimed it
+    leases      hash        id -> token of the worker that holds it; empty: nobody may claim it before it is due
+    rings       hash        id -> number of its latest doorbell
+    state       hash        records: pending records; rang: doorbells so far; heard: the latest one that was answered
+    counters    hash        accepted, and what clients report of themselves
+    report:*    hash        per client: its latest report and batch, forgotten after a day
+
+Redis 6.2 or later, one primary (with replicas or Sentinel as you like). Redis Cluster is not supported: the scripts
+touch several keys, and so does Celery's own Redis transport.
+
+Standard library only at import; `redis` loads when a queue is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from assay.errors import QueueError, RecordError, SettingsError
+from assay.records import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from redis import Redis
+
+#: Name of the Celery task that a doorbell calls, with the batch id as its only argument.
+TASK: Final = "assay.score_batch"
+#: The most records that one batch may hold.
+MAX_BATCH_RECORDS: Final = 25
+#: The most bytes of one record's JSON, and of a whole batch.
+MAX_RECORD_BYTES: Final = 1_000_000
+MAX_BATCH_BYTES: Final = 4_000_000
+
+_KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters")
+#: What a batch id may look like. Scripts write it into the doorbell, so nothing that JSON would have to escape.
+_BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+#: How many batches one run of the sweep script looks at: a few milliseconds of Redis.
+_SWEEP_CHUNK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one payload holds.
+
+    `enqueued_at` is in seconds since the epoch; `attempt` counts the judge retries of a single-record batch;
+    `replay` means that stored failures of these records may be superseded. `records` are raw JSON, one each, just
+    as they were received: `codec.decode_record` reads them one by one, so that a bad one never fails its mates.
+    """
+
+    batch_id: str
+    enqueued_at: float
+    attempt: int
+    replay: bool
+    records: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A batch that this process may work on until its lease ends; `deliveries` counts this claim too."""
+
+    batch_id: str
+    payload: bytes
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """One record that goes back to the queue as a batch of its own, due at `due_at` (epoch seconds, our clock).
+
+    `enqueued_at` is that of the batch it came in, so that the age of the oldest pending record stays true.
+    """
+
+    payload: bytes
+    batch_id: str
+    due_at: float
+    enqueued_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How much a client's counters grew since its report before.
+
+    Redis adds up a report once, however often it is sent: `reporter` names the client process, and `number` must
+    grow from one of its reports to the next. Send the same report, unchanged, until a call succeeds.
+    """
+
+    reporter: str
+    number: int
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What is pending now. `oldest_enqueued_at` is in epoch seconds, None when nothing is."""
+
+    batches: int
+    records: int
+    oldest_enqueued_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RedisInfo:
+    """What `assay doctor` asks of the server; `maxmemory_bytes` is 0 without a limit.
+
+    `clock_offset_seconds` is how far the server's clock is ahead of ours, as well as a round trip can tell.
+    """
+
+    version: str
+    appendonly: bool
+    maxmemory_policy: str
+    maxmemory_bytes: int
+    used_memory_bytes: int
+    clock_offset_seconds: float
+
+
+def encode_batch(
+    records: Sequence[str], *, batch_id: str, enqueued_at: float, attempt: int = 0, replay: bool = False
+) -> bytes:
+    """The payload of one batch, from the JSON of each of its records (`Record.to_json`).
+
+    Lone surrogates, which UTF-8 cannot carry, become `?`.
+    """
+    head = json.dumps(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "batch_id": batch_id,
+            "enqueued_at": enqueued_at,
+            "attempt": attempt,
+            "replay": replay,
+        },
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    return f'{head[:-1]},"records":[{",".join(records)}]}}'.encode(errors="replace")
+
+
+def decode_batch(payload: bytes) -> Batch:
+    """The batch in a payload. Its records stay raw; fields it does not know are left aside.
+
+    Raises:
+        RecordError: `reason` is undecodable (not JSON), unknown_version, or invalid (a field is missing or wrong).
+    """
+    try:
+        # Bad bytes inside a record must reach that record's own decoding, and only its.
+        fields, records = _scan(payload.decode("utf-8", "surrogateescape"))
+    except (ValueError, TypeError, IndexError, RecursionError) as error:
+        raise RecordError(f"the batch is not a JSON object: {error}", reason="undecodable") from error
+    version = fields.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise RecordError(
+            f"version {version!r} is not known (this assay knows {SCHEMA_VERSION}): upgrade the worker",
+            field="schema_version",
+            reason="unknown_version",
+        )
+    batch_id, enqueued_at = fields.get("batch_id"), fields.get("enqueued_at")
+    attempt, replay = fields.get("attempt", 0), fields.get("replay", False)
+    if not isinstance(batch_id, str) or not _BATCH_ID.fullmatch(batch_id):
+        raise RecordError("must be 1 to 200 of the characters A-Z a-z 0-9 . _ : -", field="batch_id")
+    if isinstance(enqueued_at, bool) or not isinstance(enqueued_at, int | float) or not _is_finite(enqueued_at):
+        raise RecordError("must be a number: seconds since the epoch", field="enqueued_at")
+    if type(attempt) is not int or attempt < 0:
+        raise RecordError("must be a whole number, 0 or more", field="attempt")
+    if not isinstance(replay, bool):
+        raise RecordError("must be true or false", field="replay")
+    if not records:
+        raise RecordError("must be an array of one record or more", field="records")
+    return Batch(batch_id, float(enqueued_at), attempt, replay, records)
+
+
+def doorbell(queue: str, batch_id: str) -> str:
+    """The message that makes a Celery worker on `queue` score a batch: LPUSH it to the list `queue`.
+
+    It is Celery's protocol 2 in JSON, in the envelope of kombu's Redis transport.
+    """
+    return _bell(queue).replace("@BATCH@", batch_id).replace("@RING@", f"{batch_id}.{uuid.uuid4().hex}")
+
+
+class Queue:
+    """The batches of one queue. Safe to share between threads.
+
+    Every method raises QueueError when Redis is away, full, read-only or refuses the call; call again later.
+
+    Args:
+        redis: a `redis.Redis` with `decode_responses=False`.
+        name: the Celery queue, 1 to 100 of the characters A-Z a-z 0-9 . _ -
+        max_batches: `push` refuses more batches than this, so that a stuck worker cannot fill Redis.
+        ring_seconds: how long a batch may lie unclaimed before the sweep asks whether its doorbell was lost.
+    """
+
+    def __init__(
+        self, redis: Redis, name: str = "assay", *, max_batches: int = 20_000, ring_seconds: float = 10.0
+    ) -> None:
+        if not _QUEUE_NAME.fullmatch(name):
+            raise ValueError(f"queue name {name!r}: use 1 to 100 of the characters A-Z a-z 0-9 . _ -")
+        self.name = name
+        self.max_batches = max_batches
+        self.ring_seconds = ring_seconds
+        self._redis: Any = redis
+        self._prefix = f"assay:{name}:"
+        self._keys = [name, *(self._prefix + key for key in _KEYS)]
+        self._bell = _bell(name)
+        self._scripts: dict[str, Any] = {key: redis.register_script(text) for key, text in _SCRIPTS.items()}
+        #: the lease token of each batch that we hold
+        self._held: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        name: str = "assay",
+        *,
+        max_batches: int = 20_000,
+        ring_seconds: float = 10.0,
+        timeout_seconds: float = 5.0,
+        retries: int = 2,
+    ) -> Queue:
+        """Open the queue `name` on the server at `url` (redis://, rediss:// or unix://); connects at the first call.
+
+        `timeout_seconds` bounds each connect and each reply; `retries` is how often a call that met a broken
+        connection or a timeout is repeated at once. Raises SettingsError for a URL that cannot be one.
+        """
+        with _queue_errors():
+            from redis import Redis
+            from redis.backoff import ExponentialBackoff
+            from redis.retry import Retry as Backoff
+
+            options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
+            try:
+                redis = Redis.from_url(
+                    url,
+                    socket_timeout=timeout_seconds,
+                    socket_connect_timeout=timeout_seconds,
+                    health_check_interval=30,
+                    retry=Backoff(ExponentialBackoff(cap=0.5, base=0.05), retries),
+                    **options,
+                )
+            except ValueError as error:
+                raise SettingsError(f"Redis URL: {error}") from error
+            return cls(redis, name, max_batches=max_batches, ring_seconds=ring_seconds)
+
+    def push(
+        self, payload: bytes, *, batch_id: str, records: int, enqueued_at: float, report: Report | None = None
+    ) -> bool:
+        """Store a batch and ring its doorbell; False when the queue is at its bound, and nothing is stored.
+
+        The report is counted in either case. A batch that is there already is stored once and True.
+        `records` is the number of records in the payload, `enqueued_at` when it left the app (epoch seconds).
+        """
+        _check_batch_id(batch_id)
+        report = report or Report("", 0)
+        args = [
+            self._bell,
+            batch_id,
+            payload,
+            records,
+            enqueued_at,
+            self.ring_seconds,
+            self.max_batches,
+            *_report_args(report),
+        ]
+        return bool(self._run("push", args, report))
+
+    def add_counters(self, report: Report) -> None:
+        """Add a report to the counters, without a batch."""
+        self._run("add_counters", _report_args(report), report)
+
+    def claim(self, batch_id: str, *, lease_seconds: float) -> Claim | None:
+        """Take a batch for `lease_seconds`; None when it is gone, held by another, or waits for its time.
+
+        Two doorbells for one batch are harmless: one caller gets it, the other None.
+        """
+        token = uuid.uuid4().hex
+        reply = self._run("claim", [batch_id, token, lease_seconds])
+        if reply is None:
+            return None
+        with self._lock:
+            self._held[batch_id] = token
+        return Claim(batch_id, reply[0], int(reply[1]))
+
+    def extend(self, batch_ids: Iterable[str], *, lease_seconds: float) -> list[str]:
+        """Make the leases of batches that we hold end `lease_seconds` from now; the ids that we no longer hold."""
+        with self._lock:
+            held = [(batch_id, self._held.get(batch_id, "")) for batch_id in batch_ids]
+        if not held:
+            return []
+        reply = self._run("extend", [lease_seconds, *(part for pair in held for part in pair)])
+        return [_text(batch_id) for batch_id in reply]
+
+    def finish(self, batch_id: str, *, retries: Sequence[Retry] = ()) -> bool:
+        """Remove a batch whose outcomes are committed, and add the records that go back, in one step.
+
+        False when it was gone already, and then no retry is added: whoever removed it has added theirs. That the
+        lease has meanwhile ended, or passed to another worker, does not matter: the outcomes are committed.
+        """
+        now = time.time()
+        args: list[Any] = [self._bell, batch_id, self.ring_seconds]
+        for retry in retries:
+            _check_batch_id(retry.batch_id)
+            # A delay, not a time: our clock may differ from the server's.
+            args += [retry.batch_id, retry.payload, retry.enqueued_at, retry.due_at - now]
+        done = bool(self._run("finish", args))
+        self._forget(batch_id)
+        return done
+
+    def split(self, batch_id: str, parts: Sequence[Retry]) -> bool:
+        """Replace a batch by single records, each with its own count of deliveries, and ring for them at once.
+
+        False when the batch was gone already.
+        """
+        return self.finish(
+            batch_id, retries=[Retry(part.payload, part.batch_id, 0.0, part.enqueued_at) for part in parts]
+        )
+
+    def release(self, batch_id: str, *, due_at: float, count_delivery: bool = False) -> bool:
+        """Hand back a batch that we hold, to be claimed again from `due_at` on (epoch seconds, our clock).
+
+        A time that is past rings at once. Unless `count_delivery`, this delivery does not count. False when we no
+        longer hold it.
+        """
+        with self._lock:
+            token = self._held.get(batch_id, "")
+        delay = due_at - time.time()
+        done = bool(self._run("release", [self._bell, batch_id, self.ring_seconds, token, delay, int(count_delivery)]))
+        self._forget(batch_id)
+        return done
+
+    def sweep(self, *, now: float | None = None, limit: int = 10_000) -> int:
+        """Ring for due batches: retries whose time has come, ended leases, lost doorbells. How many it rang for.
+
+        Looks at no more than `limit` batches, those due longest first, at the server's time unless `now` (epoch
+        seconds) is given. Any number of processes may sweep at once: the script moves each batch's due time on, so
+        one of them rings. A doorbell counts as lost when one rung after it was answered, or when the broker's list
+        is empty; so a long backlog does not gather a doorbell for every batch and sweep.
+        """
+        rang = 0
+        for start in range(0, limit, _SWEEP_CHUNK):
+            chunk = min(_SWEEP_CHUNK, limit - start)
+            reply = self._run("sweep", [self._bell, self.ring_seconds, "" if now is None else now, chunk])
+            rang += int(reply[1])
+            if int(reply[0]) < chunk:
+                break
+        return rang
+
+    def depth(self) -> QueueDepth:
+        """How much is pending: queued, claimed or waiting for a retry."""
+        with _queue_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.zcard(self._prefix + "pending")
+            pipe.hget(self._prefix + "state", "records")
+            pipe.zrange(self._prefix + "pending", 0, 0, withscores=True)
+            batches, records, oldest = pipe.execute()
+        return QueueDepth(int(batches), int(records or 0), float(oldest[0][1]) if oldest else None)
+
+    def pending_records(self, since: float | None = None) -> int:
+        """How many records are pending that were enqueued at `since` (epoch seconds) or later; None: all."""
+        return int(self._run("pending_records", ["-inf" if since is None else since]))
+
+    def counters(self) -> dict[str, int]:
+        """Counters since the queue began: `accepted` records, and the sums of the clients' reports."""
+        with _queue_errors():
+            reply = self._redis.hgetall(self._prefix + "counters")
+        return {_text(name): int(value) for name, value in reply.items()}
+
+    def ping(self) -> None:
+        """Raise QueueError unless the server answers."""
+        with _queue_errors():
+            self._redis.ping()
+
+    def info(self) -> RedisInfo:
+        """Version, persistence, memory policy and clock of the server."""
+        with _queue_errors():
+            before = time.time()
+            seconds, micros = self._redis.time()
+            after = time.time()
+            info = self._redis.info()
+        return RedisInfo(
+            version=str(info.get("redis_version", "")),
+            appendonly=bool(info.get("aof_enabled", 0)),
+            maxmemory_policy=str(info.get("maxmemory_policy", "")),
+            maxmemory_bytes=int(info.get("maxmemory", 0)),
+            used_memory_bytes=int(info.get("used_memory", 0)),
+            clock_offset_seconds=seconds + micros / 1e6 - (before + after) / 2,
+        )
+
+    def close(self) -> None:
+        """Close the connections. The next call opens new ones."""
+        with _queue_errors():
+            self._redis.close()
+
+    def _run(self, script: str, args: Sequence[Any], report: Report | None = None) -> Any:
+        keys = self._keys if report is None else [*self._keys, f"{self._prefix}report:{report.reporter}"]
+        with _queue_errors():
+            return self._scripts[script](keys=keys, args=args)
+
+    def _forget(self, batch_id: str) -> None:
+        with self._lock:
+            self._held.pop(batch_id, None)
+
+
+@contextmanager
+def _queue_errors() -> Iterator[None]:
+    """The one place where errors of redis become ours."""
+    try:
+        from redis.exceptions import RedisError
+    except ImportError as error:
+        raise QueueError(f"the redis package cannot be imported: {error}") from error
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise QueueError(f"Redis: {str(error) or type(error).__name__}") from error
+
+
+def _bell(queue: str) -> str:
+    """A doorbell with the marks @BATCH@ (the batch's id) and @RING@ (an id of its own) still to be filled in."""
+    headers = {
+        "lang": "py",
+        "task": TASK,
+        "id": "@RING@",
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": "@RING@",
+        "parent_id": None,
+        "argsrepr": "['@BATCH@']",
+        "kwargsrepr": "{}",
+        "origin": "assay",
+        "ignore_result": True,
+    }
+    properties = {
+        "correlation_id": "@RING@",
+        "reply_to": "",
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": queue},
+        "priority": 0,
+        "delivery_tag": "@RING@",
+    }
+    body = json.dumps([["@BATCH@"], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    # Without body_encoding the body is plain text: no base64, which a Lua script could not write.
+    return json.dumps(
+        {
+            "body": body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": headers,
+            "properties": properties,
+        }
+    )
+
+
+def _check_batch_id(batch_id: str) -> None:
+    if not _BATCH_ID.fullmatch(batch_id):
+        raise ValueError(f"batch id {batch_id!r}: use 1 to 200 of the characters A-Z a-z 0-9 . _ : -")
+
+
+def _report_args(report: Report) -> list[Any]:
+    return [report.reporter, report.number, *(part for pair in report.counters.items() for part in pair)]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond any float
+        return False
+
+
+def _scan(text: str) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """The fields of a JSON object, and the raw text of each element of its array `records`."""
+    fields: dict[str, Any] = {}
+    records: tuple[bytes, ...] = ()
+    at = _past(text, 0, "{")
+    while True:
+        key, at = _DECODER.raw_decode(text, at)
+        at = _past(text, at, ":")
+        if key == "records" and text[at] == "[":
+            records, at = _elements(text, at)
+        else:
+            fields[key], at = _DECODER.raw_decode(text, at)
+        at = _skip(text, at)
+        if text[at] == "}":
+            break
+        at = _past(text, at, ",")
+    if _skip(text, at + 1) != len(text):
+        raise ValueError("something follows the object")
+    return fields, records
+
+
+def _elements(text: str, at: int) -> tuple[tuple[bytes, ...], int]:
+    """The raw text of each element of the array that begins at `at`, and where the text goes on after it."""
+    found = []
+    at = _past(text, at, "[")
+    if text[at] == "]":
+        return (), at + 1
+    while True:
+        _, end = _DECODER.raw_decode(text, at)
+        found.append(text[at:end].encode("utf-8", "surrogateescape"))
+        at = _skip(text, end)
+        if text[at] == "]":
+            return tuple(found), at + 1
+        at = _past(text, at, ",")
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    """Where the text goes on after `mark` and the space around it."""
+    at = _skip(text, at)
+    if text[at] != mark:
+        raise ValueError(f"{mark!r} expected at character {at}")
+    return _skip(text, at + 1)
+
+
+# Lua. Every script gets the same keys, then one `report:` key where it needs it. Bells are built from a template, so
+# that the message has one author, `_bell`.
+_COMMON = """
+local BELLS, BATCHES, PENDING, DUE, SIZES, DELIVERIES, LEASES, RINGS, STATE, COUNTERS, REPORT = unpack(KEYS)
+
+local function server_time()
+  local parts = redis.call('TIME')
+  return tonumber(parts[1]) + tonumber(parts[2]) / 1000000
+end
+
+-- On a server at its maxmemory only a script's first write is refused, and a deletion never is. Whatever empties
+-- the queue begins with one, or a full Redis could not be drained.
+local function begin_draining()
+  redis.call('HDEL', LEASES, '')
+end
+
+local function ring(template, id)
+  -- An id that would break the message is left alone; it stays visible as pending.
+  if not string.find(id, '^[%w%._:-]+$') then return 0 end
+  local number = redis.call('HINCRBY', STATE, 'rang', 1)
+  redis.call('HSET', RINGS, id, number)
+  local marks = { BATCH = id, RING = id .. '.' .. string.format('%d', number) }
+  redis.call('LPUSH', BELLS, (string.gsub(template, '@(%u+)@', marks)))
+  return 1
+end
+
+local function add(id, payload, records, enqueued_at)
+  redis.call('HSET', BATCHES, id, payload)
+  redis.call('HSET', SIZES, id, records)
+  redis.call('HINCRBY', STATE, 'records', records)
+  redis.call('ZADD', PENDING, enqueued_at, id)
+end
+
+local function remove(id)
+  local there = redis.call('HDEL', BATCHES, id)
+  local records = redis.call('HGET', SIZES, id)
+  if records then redis.call('HINCRBY', STATE, 'records', -records) end
+  redis.call('ZREM', PENDING, id)
+  redis.call('ZREM', DUE, id)
+  for _, key in ipairs({ SIZES, DELIVERIES, LEASES, RINGS }) do redis.call('HDEL', key, id) end
+  return there
+end
+
+-- Free to claim now, or from a later time on; then the sweep rings.
+local function schedule(template, id, delay, ring_seconds)
+  if delay > 0 then
+    redis.call('HSET', LEASES, id, '')
+    redis.call('HDEL', RINGS, id)
+    redis.call('ZADD', DUE, server_time() + delay, id)
+  else
+    redis.call('HDEL', LEASES, id)
+    redis.call('ZADD', DUE, server_time() + ring_seconds, id)
+    ring(template, id)
+  end
+end
+
+local function count_report(first)
+  if ARGV[first] == '' then return end
+  local number, last = tonumber(ARGV[first + 1]), redis.call('HGET', REPORT, 'number')
+  if last and tonumber(last) >= number then return end
+  for i = first + 2, #ARGV, 2 do redis.call('HINCRBY', COUNTERS, ARGV[i], ARGV[i + 1]) end
+  redis.call('HSET', REPORT, 'number', ARGV[first + 1])
+  redis.call('EXPIRE', REPORT, 86400)
+end
+"""
+
+_SCRIPTS: Final[dict[str, str]] = {
+    "push": _COMMON
+    + """
+local template, id, payload, records, enqueued_at, ring_seconds, max_batches = unpack(ARGV, 1, 7)
+local known = ARGV[8] ~= '' and redis.call('HGET', REPORT, 'batch') == id
+count_report(8)
+-- Known: stored before, perhaps even finished since; only the reply was lost.
+if known or redis.call('HEXISTS', BATCHES, id) == 1 then return 1 end
+if redis.call('HLEN', BATCHES) >= tonumber(max_batches) then return 0 end
+add(id, payload, records, enqueued_at)
+schedule(template, id, 0, tonumber(ring_seconds))
+redis.call('HINCRBY', COUNTERS, 'accepted', records)
+if ARGV[8] ~= '' then
+  redis.call('HSET', REPORT, 'batch', id)
+  redis.call('EXPIRE', REPORT, 86400)
+end
+return 1
+""",
+    "add_counters": _COMMON
+    + """
+count_report(1)
+return 1
+""",
+    "claim": _COMMON
+    + """
+local id, token, lease_seconds = unpack(ARGV)
+begin_draining()
+local payload = redis.call('HGET', BATCHES, id)
+if not payload then
+  remove(id)
+  return false
+end
+local holder, time = redis.call('HGET', LEASES, id), server_time()
+if holder ~= token then
+  if holder and tonumber(redis.call('ZSCORE', DUE, id) or 0) > time then return false end
+  redis.call('HINCRBY', DELIVERIES, id, 1)
+  redis.call('HSET', LEASES, id, token)
+end
+redis.call('ZADD', DUE, time + tonumber(lease_seconds), id)
+local number = tonumber(redis.call('HGET', RINGS, id) or 0)
+if number > tonumber(redis.call('HGET', STATE, 'heard') or 0) then redis.call('HSET', STATE, 'heard', number) end
+return { payload, redis.call('HGET', DELIVERIES, id) }
+""",
+    "extend": _COMMON
+    + """
+begin_draining()
+local due, lost = server_time() + tonumber(ARGV[1]), {}
+for i = 2, #ARGV, 2 do
+  if ARGV[i + 1] ~= '' and redis.call('HGET', LEASES, ARGV[i]) == ARGV[i + 1] then
+    redis.call('ZADD', DUE, due, ARGV[i])
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost
+""",
+    "finish": _COMMON
+    + """
+local template, id, ring_seconds = unpack(ARGV, 1, 3)
+if remove(id) == 0 then return 0 end
+for i = 4, #ARGV, 4 do
+  add(ARGV[i], ARGV[i + 1], 1, ARGV[i + 2])
+  schedule(template, ARGV[i], tonumber(ARGV[i + 3]), tonumber(ring_seconds))
+end
+return 1
+""",
+    "release": _COMMON
+    + """
+local template, id, ring_seconds, token, delay, count_delivery = unpack(ARGV)
+begin_draining()
+if token == '' or redis.call('HGET', LEASES, id) ~= token then return 0 end
+if count_delivery == '0' then redis.call('HINCRBY', DELIVERIES, id, -1) end
+schedule(template, id, tonumber(delay), tonumber(ring_seconds))
+return 1
+""",
+    "sweep": _COMMON
+    + """
+local template, ring_seconds, time, limit = unpack(ARGV)
+begin_draining()
+time = tonumber(time) or server_time()
+local silent = redis.call('LLEN', BELLS) == 0
+local heard = tonumber(redis.call('HGET', STATE, 'heard') or 0)
+local ids, rang = redis.call('ZRANGEBYSCORE', DUE, '-inf', time, 'LIMIT', 0, limit), 0
+for _, id in ipairs(ids) do
+  if redis.call('HEXISTS', BATCHES, id) == 0 then
+    remove(id)
+  else
+    redis.call('HDEL', LEASES, id)
+    redis.call('ZADD', DUE, time + tonumber(ring_seconds), id)
+    local number = redis.call('HGET', RINGS, id)
+    -- The list is first in, first out: a later bell was answered, so this one is no longer in it.
+    if silent or not number or tonumber(number) <= heard then rang = rang + ring(template, id) end
+  end
+end
+return { #ids, rang }
+""",
+    "pending_records": _COMMON
+    + """
+local total = tonumber(redis.call('HGET', STATE, 'records') or 0)
+local before = redis.call('ZCOUNT', PENDING, '-inf', '(' .. ARGV[1])
+if before == 0 then return total end
+-- Add up the smaller side.
+local after = redis.call('ZCARD', PENDING) - before
+local first, last = 0, before - 1
+if after < before then first, last = before, before + after - 1 end
+local sum = 0
+for start = first, last, 1000 do
+  local ids = redis.call('ZRANGE', PENDING, start, math.min(start + 999, last))
+  for _, records in ipairs(redis.call('HMGET', SIZES, unpack(ids))) do sum = sum + (tonumber(records) or 0) end
+end
+if after < before then return sum end
+return total - sum
+""",
+}

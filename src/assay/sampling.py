@@ -1,0 +1,149 @@
+"""Which interactions are taken, and with what probability.
+
+The decision hangs on nothing but the trace id, so every process and service that sees a trace decides alike, and what
+a lower rate takes is a subset of what a higher one takes. Standard library only.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from assay.errors import SettingsError
+from assay.records import Feedback, Sampling
+
+#: Conditions that a rule may name: the user's thumb is down; `finish_reason` is error; `finish_reason` is length.
+Condition = Literal["thumbs_down", "error", "length"]
+
+_SALT: Final = b"assay:v1\0"
+
+
+def sample_unit(key: str) -> float:
+    """A number in [0, 1) that hangs on `key` alone and is uniform over keys: a record is taken when it is below the rate.
+
+    It is the first 53 bits of SHA-256 of `assay:v1`, a NUL and the key in UTF-8, over 2 to the 53rd.
+    """
+    digest = hashlib.sha256(_SALT + key.encode(errors="replace"), usedforsecurity=False).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Takes the interactions that it matches at a rate of its own. The first rule that matches decides.
+
+    Args:
+        name: kept with every record that it takes.
+        rate: 0 (take none) to 1 (take all).
+        route: matches this route; `*`, `?` and `[...]` as in shell patterns. None: any, or none.
+        cohort: matches interactions that have at least these cohort labels.
+        when: one of the named conditions, or a function of the interaction's fields (the arguments of
+            `Client.record`) that says whether it matches. It runs in the caller's thread: keep it quick.
+
+    Raises:
+        SettingsError: the rate is out of [0, 1], or the condition is not known.
+    """
+
+    name: str
+    rate: float
+    route: str | None = None
+    cohort: Mapping[str, str] | None = None
+    when: Condition | Callable[[Mapping[str, Any]], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SettingsError("sampling rule: give it a name")
+        check_rate(self.rate, f"sampling rule {self.name}")
+        if self.when is not None and not callable(self.when) and self.when not in _CONDITIONS:
+            known = ", ".join(_CONDITIONS)
+            raise SettingsError(f"sampling rule {self.name}: when={self.when!r} is not one of {known}, nor a function")
+
+
+class Sampler:
+    """The rules in order, then `rate` for what no rule matches."""
+
+    def __init__(self, rate: float, rules: Sequence[Rule] = ()) -> None:
+        check_rate(rate, "sample_rate")
+        self._default = _decision(rate, "default")
+        self._rules = [(_matcher(rule), _decision(rule.rate, rule.name)) for rule in rules]
+        #: how often a rule's own function raised; such a rule is passed over
+        self.errors = 0
+
+    def decide(self, key: str, interaction: Mapping[str, Any]) -> Sampling | None:
+        """How the interaction gets in, or None when it does not. `key` is its trace id, or its record id without one."""
+        for matches, decision in self._rules:
+            try:
+                if matches(interaction):
+                    break
+            except Exception:  # noqa: BLE001 - a rule's function is the app's code
+                self.errors += 1
+        else:
+            decision = self._default
+        if decision is None or decision.probability == 1.0 or sample_unit(key) < decision.probability:
+            return decision
+        return None
+
+
+def check_rate(rate: float, what: str) -> None:
+    """Raise SettingsError unless the rate is in [0, 1]."""
+    if not 0.0 <= rate <= 1.0:
+        raise SettingsError(f"{what}: rate {rate} is not in [0, 1]")
+
+
+def _decision(rate: float, name: str) -> Sampling | None:
+    return Sampling(probability=float(rate), rule=name) if rate > 0 else None
+
+
+def _matcher(rule: Rule) -> Callable[[Mapping[str, Any]], bool]:
+    """One function for all that the rule asks, cheap for what it does not ask."""
+    when = _CONDITIONS[rule.when] if isinstance(rule.when, str) else rule.when
+    if rule.route is None and not rule.cohort:
+        return when or _always
+    route = re.compile(fnmatch.translate(rule.route)).match if rule.route is not None else None
+    cohort = dict(rule.cohort or {})
+
+    def matches(interaction: Mapping[str, Any]) -> bool:
+        if route is not None:
+            given = interaction.get("route")
+            if given is None or not route(given):
+                return False
+        if cohort:
+            labels = interaction.get("cohort") or {}
+            if any(labels.get(label) != value for label, value in cohort.items()):
+                return False
+        return when is None or bool(when(interaction))
+
+    return matches
+
+
+def _always(_: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _thumbs_down(interaction: Mapping[str, Any]) -> bool:
+    feedback = interaction.get("feedback")
+    if feedback is None:
+        return False
+    thumb = feedback.thumb if isinstance(feedback, Feedback) else feedback.get("thumb")
+    return bool(thumb == "down")
+
+
+def _finished(reason: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda interaction: interaction.get("finish_reason") == reason
+
+
+_CONDITIONS: Final[dict[str, Callable[[Mapping[str, Any]], bool]]] = {
+    "thumbs_down": _thumbs_down,
+    "error": _finished("error"),
+    "length": _finished("length"),
+}
+
+#: Take every interaction that a user disliked, that failed, or whose answer was cut.
+DEFAULT_RULES: Final = (
+    Rule("thumbs_down", 1.0, when="thumbs_down"),
+    Rule("error", 1.0, when="error"),
+    Rule("length", 1.0, when="length"),
+)

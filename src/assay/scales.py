@@ -1,0 +1,549 @@
+"""Scales: how a judge is told to answer, the schema of its answer, and what a verdict is worth.
+
+A scale owns all three, so that they cannot drift apart. A verdict is what a model wrote: every `parse` takes any JSON
+value and gives a `Score`, a `NotApplicable` or a `VerdictError`, in time linear in the length of the verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Protocol
+
+from assay.errors import VerdictError
+from assay.records import NotApplicable, Record, Score
+
+#: Raised whenever a change of this module can give another score for the same verdict. Part of every rubric's hash.
+VERDICT_VERSION = 1
+
+#: Characters kept of what a judge wrote; more is cut, for it is stored with every score.
+MAX_EXPLANATION = 2_000
+MAX_QUOTE = 1_000
+
+#: A verdict of more claims than this is not one: no answer has so many, and each is searched for and stored.
+MAX_CLAIMS = 200
+
+#: `value >= pass_threshold` forgives this much of binary rounding in weighted shares.
+_ROUNDING = 1e-9
+
+_EXPLAIN = "First `explanation`: why, in under 30 words."
+
+
+class Scale(Protocol):
+    """What a judge may answer under one rubric."""
+
+    @property
+    def type(self) -> str:
+        """`binary`, `ordinal`, `checklist` or `claims`."""
+
+    @property
+    def grade_field(self) -> str | None:
+        """Property of the verdict whose token carries the grade, for logprobs; None where no single token does."""
+
+    def prompt(self) -> str:
+        """How to answer, with every anchor or item: plain text for the judge's system prompt."""
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the verdict, within what strict structured output allows."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scale as a rubric file writes it, defaults included."""
+
+    def parse(
+        self,
+        verdict: object,
+        record: Record,
+        *,
+        pass_threshold: float,
+        distribution: Mapping[str, float] | None = None,
+    ) -> Score | NotApplicable:
+        """What the verdict is worth.
+
+        `distribution` is the judge's probability of each grade (from logprobs, any positive mass): `value` is then the
+        expected value, while `raw` and `label` stay those of the verdict. Raises VerdictError `unparsable` (not a
+        verdict at all) or `off_scale` (a verdict outside the scale, NaN and missing items included).
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binary:
+    """Pass or fail: value 1 or 0. The words a judge answers with are configurable, what counts as each is stated."""
+
+    pass_when: str
+    fail_when: str
+    pass_label: str = "pass"  # noqa: S105 - a word, no password
+    fail_label: str = "fail"
+    type: ClassVar[str] = "binary"
+    grade_field: ClassVar[str | None] = "verdict"
+
+    def __post_init__(self) -> None:
+        if self.pass_label.casefold() == self.fail_label.casefold():
+            raise ValueError("pass_label and fail_label must differ")
+
+    def prompt(self) -> str:
+        """See `Scale.prompt`."""
+        return f"{_EXPLAIN} Then `verdict`:\n{self.pass_label}: {self.pass_when}\n{self.fail_label}: {self.fail_when}"
+
+    def schema(self) -> dict[str, Any]:
+        """See `Scale.schema`."""
+        grade = {"type": "string", "enum": [self.pass_label, self.fail_label]}
+        return _object({"explanation": {"type": "string"}, "verdict": grade})
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Scale.to_dict`."""
+        return {"type": self.type} | asdict(self)
+
+    def parse(
+        self,
+        verdict: object,
+        record: Record,  # noqa: ARG002 - the protocol's
+        *,
+        pass_threshold: float,
+        distribution: Mapping[str, float] | None = None,
+    ) -> Score | NotApplicable:
+        """See `Scale.parse`."""
+        answer = _mapping(verdict)
+        grades = {self.fail_label: 0.0, self.pass_label: 1.0}
+        written = _word(_required(answer, "verdict", str))
+        label = next((grade for grade in grades if grade.casefold() == written), None)
+        if label is None:
+            raise VerdictError("off_scale", f"verdict {_short(answer['verdict'])} is not one of {', '.join(grades)}")
+        value, details = _expected(grades, distribution, grades[label])
+        return _score(answer, value, pass_threshold, raw=grades[label], label=label, details=details)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One level of an ordinal scale and what an answer on it looks like."""
+
+    level: int
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordinal:
+    """Anchored integer levels, ascending: value = (level - lowest) / (highest - lowest)."""
+
+    levels: tuple[Level, ...]
+    type: ClassVar[str] = "ordinal"
+    grade_field: ClassVar[str | None] = "level"
+
+    def __post_init__(self) -> None:
+        if len(self.levels) < 2 or any(a.level >= b.level for a, b in pairwise(self.levels)):
+            raise ValueError("an ordinal scale needs two levels or more, in ascending order")
+
+    def prompt(self) -> str:
+        """See `Scale.prompt`."""
+        anchors = "\n".join(f"{level.level}: {level.anchor}" for level in self.levels)
+        return f"{_EXPLAIN} Then `level`:\n{anchors}"
+
+    def schema(self) -> dict[str, Any]:
+        """See `Scale.schema`."""
+        grade = {"type": "integer", "enum": [level.level for level in self.levels]}
+        return _object({"explanation": {"type": "string"}, "level": grade})
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Scale.to_dict`."""
+        return {"type": self.type, "levels": [asdict(level) for level in self.levels]}
+
+    def parse(
+        self,
+        verdict: object,
+        record: Record,  # noqa: ARG002 - the protocol's
+        *,
+        pass_threshold: float,
+        distribution: Mapping[str, float] | None = None,
+    ) -> Score | NotApplicable:
+        """See `Scale.parse`."""
+        answer = _mapping(verdict)
+        low, high = self.levels[0].level, self.levels[-1].level
+        grades = {str(level.level): (level.level - low) / (high - low) for level in self.levels}
+        written = _required(answer, "level", (int, float, str))
+        # Judges without structured output write "4" or 4.0; comparing texts never parses a number of a million digits.
+        whole = int(written) if isinstance(written, float) and written.is_integer() else written
+        label = whole.strip() if isinstance(whole, str) else next((g for g in grades if int(g) == whole), "")
+        if label not in grades:
+            raise VerdictError("off_scale", f"level {_short(written)} is not one of {', '.join(grades)}")
+        value, details = _expected(grades, distribution, grades[label])
+        return _score(answer, value, pass_threshold, raw=float(label), label=label, details=details)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question of a checklist, put so that yes is good."""
+
+    id: str
+    question: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checklist:
+    """Yes/no questions: value = weight of the yes / weight of the yes and no. All `na` is not applicable."""
+
+    items: tuple[Item, ...]
+    allow_na: bool = True
+    type: ClassVar[str] = "checklist"
+    grade_field: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        ids = [item.id for item in self.items]
+        if not ids or len(set(ids)) < len(ids):
+            raise ValueError("a checklist needs one item or more, each with an id of its own")
+        if not all(0 < item.weight < math.inf for item in self.items):
+            raise ValueError("the weight of a checklist item must be above 0")
+
+    @property
+    def _answers(self) -> list[str]:
+        return ["yes", "no", "na"] if self.allow_na else ["yes", "no"]
+
+    def prompt(self) -> str:
+        """See `Scale.prompt`."""
+        how = "yes, no, or na where it does not apply" if self.allow_na else "yes or no"
+        questions = "\n".join(f"{item.id}: {item.question}" for item in self.items)
+        return f"{_EXPLAIN} Then `items`, each {how}:\n{questions}"
+
+    def schema(self) -> dict[str, Any]:
+        """See `Scale.schema`."""
+        answer = {"type": "string", "enum": self._answers}
+        items = _object({item.id: dict(answer) for item in self.items})
+        return _object({"explanation": {"type": "string"}, "items": items})
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Scale.to_dict`."""
+        return {"type": self.type, "items": [asdict(item) for item in self.items], "allow_na": self.allow_na}
+
+    def parse(
+        self,
+        verdict: object,
+        record: Record,  # noqa: ARG002 - the protocol's
+        *,
+        pass_threshold: float,
+        distribution: Mapping[str, float] | None = None,  # noqa: ARG002 - no single token carries the grade
+    ) -> Score | NotApplicable:
+        """See `Scale.parse`."""
+        answer = _mapping(verdict)
+        written = _required(answer, "items", Mapping)
+        given = {item.id: self._answer(item.id, written) for item in self.items}
+        asked = math.fsum(item.weight for item in self.items if given[item.id] != "na")
+        if not asked:
+            return NotApplicable(reason="no_items")
+        good = math.fsum(item.weight for item in self.items if given[item.id] == "yes")
+        answered = sum(1 for reply in given.values() if reply != "na")
+        label = f"{sum(1 for reply in given.values() if reply == 'yes')}/{answered}"
+        return _score(answer, good / asked, pass_threshold, raw=good, label=label, details={"items": given})
+
+    def _answer(self, item: str, written: Mapping[str, Any]) -> str:
+        if item not in written:
+            raise VerdictError("off_scale", f"items.{item} is missing")
+        reply = written[item]
+        # true and false are what judges without structured output write for yes and no.
+        word = {True: "yes", False: "no"}[reply] if isinstance(reply, bool) else reply
+        word = _word(word).replace("/", "") if isinstance(word, str) else ""
+        if word not in self._answers:
+            raise VerdictError("off_scale", f"items.{item} is {_short(reply)}, not one of {', '.join(self._answers)}")
+        return word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """The claims of an answer, each with a quote of its evidence: value = supported / claims.
+
+    The judge's word is not taken for it: a supported claim whose quote does not occur in the contexts is unsupported.
+    """
+
+    max_claims: int = 20
+    type: ClassVar[str] = "claims"
+    grade_field: ClassVar[str | None] = None
+    verdicts: ClassVar[tuple[str, ...]] = ("supported", "unsupported", "contradicted")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_claims <= MAX_CLAIMS:
+            raise ValueError(f"max_claims must be 1 to {MAX_CLAIMS}")
+
+    def prompt(self) -> str:
+        """See `Scale.prompt`."""
+        return (
+            f"List in `claims` each such claim (the {self.max_claims} weightiest at most; none: []):\n"
+            "claim: it, in under 15 words\n"
+            "quote: the shortest passage that decides it, copied exactly from one context, untranslated; "
+            '"" if there is none\n'
+            "context: that context's number, or 0\n"
+            "verdict: supported (the quote says it or implies it), contradicted (the quote denies it), "
+            "or unsupported"
+        )
+
+    def schema(self) -> dict[str, Any]:
+        """See `Scale.schema`."""
+        claim = _object(
+            {
+                "claim": {"type": "string"},
+                "quote": {"type": "string"},
+                "context": {"type": "integer"},
+                "verdict": {"type": "string", "enum": list(self.verdicts)},
+            }
+        )
+        return _object({"claims": {"type": "array", "items": claim}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Scale.to_dict`."""
+        return {"type": self.type} | asdict(self)
+
+    def parse(
+        self,
+        verdict: object,
+        record: Record,
+        *,
+        pass_threshold: float,
+        distribution: Mapping[str, float] | None = None,  # noqa: ARG002 - no single token carries the grade
+    ) -> Score | NotApplicable:
+        """See `Scale.parse`."""
+        answer = _mapping(verdict)
+        written = _required(answer, "claims", list)
+        if len(written) > MAX_CLAIMS:
+            raise VerdictError("off_scale", f"{len(written):,} claims, more than {MAX_CLAIMS}")
+        if not written:
+            return NotApplicable(reason="no_claims")
+        sources = _Sources([context.text for context in record.contexts])
+        if not sources.any:
+            return NotApplicable(reason="missing_contexts")
+        claims = [self._claim(index, claim, sources) for index, claim in enumerate(written)]
+        counts = {kind: sum(1 for claim in claims if _kind(claim) == kind) for kind in self.verdicts}
+        explanation = _text(answer.get("explanation"), MAX_EXPLANATION) or _unfounded(claims)
+        return _score(
+            {"explanation": explanation},
+            counts["supported"] / len(claims),
+            pass_threshold,
+            raw=float(counts["supported"]),
+            label=f"{counts['supported']}/{len(claims)}",
+            details={"claims": claims} | counts,
+        )
+
+    def _claim(self, index: int, written: object, sources: _Sources) -> dict[str, Any]:
+        where = f"claims[{index}]"
+        claim = _mapping(written, where)
+        word = _word(_required(claim, "verdict", str, where))
+        if word not in self.verdicts:
+            raise VerdictError("off_scale", f"{where}.verdict {_short(claim['verdict'])} is not on the scale")
+        text = _text(_required(claim, "claim", str, where), MAX_QUOTE)
+        quote = claim.get("quote")
+        found = sources.find(quote) if isinstance(quote, str) else None
+        return {
+            "claim": text,
+            "quote": _text(quote, MAX_QUOTE),
+            "context": found,
+            "verdict": word,
+            "quote_found": found is not None,
+        }
+
+
+def _kind(claim: Mapping[str, Any]) -> str:
+    """The verdict of a claim after its quote was looked up."""
+    return "unsupported" if claim["verdict"] == "supported" and not claim["quote_found"] else str(claim["verdict"])
+
+
+def _unfounded(claims: Sequence[Mapping[str, Any]]) -> str:
+    """The explanation that the claims themselves give: which are not supported."""
+    parts = []
+    for claim in claims:
+        kind = _kind(claim)
+        if kind != "supported":
+            why = " (its quote is not in the contexts)" if claim["verdict"] == "supported" else ""
+            parts.append(f'{kind}{why}: "{claim["claim"]}"')
+    return _text("; ".join(parts), MAX_EXPLANATION) or "every claim is supported by a quote"
+
+
+# Reading what a model wrote.
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    """Schema of an object as strict structured output wants it: everything required, nothing else allowed."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _mapping(value: object, where: str = "the verdict") -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise VerdictError("unparsable", f"{where} is {_short(value)}, not an object")
+    return value
+
+
+def _required(answer: Mapping[str, Any], name: str, kind: Any, where: str = "the verdict") -> Any:
+    if name not in answer:
+        raise VerdictError("unparsable", f"{where} has no `{name}`")
+    value = answer[name]
+    # bool is an int to Python, and never a level.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise VerdictError("unparsable", f"{where}: `{name}` is {_short(value)}")
+    return value
+
+
+def _word(text: str) -> str:
+    # No word of a scale is longer; folding megabytes to learn that is wasted.
+    return text[:200].strip().casefold()
+
+
+def _short(value: object) -> str:
+    """A value as an error message shows it: safe to print and never long."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+        return "a huge number"
+    return ascii(value[:40] if isinstance(value, str) else value)[:60]
+
+
+def _text(value: object, limit: int) -> str:
+    """What a model wrote, fit to store: cut, without NUL (PostgreSQL) and lone surrogates (UTF-8)."""
+    if not isinstance(value, str):
+        return ""
+    cut = value if len(value) <= limit else value[: limit - 1] + "…"
+    return _UNSTORABLE.sub("\ufffd", cut)
+
+
+def _score(
+    answer: Mapping[str, Any],
+    value: float,
+    pass_threshold: float,
+    *,
+    raw: float,
+    label: str,
+    details: Mapping[str, Any],
+) -> Score:
+    return Score(
+        value=value,
+        passed=value + _ROUNDING >= pass_threshold,
+        raw=raw,
+        label=label,
+        explanation=_text(answer.get("explanation"), MAX_EXPLANATION),
+        details=details,
+    )
+
+
+def _expected(
+    grades: Mapping[str, float], distribution: Mapping[str, float] | None, value: float
+) -> tuple[float, dict[str, Any]]:
+    """Expected value under the distribution over the grades, and its details; the value itself without one."""
+    if not distribution:
+        return value, {}
+    given = {grade: distribution.get(grade, 0.0) for grade in grades}
+    mass = {grade: p for grade, p in given.items() if 0 < p <= 1e6}
+    total = math.fsum(mass.values())
+    if not total > 0:
+        return value, {}
+    shares = {grade: p / total for grade, p in mass.items()}
+    expected = math.fsum(p * grades[grade] for grade, p in shares.items())
+    entropy = math.fsum(-p * math.log2(p) for p in shares.values() if p > 0)
+    details = {"distribution": {g: round(p, 6) for g, p in shares.items()}, "entropy_bits": round(abs(entropy), 6)}
+    return min(1.0, max(0.0, expected)), details
+
+
+# Looking up quotes.
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_MARKS = re.compile(
+    "[\"'`\u00b4*\u2018-\u201f\u2039\u203a\u00ab\u00bb\u300c-\u300f\u301d-\u301f]|[\u00ad\u200b-\u200f\u2060\ufeff]"
+)
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+_ELLIPSIS = re.compile(r"[\[(]?\.(?: ?\.){2,}[\])]?")
+_EDGES = " .,;:!?-\u3001\u3002"
+
+
+def _fold(text: str) -> str:
+    """Text without what a copyist changes: case, compatibility forms, white space, quotation marks, dashes.
+
+    NFKC orders runs of combining marks by insertion sort, so long runs are broken first, else it takes quadratic time.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _unstack(text))
+    text = _DASHES.sub("-", _MARKS.sub("", text.casefold()))
+    return " ".join(text.split())
+
+
+def _unstack(text: str) -> str:
+    """The text with at most 30 combining marks in a row, as Unicode's stream-safe format; the rest are dropped."""
+    run = 0
+    kept = []
+    for char in text:
+        run = run + 1 if unicodedata.combining(char) else 0
+        if run <= 30:
+            kept.append(char)
+    return "".join(kept)
+
+
+class _Sources:
+    """The contexts of a record, folded once for all its quotes."""
+
+    #: occurrences of a quote looked at, and pieces of an elided one: bounds that keep the search linear
+    _TRIES = 32
+    _PIECES = 20
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = [_fold(text) for text in texts]
+        self.any = any(self._texts)
+
+    def find(self, quote: str) -> int | None:
+        """Number (from 1) of the context in which the quote occurs, or None. A quote never spans two contexts."""
+        folded = _fold(quote)
+        whole = [folded.strip(_EDGES)]
+        pieces = [piece.strip(_EDGES) for piece in _ELLIPSIS.split(folded, self._PIECES)]
+        cut = (not pieces[0], not pieces[-1])
+        pieces = [piece for piece in pieces if piece]
+        # A piece of an elided quote must say something, or "a ... b ... c" would be found in any text.
+        elided = len(pieces) <= self._PIECES and all(len(p) >= 4 or any(c.isdigit() for c in p) for p in pieces)
+        for number, text in enumerate(self._texts, 1):
+            if self._occurs(whole, text, (False, False)) or (elided and self._occurs(pieces, text, cut)):
+                return number
+        return None
+
+    def _occurs(self, pieces: Sequence[str], text: str, cut: tuple[bool, bool]) -> bool:
+        """Whether the pieces occur in this order; a cut edge may lie within a word, no other may."""
+        if not pieces or not any(char.isalnum() for piece in pieces for char in piece):
+            return False
+        start = 0
+        for index, piece in enumerate(pieces):
+            open_left = index > 0 or cut[0]
+            open_right = index < len(pieces) - 1 or cut[1]
+            at = next(
+                (at for at in self._at(piece, text, start) if _bounded(text, at, piece, open_left, open_right)), -1
+            )
+            if at < 0:
+                return False
+            start = at + len(piece)
+        return True
+
+    def _at(self, piece: str, text: str, start: int) -> Iterator[int]:
+        for _ in range(self._TRIES):
+            at = text.find(piece, start)
+            if at < 0:
+                return
+            yield at
+            start = at + 1
+
+
+def _bounded(text: str, at: int, piece: str, open_left: bool, open_right: bool) -> bool:
+    """Whether the piece at `at` stands free: "30" is not in "1300" or "30.5", "art" is not in "party"."""
+    end = at + len(piece)
+    before, after = text[max(0, at - 2) : at], text[end : end + 2]
+    return not (_runs_on(before[::-1], piece[0], open_left) or _runs_on(after, piece[-1], open_right))
+
+
+def _runs_on(outside: str, inside: str, is_open: bool) -> bool:
+    if not outside:
+        return False
+    if inside.isdigit():
+        return outside[0].isdigit() or (len(outside) == 2 and outside[0] in ".," and outside[1].isdigit())
+    # Only scripts that put spaces between words, and no prefixes on them, have such a thing as a half word.
+    return not is_open and all(char.isalpha() and ord(char) < 0x530 for char in (outside[0], inside))
+
+
+ScaleType = Literal["binary", "ordinal", "checklist", "claims"]

@@ -1,0 +1,107 @@
+"""What `assay status` shows: the queue, the workers, and the gauges of one window, read from the stores."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay import tasks
+from assay.errors import QueueError
+from assay.windows import Estimate, Sums, parse_window, pass_ratio, score_mean, window_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from assay.queue import Queue, QueueDepth
+    from assay.settings import Settings
+    from assay.store import Rollup, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRow:
+    """One label set and rubric over the window; estimates are None where nothing was scored."""
+
+    app: str
+    cohort: Mapping[str, str]
+    rubric: str
+    rubric_version: str
+    judge: str
+    scored: int
+    failed: int
+    not_applicable: int
+    pass_ratio: Estimate | None
+    score_mean: Estimate | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The state of a deployment. `queue` is None when Redis is away; times are epoch seconds."""
+
+    queue: QueueDepth | None
+    workers: list[str]
+    last_scored_at: float | None
+    dead_letters: int
+    dropped: Mapping[str, int]
+    rows: list[StatusRow]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return dataclasses.asdict(self)
+
+
+def read_status(settings: Settings, *, store: Store, queue: Queue, window: str = "1h") -> Status:
+    """Read it all.
+
+    Raises:
+        SettingsError: `window` is no window. StoreError: the database is away.
+    """
+    start, end = window_bounds(time.time(), parse_window(window))
+    try:
+        depth, counters = queue.depth(), queue.client_counters()
+        workers = tasks.ping_workers(settings)
+    except QueueError:
+        depth, counters, workers = None, {}, []
+    dropped: dict[str, int] = {}
+    for (_, outcome), count in counters.items():
+        if outcome.startswith("dropped:"):
+            reason = outcome.removeprefix("dropped:")
+            dropped[reason] = dropped.get(reason, 0) + count
+    last = [total.last_scored_at for total in store.totals() if total.last_scored_at is not None]
+    return Status(
+        queue=depth,
+        workers=workers,
+        last_scored_at=max(last, default=None),
+        dead_letters=sum(store.counts().dead_kept.values()),
+        dropped=dropped,
+        rows=summarise(store.rollups(start, end)),
+    )
+
+
+def summarise(rollups: Iterable[Rollup]) -> list[StatusRow]:
+    """Add rollups up over time: one row for each label set, rubric version and judge, in that order."""
+    sums: dict[tuple[Any, ...], Sums] = {}
+    counts: dict[tuple[Any, ...], list[int]] = {}
+    for rollup in rollups:
+        cohort = tuple(sorted(rollup.cohort.items()))
+        key = (rollup.app, cohort, rollup.rubric, rollup.rubric_version, rollup.judge)
+        sums[key] = sums.get(key, Sums()) + Sums.from_row(rollup)
+        count = counts.setdefault(key, [0, 0])
+        count[0] += rollup.failed - rollup.recovered
+        count[1] += rollup.not_applicable
+    return [
+        StatusRow(
+            app=key[0],
+            cohort=dict(key[1]),
+            rubric=key[2],
+            rubric_version=key[3],
+            judge=key[4],
+            scored=total.n,
+            failed=counts[key][0],
+            not_applicable=counts[key][1],
+            pass_ratio=pass_ratio(total),
+            score_mean=score_mean(total),
+        )
+        for key, total in sorted(sums.items())
+    ]

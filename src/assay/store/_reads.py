@@ -1,0 +1,165 @@
+"""What a scrape reads: sums only, never a record or an evaluation, so its cost does not grow with them."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from assay.records import Usage
+from assay.store._rollups import BUCKETS, SUMS, TOTALS, USAGE
+from assay.store._rows import Counts, Exemplar, Rollup, Total
+from assay.store._tables import counters, exemplars, instruments, outcome_counts, rollups, series, totals
+from assay.windows import cover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class Key(NamedTuple):
+    """The labels that a row is published with."""
+
+    app: str
+    cohort: tuple[str, ...]
+    rubric: str
+    rubric_version: str
+    judge: str
+
+
+class Names:
+    """From ids to labels. Rows made under other declared labels are shown with the declared ones, missing ones as "".
+
+    So two ids may have the same labels; their rows are then added up.
+    """
+
+    def __init__(self, cohort_labels: Iterable[str]) -> None:
+        self._labels = tuple(cohort_labels)
+        self._lock = threading.Lock()
+        self._series: dict[int, tuple[str, tuple[str, ...]]] = {}
+        self._instruments: dict[int, tuple[str, str, str]] = {}
+
+    def cohort(self, key: Key) -> Mapping[str, str]:
+        """The cohort labels of a key, by name."""
+        return dict(zip(self._labels, key.cohort, strict=True))
+
+    def keys(self, connection: sa.Connection, ids: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Key]:
+        """The labels of pairs of a series and an instrument."""
+        pairs = set(ids)
+        with self._lock:
+            unknown = any(a not in self._series or b not in self._instruments for a, b in pairs)
+            if unknown:
+                self._load(connection)
+            return {pair: Key(*self._series[pair[0]], *self._instruments[pair[1]]) for pair in pairs}
+
+    def _load(self, connection: sa.Connection) -> None:
+        for row in connection.execute(sa.select(series.c.series_id, series.c.app, series.c.cohort)):
+            self._series[row.series_id] = (row.app, tuple(row.cohort.get(name, "") for name in self._labels))
+        columns = (instruments.c[name] for name in ("instrument_id", "rubric", "rubric_version", "judge"))
+        for number, *names in connection.execute(sa.select(*columns)):
+            self._instruments[number] = tuple(names)
+
+
+def read_rollups(connection: sa.Connection, names: Names, start: int, end: int) -> list[Rollup]:
+    """Sums of [start, end), epoch seconds on the minute, one for each label set that has any."""
+    spans = cover(start, end)
+    if not spans:
+        return []
+    ids = (rollups.c.series_id, rollups.c.instrument_id)
+    # One range of the primary key for each span.
+    parts = sa.union_all(
+        *(
+            sa.select(*ids, *(rollups.c[name] for name in SUMS)).where(
+                rollups.c.resolution_seconds == span.resolution_seconds,
+                rollups.c.start >= span.start,
+                rollups.c.start < span.end,
+            )
+            for span in spans
+        )
+    ).subquery()
+    # PostgreSQL adds up integers as numeric: cast back.
+    added = (sa.cast(sa.func.sum(parts.c[name]), rollups.c[name].type).label(name) for name in SUMS)
+    rows = connection.execute(
+        sa.select(parts.c.series_id, parts.c.instrument_id, *added).group_by(parts.c.series_id, parts.c.instrument_id)
+    ).all()
+    keys = names.keys(connection, ((row[0], row[1]) for row in rows))
+    merged: dict[Key, list[float]] = {}
+    for row in rows:
+        known = merged.setdefault(keys[row[0], row[1]], [0] * len(SUMS))
+        for index, value in enumerate(row[2:]):
+            known[index] += value
+    return [
+        Rollup(**_labels(names, key), **dict(zip(SUMS, sums, strict=True)))  # type: ignore[arg-type]
+        for key, sums in sorted(merged.items())
+    ]
+
+
+def read_totals(connection: sa.Connection, names: Names) -> list[Total]:
+    """Everything ever counted, one for each label set."""
+    rows = connection.execute(sa.select(totals)).all()
+    keys = names.keys(connection, ((row.series_id, row.instrument_id) for row in rows))
+    sums: dict[Key, dict[str, Any]] = {}
+    for row in rows:
+        known = sums.setdefault(keys[row.series_id, row.instrument_id], dict.fromkeys((*TOTALS, *USAGE), None))
+        for name in (*TOTALS, *USAGE):
+            known[name] = _plus(known[name], getattr(row, name))
+        known["last_scored_at"] = _latest(known.get("last_scored_at"), row.last_scored_at)
+    reasons: dict[tuple[Key, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in connection.execute(sa.select(outcome_counts)):
+        pair = (row.series_id, row.instrument_id)
+        if pair in keys:
+            reasons[keys[pair], row.outcome][row.reason] += row.n
+    shown: dict[Key, dict[int, Exemplar]] = defaultdict(dict)
+    for row in connection.execute(sa.select(exemplars).order_by(exemplars.c.timestamp)):
+        pair = (row.series_id, row.instrument_id)
+        if pair in keys:
+            shown[keys[pair]][row.bucket] = Exemplar(trace_id=row.trace_id, value=row.value, timestamp=row.timestamp)
+    return [
+        Total(
+            **_labels(names, key),
+            **{name: known[name] for name in TOTALS if name not in BUCKETS},
+            buckets=tuple(known[name] for name in BUCKETS),
+            failures=dict(reasons[key, "failed"]),
+            reasons=dict(reasons[key, "not_applicable"]),
+            exemplars=dict(shown[key]),
+            usage=Usage(**{name: known[name] for name in USAGE}),
+            last_scored_at=known["last_scored_at"],
+        )
+        for key, known in sorted(sums.items())
+    ]
+
+
+def read_counts(connection: sa.Connection) -> Counts:
+    """The plain counters."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, label, n in connection.execute(sa.select(counters)):
+        found[name][label] = n
+    return Counts(
+        received=found["received"],
+        duplicates=found["duplicates"].get("", 0),
+        series=connection.execute(sa.select(sa.func.count()).select_from(series)).scalar_one(),
+        series_overflow=found["series_overflow"].get("", 0),
+        dead_kept=found["dead_kept"],
+        dead_total=found["dead_total"],
+    )
+
+
+def _labels(names: Names, key: Key) -> dict[str, Any]:
+    return {
+        "app": key.app,
+        "cohort": names.cohort(key),
+        "rubric": key.rubric,
+        "rubric_version": key.rubric_version,
+        "judge": key.judge,
+    }
+
+
+def _plus(a: Any, b: Any) -> Any:
+    if a is None:
+        return b
+    return a if b is None else a + b
+
+
+def _latest(a: float | None, b: float | None) -> float | None:
+    return max((moment for moment in (a, b) if moment is not None), default=None)

@@ -1,0 +1,166 @@
+"""What goes into the store and what comes out of it, as plain frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from assay.records import Evaluation, FailureKind, Usage
+
+OutcomeName = Literal["scored", "failed", "not_applicable"]
+
+#: Upper bounds (inclusive) of the histogram of score values; the last one holds every value, as values end at 1.
+SCORE_BOUNDS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What is known of one evaluation; `kind` only when it failed."""
+
+    outcome: OutcomeName
+    kind: FailureKind | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What one commit changed."""
+
+    #: records not stored before
+    inserted_records: int
+    #: evaluations not stored before
+    inserted: int
+    #: evaluations stored already, left as they were
+    duplicates: int
+    #: stored failures that a later verdict took the place of
+    recovered: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """Something that could not be processed, kept as it came. The same `dead_id` is kept once."""
+
+    #: chosen by the caller, 1 to 64 characters; derived from the content, so that a repeat is known as one
+    dead_id: str
+    #: `invalid`, `too_large`, ..., a failure kind, or `crashed`
+    reason: str
+    message: str
+    #: the bytes that came, whatever they are
+    payload: bytes
+    record_id: str | None = None
+    attempts: int = 1
+    #: set by the store; aware, UTC
+    created_at: datetime | None = None
+    #: when it was put back on the queue, None while it waits
+    replayed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollup:
+    """Sums over the scored records of a window, for one label set. Weight w, value y in [0, 1], p = 1 if passed.
+
+    The sums have the names that `assay.windows.Sums` takes.
+    """
+
+    app: str
+    #: exactly the declared cohort labels; "" where the record had none, "other" over the cap
+    cohort: Mapping[str, str]
+    rubric: str
+    rubric_version: str
+    judge: str
+    n: int
+    sum_w: float
+    sum_w2: float
+    sum_wy: float
+    sum_w2y: float
+    sum_w2y2: float
+    passes: int
+    sum_wp: float
+    sum_w2p: float
+    #: failures stored, those that were recovered later included
+    failed: int
+    not_applicable: int
+    #: failures that a later verdict took the place of; it is counted in `scored` or `not_applicable` as well
+    recovered: int
+
+    @property
+    def scored(self) -> int:
+        """Scored evaluations, unweighted; the same as `n`."""
+        return self.n
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exemplar:
+    """The latest traced record of one bucket of the histogram."""
+
+    trace_id: str
+    #: score value in [0, 1]
+    value: float
+    #: time of the interaction, epoch seconds
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Everything ever counted for one label set: these numbers only grow.
+
+    Stored evaluations = scored + failed + not_applicable - recovered.
+    """
+
+    app: str
+    cohort: Mapping[str, str]
+    rubric: str
+    rubric_version: str
+    judge: str
+    scored: int
+    failed: int
+    not_applicable: int
+    recovered: int
+    #: sum of the score values
+    value_sum: float
+    #: scored evaluations per bucket of `SCORE_BOUNDS`, each counted in one bucket only
+    buckets: tuple[int, ...]
+    #: `failed` by kind
+    failures: Mapping[str, int]
+    #: `not_applicable` by reason
+    reasons: Mapping[str, int]
+    #: by index of the bucket
+    exemplars: Mapping[int, Exemplar]
+    #: what the stored evaluations cost
+    usage: Usage
+    #: when the last score was committed, epoch seconds; None before the first
+    last_scored_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Everything else that is counted."""
+
+    #: distinct records stored ever, by app
+    received: Mapping[str, int] = field(default_factory=dict)
+    #: deliveries of records that brought nothing new
+    duplicates: int = 0
+    #: label sets in use (app and cohort labels), at most `max_series`
+    series: int = 0
+    #: records that came after the cap was reached and count as "other"
+    series_overflow: int = 0
+    #: dead letters that wait, by reason
+    dead_kept: Mapping[str, int] = field(default_factory=dict)
+    #: dead letters ever, by reason
+    dead_total: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A stored score with the record it is of."""
+
+    record_id: str
+    app: str
+    timestamp: datetime
+    trace_id: str | None
+    #: the record's wire form, None once its text was purged
+    payload: str | None
+    evaluation: Evaluation

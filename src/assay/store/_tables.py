@@ -1,0 +1,303 @@
+"""The schema. `assay.migrations` brings a database to it; a test keeps the two the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from assay.store._rows import SCORE_BOUNDS
+
+#: A record sampled with a lower probability counts as if it had this one: sums of squared weights stay finite.
+LEAST_PROBABILITY = 1e-12
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """An aware time, kept in UTC; SQLite has no time zones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        """To UTC."""
+        return None if value is None else utc(value)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        """To aware UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+def utc(moment: datetime) -> datetime:
+    """`moment` in UTC; the first or last representable moment where UTC has no such year."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return _FIRST if moment.year == 1 else _LAST
+
+
+def text(value: str) -> str:
+    """`value` without what a database cannot hold: NUL and half characters (lone surrogates) become U+FFFD."""
+    if value.isascii():
+        return value.replace("\0", "\ufffd") if "\0" in value else value
+    return value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def number(value: float | None) -> float | None:
+    """`value`, or None when it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def integer(value: int | None) -> int | None:
+    """`value`, or None when it does not fit 64 bits."""
+    return value if value is not None and -(2**63) <= value < 2**63 else None
+
+
+def dumps(value: object) -> str:
+    """JSON that any database takes: no NaN, no NUL, no half characters."""
+    try:
+        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        encoded.encode()
+    except ValueError:  # NaN or infinity; a lone surrogate raises its subclass UnicodeEncodeError
+        return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+    if "\\u0000" in encoded:
+        return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+    return encoded
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {text(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    return value
+
+
+_Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+records = sa.Table(
+    "records",
+    metadata,
+    sa.Column("record_id", sa.Text, primary_key=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("route", sa.Text),
+    sa.Column("model", sa.Text),
+    sa.Column("prompt_version", sa.Text),
+    sa.Column("trace_id", sa.Text),
+    sa.Column("span_id", sa.Text),
+    sa.Column("session_id", sa.Text),
+    sa.Column("cohort", _Json, nullable=False),
+    sa.Column("timestamp", Moment, nullable=False),
+    sa.Column("probability", sa.Double, nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("finish_reason", sa.Text),
+    sa.Column("prompt_tokens", sa.BigInteger),
+    sa.Column("completion_tokens", sa.BigInteger),
+    sa.Column("cost_usd", sa.Double),
+    sa.Column("latency_seconds", sa.Double),
+    sa.Column("created_at", Moment, nullable=False, index=True),
+    sa.CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
+)
+
+#: The texts, apart from all else because they are purged first.
+payloads = sa.Table(
+    "payloads",
+    metadata,
+    sa.Column(
+        "record_id", sa.Text, sa.ForeignKey("records.record_id", ondelete="CASCADE"), primary_key=True, nullable=False
+    ),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False, index=True),
+)
+
+#: Label sets: an app and the declared cohort labels. `digest` is of both, `names` says which labels were declared.
+series = sa.Table(
+    "series",
+    metadata,
+    sa.Column("series_id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sa.Column("names", sa.Text, nullable=False),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("cohort", _Json, nullable=False),
+)
+
+#: What measured: one revision of a rubric, asked of one configuration of a judge.
+instruments = sa.Table(
+    "instruments",
+    metadata,
+    sa.Column("instrument_id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sa.Column("rubric", sa.Text, nullable=False),
+    sa.Column("rubric_version", sa.Text, nullable=False),
+    sa.Column("rubric_hash", sa.Text, nullable=False),
+    sa.Column("judge", sa.Text, nullable=False),
+    sa.Column("judge_fingerprint", sa.Text, nullable=False),
+)
+
+#: The record comes first in the key so that the evaluations of one record lie together. `timestamp`, `weight` and
+#: `series_id` are what they counted with: the rollups can be made again from this table alone.
+evaluations = sa.Table(
+    "evaluations",
+    metadata,
+    sa.Column("record_id", sa.Text, sa.ForeignKey("records.record_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("evaluation_id", sa.Uuid, primary_key=True),
+    sa.Column("instrument_id", sa.Integer, sa.ForeignKey("instruments.instrument_id"), nullable=False),
+    sa.Column("series_id", sa.Integer, sa.ForeignKey("series.series_id"), nullable=False),
+    sa.Column("timestamp", Moment, nullable=False),
+    sa.Column("weight", sa.Double, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("value", sa.Double),
+    sa.Column("passed", sa.Boolean),
+    sa.Column("raw", sa.Double),
+    sa.Column("label", sa.Text),
+    sa.Column("explanation", sa.Text),
+    sa.Column("details", _Json),
+    sa.Column("failure_kind", sa.Text),
+    sa.Column("message", sa.Text),
+    sa.Column("reason", sa.Text),
+    #: kind of the stored failure that this outcome took the place of
+    sa.Column("recovered_from", sa.Text),
+    sa.Column("prompt_tokens", sa.BigInteger),
+    sa.Column("completion_tokens", sa.BigInteger),
+    sa.Column("cost_usd", sa.Double),
+    sa.Column("latency_seconds", sa.Double),
+    sa.Column("judge_model", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.CheckConstraint("outcome IN ('scored', 'failed', 'not_applicable')", name="outcome"),
+    sa.CheckConstraint("(outcome = 'scored') = (value IS NOT NULL)", name="value_of_score_only"),
+    sa.CheckConstraint("(outcome = 'scored') = (passed IS NOT NULL)", name="passed_of_score_only"),
+    sa.CheckConstraint("(outcome = 'failed') = (failure_kind IS NOT NULL)", name="kind_of_failure_only"),
+    sa.CheckConstraint("(outcome = 'not_applicable') = (reason IS NOT NULL)", name="reason_of_not_applicable_only"),
+    # PostgreSQL holds NaN above every number, so this refuses it too; SQLite makes it NULL.
+    sa.CheckConstraint("value >= 0 AND value <= 1", name="value_in_range"),
+    sa.CheckConstraint("weight >= 1 AND weight <= 1e12", name="weight_in_range"),
+    # For the worst scores of a time span.
+    sa.Index("ix_evaluations_timestamp", "timestamp"),
+)
+
+
+def _sum(name: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=False)
+
+
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False)
+
+
+def _key(name: str, target: str | None = None, kind: Any = sa.Integer) -> sa.Column[Any]:
+    # Never numbered by the database, whatever the column's place in the key.
+    extra = [sa.ForeignKey(target)] if target else []
+    return sa.Column(name, kind, *extra, primary_key=True, autoincrement=False)
+
+
+#: Sums of one minute (resolution 60) or one hour (3600) of the interactions' own time; `start` is epoch seconds.
+rollups = sa.Table(
+    "rollups",
+    metadata,
+    _key("resolution_seconds"),
+    _key("start", kind=sa.BigInteger),
+    _key("series_id", "series.series_id"),
+    _key("instrument_id", "instruments.instrument_id"),
+    _count("n"),
+    _sum("sum_w"),
+    _sum("sum_w2"),
+    _sum("sum_wy"),
+    _sum("sum_w2y"),
+    _sum("sum_w2y2"),
+    _count("passes"),
+    _sum("sum_wp"),
+    _sum("sum_w2p"),
+    _count("failed"),
+    _count("not_applicable"),
+    _count("recovered"),
+)
+
+#: Sums since ever: the exporter's counters and histograms.
+totals = sa.Table(
+    "totals",
+    metadata,
+    _key("series_id", "series.series_id"),
+    _key("instrument_id", "instruments.instrument_id"),
+    _count("scored"),
+    _count("failed"),
+    _count("not_applicable"),
+    _count("recovered"),
+    _sum("value_sum"),
+    *(_count(f"bucket_{index}") for index in range(len(SCORE_BOUNDS))),
+    sa.Column("prompt_tokens", sa.BigInteger),
+    sa.Column("completion_tokens", sa.BigInteger),
+    sa.Column("cost_usd", sa.Double),
+    # epoch seconds
+    sa.Column("last_scored_at", sa.Double),
+    sa.Column("updated_at", sa.Double, nullable=False),
+)
+
+#: `totals.failed` by kind and `totals.not_applicable` by reason.
+outcome_counts = sa.Table(
+    "outcome_counts",
+    metadata,
+    _key("series_id", "series.series_id"),
+    _key("instrument_id", "instruments.instrument_id"),
+    _key("outcome", kind=sa.Text),
+    _key("reason", kind=sa.Text),
+    _count("n"),
+)
+
+#: The latest traced record of each bucket.
+exemplars = sa.Table(
+    "exemplars",
+    metadata,
+    _key("series_id", "series.series_id"),
+    _key("instrument_id", "instruments.instrument_id"),
+    _key("bucket"),
+    sa.Column("trace_id", sa.Text, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    # epoch seconds
+    sa.Column("timestamp", sa.Double, nullable=False),
+)
+
+#: Every other counter: (received, app), (duplicates, ""), (series_overflow, ""), (dead_kept | dead_total, reason).
+counters = sa.Table(
+    "counters",
+    metadata,
+    _key("name", kind=sa.Text),
+    _key("label", kind=sa.Text),
+    _count("n"),
+)
+
+dead_letters = sa.Table(
+    "dead_letters",
+    metadata,
+    sa.Column("dead_id", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("record_id", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", Moment, nullable=False, index=True),
+    sa.Column("replayed_at", Moment),
+)

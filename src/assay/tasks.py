@@ -1,0 +1,125 @@
+"""The only module that knows Celery: the app, its tasks and the worker's life.
+
+A Celery message here is a doorbell that carries a batch id. What must not be lost is in Redis under `assay.queue`, so
+Celery's own delivery may fail in any way it likes: the sweep rings again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import redis
+from celery import Celery, signals
+from celery.beat import Scheduler, Service
+from celery.schedules import crontab
+from kombu.exceptions import OperationalError
+
+from assay import logs
+from assay.errors import QueueError
+from assay.queue import TASK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assay.settings import Settings
+    from assay.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+
+def celery_url(redis_url: str) -> str:
+    """Celery's spelling of a Redis URL: it differs for Unix sockets only."""
+    return redis_url.replace("unix://", "redis+socket://", 1)
+
+
+def build_app(settings: Settings, worker: Worker, purge: Callable[[], object]) -> Celery:
+    """A Celery app whose one queue is `settings.queue` and whose tasks call `worker` and `purge`."""
+    app = Celery("assay", broker=celery_url(settings.broker_url), set_as_current=False)
+    app.conf.update(_configuration(settings))
+
+    @app.task(name=TASK, acks_late=True, reject_on_worker_lost=True)
+    def score_batch(batch_id: str) -> None:
+        worker.work(batch_id)
+
+    @app.task(name="assay.purge", acks_late=False)
+    def purge_old() -> None:
+        # Every worker's clock rings at the same minute: the first one purges.
+        with redis.Redis.from_url(settings.broker_url, socket_timeout=5.0) as client:
+            if client.set(f"assay:{settings.queue}:purging", socket.gethostname(), nx=True, ex=3600):
+                purge()
+
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    return {
+        "task_default_queue": settings.queue,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": 4,
+        "broker_transport_options": {
+            # A batch's lease is in Redis beside it; an unacknowledged doorbell that comes back later is harmless.
+            "visibility_timeout": 3600,
+            "socket_timeout": 15.0,
+            "socket_connect_timeout": 5.0,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "retry_on_timeout": True,
+        },
+        "timezone": "UTC",
+        "beat_schedule": {
+            "purge": {"task": "assay.purge", "schedule": crontab(minute="23", hour="*"), "options": {"expires": 1800}}
+        },
+    }
+
+
+def run(app: Celery, settings: Settings, worker: Worker) -> int:
+    """Consume until SIGTERM or SIGINT; returns the exit code. The first signal finishes what is in flight."""
+    signals.setup_logging.connect(lambda **_: logs.configure(settings), weak=False)
+    signals.worker_ready.connect(lambda **_: _log.info("worker ready", extra={"queue": settings.queue}), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: worker.begin_stop(), weak=False)
+    clock = Service(app, max_interval=5, scheduler_cls=Scheduler)
+    worker.start()
+    threading.Thread(target=clock.start, name="assay-clock", daemon=True).start()
+    try:
+        consumer = app.Worker(
+            pool="threads",
+            concurrency=settings.concurrency,
+            queues=[settings.queue],
+            loglevel=settings.log_level.upper(),
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+        )
+        consumer.start()
+        return int(consumer.exitcode or 0)
+    finally:
+        clock.stop()
+        worker.stop()
+
+
+def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> list[str]:
+    """Names of the workers of this queue's Redis that answer in time.
+
+    Raises:
+        QueueError: Redis is away.
+    """
+    with Celery("assay", broker=celery_url(settings.broker_url), set_as_current=False) as app:
+        app.conf.update(_configuration(settings))
+        app.conf.broker_transport_options |= {"retry_on_timeout": False, "max_retries": 1}
+        try:
+            answers = app.control.ping(timeout=timeout_seconds)
+        except (OperationalError, OSError, redis.RedisError) as error:
+            raise QueueError(f"cannot ask for workers: {type(error).__name__}") from error
+    return sorted(name for answer in answers or () for name in answer)

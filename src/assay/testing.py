@@ -1,0 +1,627 @@
+"""Fakes for tests of what is built on assay: a judge that follows a script, and a judge server that is real HTTP.
+
+`python -m assay.testing --latency 0.3 --fault-rate 0.05` runs the server by itself and prints its base URL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+import re
+import signal
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from time import time
+from typing import TYPE_CHECKING, Any, Self
+
+from aiohttp import web
+
+from assay.judges._prompt import REPLY
+from assay.records import Failure, NotApplicable, Outcome, Score
+
+if TYPE_CHECKING:
+    from assay.records import Record
+    from assay.rubrics import Rubric
+
+#: Every fault that the server can play. `429` names its delay in seconds, the others of its family in the other forms.
+FAULTS = (
+    "400",
+    "401",
+    "403",
+    "404",
+    "429",
+    "429_ms",
+    "429_date",
+    "500",
+    "503",
+    "hang",
+    "trickle",
+    "disconnect",
+    "garbage",
+    "not_utf8",
+    "oversized",
+    "no_choices",
+    "prose",
+    "cut",
+    "nan",
+    "off_scale",
+    "refusal",
+    "content_filter",
+    "overflow",
+    "no_usage",
+)
+#: What `fault_rate` is made of, in equal parts.
+USUAL_FAULTS = ("429", "500", "hang", "garbage")
+
+#: Request parameters that the server can be told not to know; `json_schema` and `json_object` are response formats.
+PARAMETERS = ("json_schema", "json_object", "temperature", "logprobs", "max_tokens", "max_completion_tokens", "seed")
+
+_GOOD = ("pass", "supported", "yes")
+_BAD = ("fail", "unsupported", "no")
+
+
+class ScriptedJudge:
+    """A judge that answers as told and remembers what it was asked.
+
+    `script` is an outcome for everything, outcomes by rubric name (the others get a passing score), or a function of
+    record and rubric, which may raise.
+    """
+
+    def __init__(
+        self,
+        script: Outcome | Mapping[str, Outcome] | Callable[[Record, Rubric], Outcome] | None = None,
+        *,
+        name: str = "scripted",
+        delay_seconds: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.fingerprint = hashlib.sha256(f"scripted/{name}".encode()).hexdigest()
+        #: one (record id, rubric names) for each call
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
+        self.closed = False
+        self._script = script
+        self._delay_seconds = delay_seconds
+
+    async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+        """The scripted outcome of each rubric."""
+        self.calls.append((record.record_id, tuple(rubric.name for rubric in rubrics)))
+        if self._delay_seconds:
+            await asyncio.sleep(self._delay_seconds)
+        return [self._outcome(record, rubric) for rubric in rubrics]
+
+    async def aclose(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+    def _outcome(self, record: Record, rubric: Rubric) -> Outcome:
+        script = self._script
+        if isinstance(script, Score | Failure | NotApplicable):
+            return script
+        if isinstance(script, Mapping):
+            return script.get(rubric.name, Score(value=1.0, passed=True))
+        return Score(value=1.0, passed=True) if script is None else script(record, rubric)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One rubric's part of one request: what a verdict function sees."""
+
+    #: name of the rubric
+    rubric: str
+    #: JSON Schema of its verdict; where the request brings none, one made from the shape that the prompt shows
+    schema: Mapping[str, Any]
+    #: text of all messages
+    text: str
+    #: the request's body
+    request: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One scripted answer of the server; the defaults are a well-formed completion with valid verdicts."""
+
+    #: text of the assistant's message; None lets the server make verdicts
+    content: str | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: what is sent in place of a completion: bytes as they are, anything else as JSON
+    body: Any = None
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    #: the completion's `logprobs`; None is none, unless the server makes them
+    logprobs: Mapping[str, Any] | None = None
+    #: False leaves `usage` out
+    usage: bool | Mapping[str, Any] = True
+    delay_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a server has seen and sent. Tokens are characters / 4."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
+    #: how often each fault was played; `ok` for none
+    played: Counter[str] = field(default_factory=Counter)
+
+
+class FakeJudgeServer:
+    """A local OpenAI-compatible server on a thread of its own; use it as a context manager.
+
+    It answers any schema with verdicts that are valid by it, and is deterministic: the same seed and messages give
+    the same verdict, and the n-th time the same messages come, the same fault or none. Time is in seconds.
+
+    Args:
+        latency_seconds: before each answer.
+        fault_rate: share of calls in [0, 1] that meet one of `USUAL_FAULTS`.
+        faults: share by name of `FAULTS`, instead of `fault_rate`.
+        verdict: makes the verdict object of one rubric, or returns None to leave it to the server.
+        bad_when: records whose text contains this get the worst verdicts, all others the best ones.
+        unsupported: names of `PARAMETERS` that are answered with 400.
+        logprobs: give token probabilities to those who ask; otherwise the wish is ignored, as many servers do.
+        api_key: refuse every other key with 401.
+        retry_after_seconds: what 429 asks for.
+    """
+
+    def __init__(
+        self,
+        *,
+        latency_seconds: float = 0.0,
+        fault_rate: float = 0.0,
+        faults: Mapping[str, float] | None = None,
+        seed: int = 0,
+        verdict: Callable[[Ask], Any] | None = None,
+        bad_when: str | None = None,
+        unsupported: Collection[str] = (),
+        logprobs: bool = False,
+        api_key: str | None = None,
+        retry_after_seconds: float = 1.0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._faults = dict(faults) if faults is not None else dict.fromkeys(USUAL_FAULTS, fault_rate / 4)
+        _check_names("fault", self._faults, FAULTS)
+        _check_names("parameter", unsupported, PARAMETERS)
+        self.latency_seconds = latency_seconds
+        self.traffic = Traffic()
+        #: the latest request bodies, oldest first
+        self.requests: deque[dict[str, Any]] = deque(maxlen=1000)
+        self._seed = seed
+        self._verdict = verdict
+        self._bad_when = bad_when
+        self._unsupported = frozenset(unsupported)
+        self._logprobs = logprobs
+        self._api_key = api_key
+        self._retry_after_seconds = retry_after_seconds
+        self._host = host
+        self._port = port
+        self._script: deque[Reply | str] = deque()
+        self._seen: Counter[bytes] = Counter()
+
+    # -- life
+
+    def __enter__(self) -> Self:
+        """Listen; raises OSError when the port is taken."""
+        ready = threading.Event()
+        failure: list[BaseException] = []
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+
+        def run() -> None:
+            asyncio.set_event_loop(self._loop)
+            try:
+                self._loop.run_until_complete(self._serve(ready))
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                failure.append(error)
+            finally:
+                self._loop.close()
+                ready.set()
+
+        self._thread = threading.Thread(target=run, name="fake-judge", daemon=True)
+        self._thread.start()
+        ready.wait()
+        if failure:
+            raise failure[0]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=10)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_get("/v1/models", self._list_models)
+        app.router.add_get("/traffic", self._show_traffic)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._host, self._port, backlog=2048)
+            await site.start()
+            self.port = int(runner.addresses[0][1])
+            ready.set()
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    # -- use
+
+    @property
+    def base_url(self) -> str:
+        """What to give a client as its base URL."""
+        return f"http://{self._host}:{self.port}/v1"
+
+    def script(self, *replies: Reply | str) -> None:
+        """Answer the next calls with these, in this order: a `Reply`, a name of `FAULTS`, or `ok`."""
+        _check_names("fault", [reply for reply in replies if isinstance(reply, str)], (*FAULTS, "ok"))
+        self._script.extend(replies)
+
+    # -- answers
+
+    async def _list_models(self, request: web.Request) -> web.StreamResponse:
+        refusal = self._refuse_key(request)
+        return refusal or web.json_response({"object": "list", "data": [{"id": "fake-judge", "object": "model"}]})
+
+    async def _show_traffic(self, _: web.Request) -> web.StreamResponse:
+        traffic = self.traffic
+        return web.json_response(
+            {
+                "calls": traffic.calls,
+                "prompt_tokens": traffic.prompt_tokens,
+                "completion_tokens": traffic.completion_tokens,
+                "max_in_flight": traffic.max_in_flight,
+                "played": dict(traffic.played),
+            }
+        )
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        traffic = self.traffic
+        traffic.calls += 1
+        traffic.in_flight += 1
+        traffic.max_in_flight = max(traffic.max_in_flight, traffic.in_flight)
+        try:
+            refusal = self._refuse_key(request)
+            if refusal is not None:
+                return refusal
+            body = await request.json()
+            self.requests.append(body)
+            if self.latency_seconds:
+                await asyncio.sleep(self.latency_seconds)
+            unknown = self._unknown_parameter(body)
+            if unknown is not None:
+                traffic.played["400"] += 1
+                return unknown
+            return await self._answer(request, body)
+        finally:
+            traffic.in_flight -= 1
+
+    async def _answer(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
+        text = "\n".join(str(message["content"]) for message in body["messages"])
+        chosen = self._script.popleft() if self._script else self._draw(text)
+        self.traffic.played[chosen if isinstance(chosen, str) else "scripted"] += 1
+        if chosen == "hang":
+            await asyncio.sleep(3600)
+        if chosen == "trickle":
+            return await _trickle(request)
+        if chosen == "disconnect":
+            assert request.transport is not None  # noqa: S101 - a request that is being answered has one
+            request.transport.close()
+        reply = chosen if isinstance(chosen, Reply) else self._reply(chosen, body, text)
+        if reply.delay_seconds:
+            await asyncio.sleep(reply.delay_seconds)
+        payload = reply.body if reply.body is not None else self._completion(reply, body, text)
+        if isinstance(payload, bytes):
+            return web.Response(status=reply.status, headers=reply.headers, body=payload)
+        raw = json.dumps(payload).encode()
+        return web.Response(
+            status=reply.status, headers={"content-type": "application/json", **reply.headers}, body=raw
+        )
+
+    def _draw(self, text: str) -> str:
+        digest = hashlib.sha256(text.encode()).digest()
+        self._seen[digest] += 1
+        draw = _random(self._seed, digest, self._seen[digest]).random()
+        for name, share in self._faults.items():
+            draw -= share
+            if draw < 0:
+                return name
+        return "ok"
+
+    def _reply(self, name: str, body: Mapping[str, Any], text: str) -> Reply:
+        """The well-formed or malformed reply that a fault stands for."""
+        simple = _SIMPLE_FAULTS.get(name)
+        if simple is not None:
+            return simple
+        if name.startswith("429"):
+            seconds = self._retry_after_seconds
+            form = {
+                "429": {"retry-after": f"{seconds:g}"},
+                "429_ms": {"retry-after-ms": f"{seconds * 1000:g}"},
+                "429_date": {"retry-after": formatdate(time() + seconds, usegmt=True)},
+            }[name]
+            return Reply(status=429, headers=form, body=_error("Rate limit reached", code="rate_limit_exceeded"))
+        verdicts = self._verdicts(body, text)
+        if name == "cut":
+            return Reply(content=json.dumps(verdicts)[:-10], finish_reason="length")
+        if name in ("nan", "off_scale"):
+            broken = float("nan") if name == "nan" else 99
+            return Reply(content=json.dumps(_off_scale(verdicts, broken)))
+        return Reply(content=json.dumps(verdicts), usage=name != "no_usage")
+
+    def _completion(self, reply: Reply, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+        content = reply.content
+        if content is None and reply.refusal is None:
+            content = json.dumps(self._verdicts(body, text))
+        prompt_tokens, completion_tokens = len(text) // 4, len(content or "") // 4
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": {"role": "assistant", "content": content, "refusal": reply.refusal},
+            "finish_reason": reply.finish_reason,
+        }
+        if reply.logprobs is not None:
+            choice["logprobs"] = reply.logprobs
+        elif self._logprobs and body.get("logprobs"):
+            choice["logprobs"] = _logprobs(content or "")
+        completion: dict[str, Any] = {
+            "id": "chatcmpl-fake",
+            "object": "chat.completion",
+            "created": 0,
+            "model": str(body.get("model")),
+            "choices": [choice],
+        }
+        if reply.usage is True:
+            self.traffic.prompt_tokens += prompt_tokens
+            self.traffic.completion_tokens += completion_tokens
+            completion["usage"] = {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "total_tokens": prompt_tokens + completion_tokens,
+            }
+        elif reply.usage is not False:
+            completion["usage"] = reply.usage
+        return completion
+
+    def _verdicts(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or _shape_in(body)
+        verdicts = {}
+        for rubric, part in schema["properties"].items():
+            made = None
+            if self._verdict is not None:
+                made = self._verdict(Ask(rubric=rubric, schema=part, text=text, request=body))
+            verdicts[rubric] = self._instance(part, text, rubric) if made is None else made
+        return verdicts
+
+    def _instance(self, schema: Mapping[str, Any], text: str, rubric: str) -> Any:
+        """A value that is valid by this schema; grades are drawn, or the best or worst if `bad_when` says so."""
+        draw = _random(self._seed, text.encode(), rubric)
+        good = None if self._bad_when is None else self._bad_when not in text
+        return _walk(schema, draw, good, _quotable(text))
+
+    def _refuse_key(self, request: web.Request) -> web.StreamResponse | None:
+        if self._api_key is None or request.headers.get("authorization") == f"Bearer {self._api_key}":
+            return None
+        self.traffic.played["401"] += 1
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        # As real servers do, it repeats the key.
+        return web.json_response(_error(f"Incorrect API key provided: {given}", code="invalid_api_key"), status=401)
+
+    def _unknown_parameter(self, body: Mapping[str, Any]) -> web.StreamResponse | None:
+        wanted = (body.get("response_format") or {}).get("type")
+        for name in sorted(self._unsupported):
+            if name == wanted:
+                message = f"Invalid parameter: 'response_format' of type '{name}' is not supported with this model."
+                return web.json_response(_error(message, param="response_format"), status=400)
+            if name in body:
+                message = f"Unsupported parameter: '{name}' is not supported with this model."
+                code = "unsupported_parameter"
+                return web.json_response(_error(message, param=name, code=code), status=400)
+        return None
+
+
+def _error(message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+
+
+_SIMPLE_FAULTS: dict[str, Reply] = {
+    "400": Reply(status=400, body=_error("Bad request")),
+    "401": Reply(status=401, body=_error("Unauthorized")),
+    "403": Reply(status=403, body=_error("Forbidden")),
+    "404": Reply(status=404, body=_error("The model does not exist", code="model_not_found")),
+    "500": Reply(status=500, body=_error("The server had an error")),
+    "503": Reply(status=503, body=b"<html>Service Unavailable</html>", headers={"content-type": "text/html"}),
+    "disconnect": Reply(),
+    "garbage": Reply(body=b"\x00{]garbage", headers={"content-type": "application/json"}),
+    "not_utf8": Reply(body=b'{"choices":[{"message":{"content":"\xff\xfe\xfa"}}]}'),
+    "oversized": Reply(content="x" * 4_000_000),
+    "no_choices": Reply(body={"id": "chatcmpl-fake", "choices": [], "usage": {"prompt_tokens": 7}}),
+    "prose": Reply(content="I would say that this answer is rather good."),
+    "refusal": Reply(refusal="I'm sorry, I cannot assist with that request."),
+    "content_filter": Reply(content="", finish_reason="content_filter"),
+    "overflow": Reply(
+        status=400,
+        body=_error(
+            "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens.",
+            param="messages",
+            code="context_length_exceeded",
+        ),
+    ),
+}
+
+
+async def _trickle(request: web.Request) -> web.StreamResponse:
+    """Headers at once, then a byte now and then, for ever: every single read succeeds."""
+    response = web.StreamResponse(headers={"content-type": "application/json"})
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+def _walk(schema: Mapping[str, Any], draw: random.Random, good: bool | None, quote: str) -> Any:
+    if "enum" in schema:
+        return _grade(list(schema["enum"]), draw, good)
+    if "const" in schema:
+        return schema["const"]
+    kind = schema.get("type")
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: quote if name == "quote" else _walk(part, draw, good, quote) for name, part in properties.items()}
+    if kind == "array":
+        return [_walk(schema["items"], draw, good, quote) for _ in range(max(1, schema.get("minItems", 1)))]
+    if kind in ("integer", "number"):
+        return schema.get("minimum", 1)
+    return draw.random() < 0.5 if kind == "boolean" else "synthetic text of a fake judge"
+
+
+def _grade(choices: list[Any], draw: random.Random, good: bool | None) -> Any:
+    if good is None:
+        return draw.choice(choices)
+    if all(isinstance(choice, int) for choice in choices):
+        return max(choices) if good else min(choices)
+    wanted = _GOOD if good else _BAD
+    return next((choice for choice in choices if choice in wanted), choices[0 if good else -1])
+
+
+def _off_scale(value: Any, broken: float) -> Any:
+    """Every number, and every grade word, replaced by what no scale has."""
+    if isinstance(value, dict):
+        return {
+            key: item if key in ("explanation", "quote") else _off_scale(item, broken) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_off_scale(item, broken) for item in value]
+    return broken if isinstance(value, int) or value in (*_GOOD, *_BAD, "na", "contradicted") else value
+
+
+def _quotable(text: str) -> str:
+    """A few words of the first context of a prompt, else a phrase that no context has."""
+    found = re.search(r"^=== (\w+) context 1 ===\n(.*?)\n=== \1 ", text, re.MULTILINE | re.DOTALL)
+    return " ".join(found[2].split()[:6]) if found else "no context to quote"
+
+
+def _shape_in(body: Mapping[str, Any]) -> Any:
+    """JSON Schema of the reply, read from the shape that assay's prompt shows."""
+    messages = body["messages"]
+    for message in (messages[-1], messages[0]) if len(messages) > 2 else (messages[0],):
+        _, found, rest = str(message["content"]).rpartition(REPLY)
+        if found:
+            return _Shape(rest.strip()).value()
+    raise ValueError("the request has neither a schema nor the shape of a reply")
+
+
+class _Shape:
+    """Reads what `assay.judges._prompt.shape` writes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def value(self) -> dict[str, Any]:
+        if self._take("{"):
+            properties = {}
+            while not self._take("}"):
+                name = self._literal()
+                self._take(":")
+                properties[str(name)] = self.value()
+                self._take(",")
+            return {"type": "object", "properties": properties}
+        if self._take("["):
+            items = self.value()
+            self._take(",...]")
+            return {"type": "array", "items": items}
+        for kind in ("string", "integer", "number", "boolean", "any"):
+            if self._take(kind):
+                return {"type": kind}
+        choices = [self._literal()]
+        while self._take("|"):
+            choices.append(self._literal())
+        return {"enum": choices}
+
+    def _literal(self) -> Any:
+        value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+        return value
+
+    def _take(self, token: str) -> bool:
+        found = self._text.startswith(token, self._at)
+        self._at += len(token) if found else 0
+        return found
+
+
+def _logprobs(content: str) -> dict[str, Any]:
+    """Each token at 0.9, and beside each digit the one below it, at 0.1."""
+    entries = []
+    for token in re.findall(r"[A-Za-z_]+|[0-9]|\s+|[^\sA-Za-z_0-9]+", content):
+        top = [{"token": token, "logprob": -0.105, "bytes": list(token.encode())}]
+        if token.isdigit() and int(token):
+            below = str(int(token) - 1)
+            top.append({"token": below, "logprob": -2.303, "bytes": list(below.encode())})
+        entries.append({**top[0], "top_logprobs": top})
+    return {"content": entries}
+
+
+def _random(*parts: object) -> random.Random:
+    # Not for secrets; hashed so that it is the same in every process.
+    return random.Random(hashlib.sha256(repr(parts).encode()).digest())  # noqa: S311
+
+
+def _check_names(what: str, given: Collection[str], known: Collection[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{what} {unknown[0]!r} is not one of {', '.join(known)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a `FakeJudgeServer` until SIGINT or SIGTERM; the first line on standard output is its base URL."""
+    parser = argparse.ArgumentParser(prog="python -m assay.testing", description="A fake OpenAI-compatible judge.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--fault-rate", type=float, default=0.0, help=f"share of calls that meet {USUAL_FAULTS}")
+    parser.add_argument("--faults", default="", help="shares by name instead, such as 429=0.02,hang=0.01")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bad-when", help="records that contain this text get the worst verdicts, others the best")
+    parser.add_argument("--unsupported", default="", help=f"answered with 400, from {','.join(PARAMETERS)}")
+    parser.add_argument("--logprobs", action="store_true", help="give token probabilities to those who ask")
+    parser.add_argument("--api-key", help="refuse every other key")
+    given = parser.parse_args(arguments)
+    faults = {name: float(share) for name, _, share in (part.partition("=") for part in _split(given.faults))}
+    server = FakeJudgeServer(
+        host=given.host,
+        port=given.port,
+        latency_seconds=given.latency,
+        fault_rate=given.fault_rate,
+        faults=faults or None,
+        seed=given.seed,
+        bad_when=given.bad_when,
+        unsupported=_split(given.unsupported),
+        logprobs=given.logprobs,
+        api_key=given.api_key,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with server:
+        sys.stdout.write(server.base_url + "\n")
+        sys.stdout.flush()
+        stop.wait()
+    return 0
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,419 @@
+"""What a worker does with a batch: claim, decode, judge, commit, finish. It knows no Celery.
+
+The batch stays in Redis until its scores are committed, so a worker may die anywhere and lose nothing; every step may
+be repeated, because evaluations have deterministic ids and the store takes each once. Judge calls run on one event
+loop per process; each batch occupies one thread, which waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import threading
+import time
+import uuid
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anyio.from_thread import start_blocking_portal
+from tenacity import Retrying, retry_if_exception_type, wait_exponential
+
+from assay.codec import decode_record
+from assay.errors import QueueError, RecordError, StoreError
+from assay.pipeline import evaluate
+from assay.queue import Batch, Retry, decode_batch, encode_batch
+from assay.records import TRANSIENT, Evaluation, Failure, Record, evaluation_id, now
+from assay.store import DeadLetter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from anyio.from_thread import BlockingPortal
+
+    from assay.metrics import WorkerMetrics
+    from assay.pipeline import Judges
+    from assay.queue import Claim, Queue
+    from assay.rubrics import Rubric
+    from assay.store import Store, Stored
+
+_log = logging.getLogger(__name__)
+
+_NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryPolicy:
+    """Bounds of delivery; the settings of the same names say what each is for. All times in seconds."""
+
+    lease_seconds: float = 30.0
+    sweep_seconds: float = 1.0
+    max_deliveries: int = 3
+    max_attempts: int = 6
+    retry_base_seconds: float = 2.0
+    retry_max_seconds: float = 300.0
+    shutdown_seconds: float = 25.0
+    max_record_bytes: int = 1_000_000
+
+    def delay(self, failures: Sequence[Failure], attempt: int) -> float:
+        """Seconds until the next try: what the endpoint asked for, else exponential with full jitter."""
+        asked = max((f.retry_after_seconds or 0.0 for f in failures), default=0.0)
+        ceiling = min(self.retry_max_seconds, self.retry_base_seconds * 2.0**attempt)
+        # Half fixed, half random: neither a thundering herd nor a retry at once.
+        backoff = ceiling * (0.5 + 0.5 * random.random())  # noqa: S311
+        return min(self.retry_max_seconds, max(asked, backoff))
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one batch comes to: filled while it is worked on, committed at its end."""
+
+    records: list[tuple[Record, str]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    retries: list[Retry] = field(default_factory=list)
+    duplicates: int = 0
+
+
+class Worker:
+    """Works on batches of one queue until it is stopped. Thread-safe: `work` runs on as many threads as one likes.
+
+    `judges` is called once, on the worker's event loop, because the connections of a judge belong to a loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        store: Store,
+        rubrics: Sequence[Rubric],
+        judges: Callable[[], Judges],
+        metrics: WorkerMetrics | None = None,
+        policy: DeliveryPolicy | None = None,
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._rubrics = tuple(rubrics)
+        self._build_judges = judges
+        self._metrics = metrics
+        self._policy = policy or DeliveryPolicy()
+        self._leases: set[str] = set()
+        self._judging: set[asyncio.Task[list[Evaluation]]] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._handing_back = threading.Event()
+
+    # -- life
+
+    def start(self) -> None:
+        """Start the event loop, the judges and the thread that renews leases and rings what is due."""
+        self._portal_context = start_blocking_portal()
+        self._portal: BlockingPortal = self._portal_context.__enter__()
+        self._judges = self._portal.call(self._make_judges)
+        self._keeper = threading.Thread(target=self._keep, name="assay-keeper", daemon=True)
+        self._keeper.start()
+
+    def begin_stop(self) -> None:
+        """Call at SIGTERM: what is in flight may finish for `shutdown_seconds`, then it is handed back."""
+        timer = threading.Timer(self._policy.shutdown_seconds, self.hand_back)
+        timer.daemon = True
+        timer.start()
+
+    def hand_back(self) -> None:
+        """Cancel the judge calls in flight; the records that have no verdict yet go back to the queue, uncounted."""
+        self._handing_back.set()
+        with self._lock:
+            tasks = list(self._judging)
+        if tasks:
+            _log.info("handing back what is in flight", extra={"records": len(tasks)})
+        for task in tasks:
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def stop(self) -> None:
+        """Hand back what is left and end the threads. The store and the queue stay open: they are the caller's."""
+        self.hand_back()
+        self._stopping.set()
+        self._keeper.join(timeout=10)
+        self._portal.call(self._judges.aclose)
+        self._portal_context.__exit__(None, None, None)
+
+    async def _make_judges(self) -> Judges:
+        return self._build_judges()
+
+    # -- one batch
+
+    def work(self, batch_id: str) -> None:
+        """Take one batch through to its end. Returns at once when it is done already or in other hands.
+
+        Raises:
+            QueueError: Redis is away before anything was done; the sweep rings again.
+        """
+        if self._handing_back.is_set():
+            return  # not claimed: the sweep of another worker rings for it again
+        claim = self._queue.claim(batch_id, lease_seconds=self._policy.lease_seconds)
+        if claim is None:
+            self._count("skipped")
+            return
+        with self._leased(batch_id):
+            try:
+                self._count(self._work(batch_id, claim))
+            except (StoreError, QueueError) as error:
+                # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
+                _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
+                self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
+                self._count("released")
+
+    def _work(self, batch_id: str, claim: Claim) -> str:
+        try:
+            batch = decode_batch(claim.payload)
+        except RecordError as error:
+            letter = _dead_letter(claim.payload, reason=error.reason, message=str(error), attempts=claim.deliveries)
+            self._commit(_Plan(dead_letters=[letter]), replay=False)
+            self._finish(batch_id, ())
+            return "undecodable"
+        if claim.deliveries > self._policy.max_deliveries and len(batch.records) == 1:
+            return self._set_aside(batch, claim)
+        if claim.deliveries > 2 and len(batch.records) > 1:
+            # More than one worker died with it: find the record that kills, spare its mates.
+            self._queue.split(
+                batch_id, [_single(batch, raw, index, due_at=0.0) for index, raw in enumerate(batch.records)]
+            )
+            return "split"
+        return self._evaluate_batch(batch)
+
+    def _evaluate_batch(self, batch: Batch) -> str:
+        plan = _Plan()
+        work = self._plan(batch, plan)
+        handed_back: list[bytes] = []
+        if work:
+            outcomes = self._judge([(record, rubrics) for record, rubrics, _ in work])
+            for (record, _, raw), evaluations in zip(work, outcomes, strict=True):
+                if evaluations is None:
+                    handed_back.append(raw)
+                else:
+                    self._settle(batch, plan, record, raw, evaluations)
+        for index, raw in enumerate(handed_back):
+            plan.retries.append(_single(batch, raw, 1000 + index, due_at=time.time()))
+        inserted = self._commit(plan, replay=batch.replay)
+        self._finish(batch.batch_id, plan.retries)
+        if self._metrics is not None and inserted:
+            moment = now()
+            for record, _ in plan.records:
+                self._metrics.lag((moment - record.timestamp).total_seconds())
+        return "handed_back" if handed_back else "done"
+
+    def _plan(self, batch: Batch, plan: _Plan) -> list[tuple[Record, list[Rubric], bytes]]:
+        """Decode the batch and ask the store what is known; returns what is left to judge."""
+        decoded: dict[str, tuple[Record, bytes]] = {}
+        for raw in batch.records:
+            try:
+                record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
+            except RecordError as error:
+                plan.dead_letters.append(_dead_letter(raw, reason=error.reason, message=str(error), attempts=1))
+                continue
+            if record.record_id in decoded:
+                plan.duplicates += 1
+                continue
+            decoded[record.record_id] = (record, raw)
+        known = self._store.existing(list(decoded)) if decoded else {}
+        work = []
+        for record, raw in decoded.values():
+            todo, stale = self._left_to_judge(record, known, replay=batch.replay)
+            if todo:
+                plan.records.append((record, raw.decode()))
+                work.append((record, todo, raw))
+            else:
+                # A failure committed just before a crash: its dead letter is written again, under the same id.
+                plan.dead_letters.extend(_exhausted(raw, record, stale, batch.attempt + 1))
+                plan.duplicates += 1
+        return work
+
+    def _left_to_judge(
+        self, record: Record, known: Mapping[uuid.UUID, Stored], *, replay: bool
+    ) -> tuple[list[Rubric], list[tuple[str, str]]]:
+        """The rubrics without an outcome, and (kind, rubric) of those that ended in a transient failure."""
+        todo: list[Rubric] = []
+        stale: list[tuple[str, str]] = []
+        for rubric in self._rubrics:
+            fingerprint = self._judges.of(rubric).fingerprint
+            stored = known.get(evaluation_id(record.record_id, rubric.name, rubric.hash, fingerprint))
+            if stored is None or (replay and stored.outcome == "failed"):
+                todo.append(rubric)
+            elif stored.kind is not None and stored.kind in TRANSIENT:
+                stale.append((stored.kind, rubric.name))
+        return todo, stale
+
+    def _settle(self, batch: Batch, plan: _Plan, record: Record, raw: bytes, evaluations: list[Evaluation]) -> None:
+        """Commit what is final; try again what may yet succeed; set aside what has had its tries."""
+        passing = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure) and e.outcome.transient]
+        if passing and batch.attempt + 1 < self._policy.max_attempts:
+            failures = [failure for _, failure in passing]
+            due_at = time.time() + self._policy.delay(failures, batch.attempt)
+            index = batch.records.index(raw)
+            plan.retries.append(_single(batch, raw, index, due_at=due_at, attempt=batch.attempt + 1))
+            again = {id(evaluation) for evaluation, _ in passing}
+            plan.evaluations.extend(e for e in evaluations if id(e) not in again)
+            if self._metrics is not None:
+                for failure in failures:
+                    self._metrics.retry(failure.kind)
+            return
+        plan.evaluations.extend(evaluations)
+        spent = [(failure.kind, f"{e.rubric}: {failure.message}") for e, failure in passing]
+        plan.dead_letters.extend(_exhausted(raw, record, spent, batch.attempt + 1))
+
+    def _set_aside(self, batch: Batch, claim: Claim) -> str:
+        """A record in whose presence workers died again and again: failures of kind `crashed`, and a dead letter."""
+        raw = batch.records[0]
+        message = f"the worker died {claim.deliveries - 1} times while it had this record in hand"
+        plan = _Plan()
+        record_id = None
+        # If even decoding kills the process, the next delivery keeps the bytes without looking at them.
+        if claim.deliveries <= self._policy.max_deliveries + 2:
+            try:
+                record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
+            except RecordError as error:
+                message = f"{message}; {error}"
+            else:
+                record_id = record.record_id
+                plan.records.append((record, raw.decode()))
+                plan.evaluations.extend(self._crashed(record, message))
+        plan.dead_letters.append(
+            _dead_letter(raw, reason="crashed", message=message, attempts=claim.deliveries, record_id=record_id)
+        )
+        self._commit(plan, replay=False)
+        self._finish(batch.batch_id, ())
+        _log.error("record set aside", extra={"record_id": record_id, "reason": "crashed"})
+        return "crashed"
+
+    def _crashed(self, record: Record, message: str) -> Iterator[Evaluation]:
+        for rubric in self._rubrics:
+            judge = self._judges.of(rubric)
+            yield Evaluation(
+                record_id=record.record_id,
+                rubric=rubric.name,
+                rubric_version=rubric.revision,
+                rubric_hash=rubric.hash,
+                judge=judge.name,
+                judge_fingerprint=judge.fingerprint,
+                outcome=Failure(kind="crashed", message=message),
+            )
+
+    # -- judging, on the event loop
+
+    def _judge(self, work: Sequence[tuple[Record, list[Rubric]]]) -> list[list[Evaluation] | None]:
+        future: Future[list[list[Evaluation] | None]] = self._portal.start_task_soon(self._judge_all, work)
+        try:
+            return future.result()
+        except CancelledError:
+            return [None] * len(work)
+
+    async def _judge_all(self, work: Sequence[tuple[Record, list[Rubric]]]) -> list[list[Evaluation] | None]:
+        tasks = [asyncio.create_task(evaluate(record, rubrics, self._judges)) for record, rubrics in work]
+        with self._lock:
+            self._judging.update(tasks)
+        if self._handing_back.is_set():
+            for task in tasks:
+                task.cancel()
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            with self._lock:
+                self._judging.difference_update(tasks)
+        return [None if task.cancelled() else task.result() for task in tasks]
+
+    # -- commit and finish: repeated until they succeed, since the verdicts are paid for
+
+    def _commit(self, plan: _Plan, *, replay: bool) -> int:
+        for attempt in self._until_handed_back(StoreError):
+            with attempt:
+                started = time.monotonic()
+                committed = self._store.commit(
+                    plan.records, plan.evaluations, plan.dead_letters, duplicates=plan.duplicates, replay=replay
+                )
+                if self._metrics is not None:
+                    self._metrics.commit(time.monotonic() - started)
+                return committed.inserted
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _finish(self, batch_id: str, retries: Sequence[Retry]) -> None:
+        for attempt in self._until_handed_back(QueueError):
+            with attempt:
+                self._queue.finish(batch_id, retries=retries)
+
+    def _until_handed_back(self, error: type[Exception]) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception_type(error),
+            wait=wait_exponential(multiplier=0.2, max=5.0),
+            stop=lambda _: self._handing_back.is_set(),
+            sleep=self._pause,
+            before_sleep=lambda state: _log.warning(
+                "waiting for the other side", extra={"error": str(state.outcome and state.outcome.exception())}
+            ),
+            reraise=True,
+        )
+
+    def _pause(self, seconds: float) -> None:
+        self._handing_back.wait(seconds)
+
+    # -- leases
+
+    @contextmanager
+    def _leased(self, batch_id: str) -> Iterator[None]:
+        with self._lock:
+            self._leases.add(batch_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leases.discard(batch_id)
+
+    def _keep(self) -> None:
+        """Renew the leases of what is in hand, and ring what is due: every worker does, one at a time sweeps."""
+        renew_at = 0.0
+        while not self._stopping.wait(self._policy.sweep_seconds):
+            try:
+                if time.monotonic() >= renew_at:
+                    with self._lock:
+                        held = list(self._leases)
+                    if held:
+                        self._queue.extend(held, lease_seconds=self._policy.lease_seconds)
+                    renew_at = time.monotonic() + self._policy.lease_seconds / 4
+                if not self._handing_back.is_set():
+                    self._queue.sweep()
+            except QueueError as error:
+                _log.warning("Redis is away", extra={"error": str(error)})
+                self._stopping.wait(min(5.0, self._policy.lease_seconds / 4))
+
+    def _count(self, outcome: str) -> None:
+        if self._metrics is not None:
+            self._metrics.batch(outcome)
+
+
+def _single(batch: Batch, raw: bytes, index: int, *, due_at: float, attempt: int | None = None) -> Retry:
+    """A batch of this one record. The id is derived, so that finishing twice adds it once."""
+    attempt = batch.attempt if attempt is None else attempt
+    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{index}/{attempt}"))
+    payload = encode_batch(
+        [raw.decode()], batch_id=batch_id, enqueued_at=batch.enqueued_at, attempt=attempt, replay=batch.replay
+    )
+    return Retry(payload=payload, batch_id=batch_id, due_at=due_at, enqueued_at=batch.enqueued_at)
+
+
+def _exhausted(raw: bytes, record: Record, spent: Sequence[tuple[str, str]], attempts: int) -> Iterator[DeadLetter]:
+    """One dead letter for a record whose transient failures used up its tries."""
+    if spent:
+        message = "; ".join(text for _, text in spent)
+        yield _dead_letter(raw, reason=spent[0][0], message=message, attempts=attempts, record_id=record.record_id)
+
+
+def _dead_letter(
+    payload: bytes, *, reason: str, message: str, attempts: int, record_id: str | None = None
+) -> DeadLetter:
+    """Identity is the content and the reason, so that a repeat is kept once."""
+    digest = hashlib.sha256(reason.encode() + b"\0" + payload).hexdigest()[:32]
+    return DeadLetter(
+        dead_id=digest, reason=reason, message=message[:1000], payload=payload, record_id=record_id, attempts=attempts
+    )

@@ -1,0 +1,314 @@
+"""The worker on a real Redis and SQLite, with a judge that follows a script."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from assay.enqueue import enqueue, replay
+from assay.pipeline import Judges
+from assay.queue import Queue, encode_batch
+from assay.records import Failure, Outcome, Record, Score
+from assay.rubrics import Rubric, load_rubrics
+from assay.store import Store
+from assay.testing import ScriptedJudge
+from assay.worker import DeliveryPolicy, Worker
+from deployment import record
+
+RUBRICS = load_rubrics()
+QUICK = DeliveryPolicy(retry_base_seconds=0.01, retry_max_seconds=0.05, lease_seconds=5, max_attempts=3)
+
+
+class Bench:
+    """A worker, and the hands of Celery: `ring` delivers every doorbell that is due."""
+
+    def __init__(self, queue: Queue, store: Store) -> None:
+        self.queue, self.store = queue, store
+        self.workers: list[Worker] = []
+
+    def worker(self, script: object = None, *, policy: DeliveryPolicy = QUICK, **options: object) -> Worker:
+        self.judge = ScriptedJudge(script, **options)  # type: ignore[arg-type]
+        judge = self.judge
+        worker = Worker(
+            queue=self.queue, store=self.store, rubrics=RUBRICS, judges=lambda: Judges(judge), policy=policy
+        )
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def push(self, *records: Record) -> None:
+        enqueue(records, self.queue)
+
+    def push_raw(self, payload: bytes, batch_id: str, records: int = 1) -> None:
+        assert self.queue.push(payload, batch_id=batch_id, records=records, enqueued_at=time.time())
+
+    @property
+    def ids(self) -> list[str]:
+        return [key.decode() for key in self.queue._redis.hkeys("assay:assay:batches")]
+
+    def work_off(self, worker: Worker, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while self.queue.depth().batches:
+            assert time.monotonic() < deadline, "the queue does not empty"
+            for batch_id in self.ids:
+                worker.work(batch_id)
+            time.sleep(0.01)
+
+    def outcomes(self) -> dict[str, tuple[int, int, int]]:
+        return {t.rubric: (t.scored, t.failed - t.recovered, t.not_applicable) for t in self.store.totals()}
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> Iterator[Bench]:
+    queue = Queue.from_url(redis_url)
+    with Store(f"sqlite:///{tmp_path}/assay.db") as store:
+        store.upgrade()
+        made = Bench(queue, store)
+        yield made
+        for worker in made.workers:
+            worker.stop()
+    queue.close()
+
+
+def by_rubric(**outcomes: Outcome) -> Callable[[Record, Rubric], Outcome]:
+    return lambda _, rubric: outcomes.get(rubric.name, Score(value=1.0, passed=True))
+
+
+def test_scores_a_batch_and_clears_the_queue(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.push(*(record(i) for i in range(30)))
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (30, 0, 0) for rubric in RUBRICS}
+    assert bench.queue.depth().records == 0
+
+
+def test_a_second_doorbell_asks_no_judge(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.push(record(1))
+    (batch_id,) = bench.ids
+    worker.work(batch_id)
+    worker.work(batch_id)
+    assert len(bench.judge.calls) == 1
+
+
+def test_a_record_that_comes_again_is_counted_as_duplicate_and_not_judged(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.push(record(1))
+    bench.work_off(worker)
+    bench.push(record(1), record(1), record(2))
+    bench.work_off(worker)
+    assert [call[0] for call in bench.judge.calls] == ["record-1", "record-2"]
+    assert bench.store.counts().duplicates == 2
+    assert bench.outcomes()["safety"] == (2, 0, 0)
+
+
+def test_missing_contexts_are_not_applicable_and_cost_no_verdict(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.push(record(1, contexts=()))
+    bench.work_off(worker)
+    assert bench.outcomes()["faithfulness"] == (0, 0, 1)
+    assert all("faithfulness" not in rubrics for _, rubrics in bench.judge.calls)
+
+
+def test_a_transient_failure_is_tried_again_for_that_rubric_alone(bench: Bench) -> None:
+    tries: list[str] = []
+
+    def script(rec: Record, rubric: Rubric) -> Outcome:
+        if rubric.name == "safety":
+            tries.append(rubric.name)
+            if len(tries) < 3:
+                return Failure(kind="unavailable", message="down")
+        return Score(value=1.0, passed=True)
+
+    worker = bench.worker(script)
+    bench.push(record(1), record(2))
+    # Only record 1 comes to a third try: the script counts over both.
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (2, 0, 0) for rubric in RUBRICS}
+    assert [rubrics for _, rubrics in bench.judge.calls[2:]] == [("safety",)] * (len(bench.judge.calls) - 2)
+    assert bench.store.counts().received == {"shop": 2}
+
+
+def test_used_up_tries_become_a_failure_and_a_dead_letter_that_can_be_replayed(bench: Bench) -> None:
+    down = bench.worker(by_rubric(safety=Failure(kind="unavailable", message="down")))
+    bench.push(record(1))
+    bench.work_off(down)
+    assert bench.outcomes()["safety"] == (0, 1, 0)
+    assert bench.outcomes()["relevance"] == (1, 0, 0)
+    (letter,) = bench.store.dead_letters()
+    assert (letter.reason, letter.record_id, letter.attempts) == ("unavailable", "record-1", 3)
+    assert "safety: down" in letter.message
+
+    up = bench.worker()
+    up_calls = bench.judge.calls
+    assert replay([letter], queue=bench.queue, store=bench.store).replayed == 1
+    bench.work_off(up)
+    assert [rubrics for _, rubrics in up_calls] == [("safety",)]
+    assert bench.outcomes() == {rubric.name: (1, 0, 0) for rubric in RUBRICS}
+    (total,) = [t for t in bench.store.totals() if t.rubric == "safety"]
+    assert (total.scored, total.failed, total.recovered) == (1, 1, 1)
+    assert bench.store.dead_letters() == []
+
+
+def test_a_replay_that_fails_again_is_a_waiting_dead_letter_again(bench: Bench) -> None:
+    worker = bench.worker(by_rubric(safety=Failure(kind="timeout", message="slow")))
+    bench.push(record(1))
+    bench.work_off(worker)
+    replay(bench.store.dead_letters(), queue=bench.queue, store=bench.store)
+    bench.work_off(worker)
+    assert [letter.reason for letter in bench.store.dead_letters()] == ["timeout"]
+    assert bench.outcomes()["safety"] == (0, 1, 0)
+
+
+def test_a_final_failure_is_stored_at_once_and_is_no_dead_letter(bench: Bench) -> None:
+    worker = bench.worker(by_rubric(safety=Failure(kind="refused", message="no")))
+    bench.push(record(1))
+    bench.work_off(worker)
+    assert bench.outcomes()["safety"] == (0, 1, 0)
+    assert len(bench.judge.calls) == 1
+    assert bench.store.dead_letters() == []
+
+
+def test_a_bad_record_is_kept_and_its_mates_are_scored(bench: Bench) -> None:
+    worker = bench.worker()
+    records = [record(1).to_json(), '{"record_id": "x", "timestamp": "now"}', '"text"', record(2).to_json()]
+    bench.push_raw(encode_batch(records, batch_id="b", enqueued_at=time.time()), "b", 4)
+    bench.work_off(worker)
+    assert bench.outcomes()["safety"] == (2, 0, 0)
+    letters = {letter.payload: letter for letter in bench.store.dead_letters()}
+    assert set(letters) == {b'{"record_id": "x", "timestamp": "now"}', b'"text"'}
+    assert "timestamp" in letters[b'{"record_id": "x", "timestamp": "now"}'].message
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"not json", "undecodable"),
+        (b"\xff\xfe{}", "undecodable"),
+        (b'{"schema_version": 99, "batch_id": "b", "enqueued_at": 1, "records": [{}]}', "unknown_version"),
+        (b'{"schema_version": 1, "batch_id": "b", "enqueued_at": 1, "records": "x"}', "invalid"),
+        (
+            b'{"schema_version": 1, "batch_id": "b", "enqueued_at": 1, "records": [{"schema_version": 7}]}',
+            "unknown_version",
+        ),
+        (b"[" * 100_000, "undecodable"),
+    ],
+)
+def test_what_is_no_batch_is_kept_with_its_reason(bench: Bench, payload: bytes, reason: str) -> None:
+    worker = bench.worker()
+    bench.push_raw(payload, "b")
+    bench.work_off(worker)
+    (letter,) = bench.store.dead_letters()
+    assert letter.reason == reason
+    assert letter.payload in payload
+
+
+def test_a_record_of_ten_megabytes_is_set_aside(bench: Bench) -> None:
+    worker = bench.worker()
+    big = record(1, output="x" * 10_000_000).to_json()
+    bench.push_raw(encode_batch([big, record(2).to_json()], batch_id="b", enqueued_at=time.time()), "b", 2)
+    bench.work_off(worker)
+    (letter,) = bench.store.dead_letters()
+    assert (letter.reason, letter.payload) == ("too_large", big.encode())
+    assert bench.outcomes()["safety"] == (1, 0, 0)
+
+
+def test_a_record_with_which_workers_die_is_isolated_and_set_aside(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.push(*(record(i) for i in range(4)))
+    (batch_id,) = bench.ids
+    for _ in range(2):
+        assert bench.queue.claim(batch_id, lease_seconds=0.01)  # a worker that dies
+        time.sleep(0.02)
+    worker.work(batch_id)
+    singles = bench.ids
+    assert len(singles) == 4
+    assert batch_id not in singles
+    assert bench.judge.calls == []
+    killer = next(i for i in singles if b'"record-2"' in bench.queue._redis.hget("assay:assay:batches", i))
+    for _ in range(QUICK.max_deliveries):
+        assert bench.queue.claim(killer, lease_seconds=0.01)
+        time.sleep(0.02)
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (3, 1, 0) for rubric in RUBRICS}
+    (letter,) = bench.store.dead_letters()
+    assert (letter.reason, letter.record_id) == ("crashed", "record-2")
+
+
+def test_hand_back_keeps_what_is_scored_and_returns_the_rest_uncounted(bench: Bench) -> None:
+    judged = threading.Event()
+
+    def script(rec: Record, rubric: Rubric) -> Outcome:
+        judged.set()
+        return Score(value=1.0, passed=True)
+
+    slow = bench.worker(script, delay_seconds=60.0)
+    bench.push(record(1), record(2))
+    (batch_id,) = bench.ids
+    thread = threading.Thread(target=slow.work, args=(batch_id,))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while len(bench.judge.calls) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    slow.hand_back()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not judged.is_set()
+    assert bench.queue.depth().records == 2
+    claims = [bench.queue.claim(i, lease_seconds=5) for i in bench.ids]
+    assert [claim.deliveries for claim in claims if claim] == [1, 1]
+    assert bench.store.counts().received == {"shop": 2}
+    assert bench.outcomes() == {}
+
+
+def test_a_lease_is_renewed_while_the_worker_lives(bench: Bench) -> None:
+    policy = DeliveryPolicy(lease_seconds=0.6, sweep_seconds=0.05)
+    worker = bench.worker(delay_seconds=1.5, policy=policy)
+    bench.push(record(1))
+    (batch_id,) = bench.ids
+    thread = threading.Thread(target=worker.work, args=(batch_id,))
+    thread.start()
+    for _ in range(12):
+        time.sleep(0.1)
+        assert bench.queue.claim(batch_id, lease_seconds=5) is None
+    thread.join(10)
+    assert bench.outcomes()["safety"] == (1, 0, 0)
+
+
+def test_the_sweep_rings_for_a_batch_whose_worker_died(bench: Bench) -> None:
+    bench.push(record(1))
+    (batch_id,) = bench.ids
+    bench.queue._redis.delete("assay")
+    assert bench.queue.claim(batch_id, lease_seconds=0.05)
+    bench.worker(policy=DeliveryPolicy(sweep_seconds=0.05))
+    deadline = time.monotonic() + 10
+    while not bench.queue._redis.llen("assay"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_delay_honours_retry_after_and_is_bounded() -> None:
+    policy = DeliveryPolicy(retry_base_seconds=2, retry_max_seconds=60)
+    plain = [policy.delay([Failure(kind="timeout", message="")], attempt) for attempt in range(8)]
+    assert all(1 <= delay <= 60 for delay in plain)
+    assert 1 <= plain[0] <= 2
+    asked = policy.delay([Failure(kind="rate_limited", message="", retry_after_seconds=30)], 0)
+    assert asked == 30
+    assert policy.delay([Failure(kind="rate_limited", message="", retry_after_seconds=1e9)], 0) == 60
+
+
+def test_a_batch_id_of_a_retry_is_derived_so_that_finishing_twice_adds_it_once(bench: Bench) -> None:
+    worker = bench.worker(by_rubric(safety=Failure(kind="unavailable", message="down")), policy=DeliveryPolicy())
+    bench.push(record(1))
+    (batch_id,) = bench.ids
+    worker.work(batch_id)
+    (retry,) = bench.ids
+    assert retry != batch_id
+    assert uuid.UUID(retry).version == 5
+    assert bench.queue.depth().records == 1

@@ -1,0 +1,152 @@
+"""Real servers for tests: fixtures `redis_server`, `redis_url`, `postgres_server`, `postgres_url`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from assay.embedded import RedisServer
+
+
+def missing(service: str) -> None:
+    """Skip on a laptop, fail in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{service} is not installed, and CI is set: .ci/run must install it")
+    pytest.skip(f"{service} is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server of this test's own: .url .port .pid .stop() .start() .pause() .resume()."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(_shared_redis: RedisServer) -> str:
+    """A flushed database on a server that the session's tests share; do not stop that server."""
+    import redis
+
+    client = redis.Redis.from_url(_shared_redis.url)
+    client.flushall()
+    client.close()
+    return _shared_redis.url
+
+
+class PostgresServer:
+    """One PostgreSQL cluster in a temporary directory, trust authentication on loopback."""
+
+    def __init__(self) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+        on_path = shutil.which("pg_ctl")
+        if not found and not on_path:
+            missing("PostgreSQL")
+        self._bin = found[-1].parent if found else Path(str(on_path)).parent
+        # initdb refuses root, and its user must reach the directory.
+        self._directory = Path(tempfile.mkdtemp(prefix="assay-pg-"))
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user:
+            entry = pwd.getpwnam(self._user)
+            os.chown(self._directory, entry.pw_uid, entry.pw_gid)
+        self.port = free_port()
+        self._count = itertools.count()
+        self._run("initdb", "-D", str(self._data), "-U", "assay", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self.start()
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "data"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        kwargs = {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+        done = subprocess.run(
+            [str(self._bin / program), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self._directory,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self._directory)},
+            **kwargs,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program}: {done.stdout}\n{done.stderr}")
+
+    def start(self) -> None:
+        options = (
+            f"-c port={self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= "
+            "-c fsync=off -c max_connections=200 -c shared_buffers=64MB"
+        )
+        log = str(self._directory / "log")
+        self._run("pg_ctl", "-D", str(self._data), "-l", log, "-w", "-t", "60", "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "stop")
+
+    @property
+    def pid(self) -> int:
+        return int((self._data / "postmaster.pid").read_text().splitlines()[0])
+
+    def pause(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def create_database(self) -> str:
+        """URL of a new, empty database."""
+        import psycopg
+
+        name = f"assay_{next(self._count)}_{time.monotonic_ns()}"
+        dsn = f"host=127.0.0.1 port={self.port} user=assay dbname=postgres"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+        return f"postgresql+psycopg://assay@127.0.0.1:{self.port}/{name}"
+
+    def close(self) -> None:
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _shared_postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_url(_shared_postgres: PostgresServer) -> str:
+    """`postgresql+psycopg://` URL of a fresh database on a server that the session's tests share."""
+    return _shared_postgres.create_database()
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test's own: .create_database() .stop() .start() .pause() .resume()."""
+    server = PostgresServer()
+    yield server
+    server.close()

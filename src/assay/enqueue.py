@@ -6,7 +6,6 @@ Whoever enqueues here waits while the queue is full, and keeps what cannot be a 
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import time
 import uuid
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 BATCH_RECORDS = 25
 _BATCH_BYTES = 4_000_000
+# The standard library's bound, 128 kB, is below what a context may be.
+csv.field_size_limit(10_000_000)
 _NAMESPACE = uuid.UUID("b0d5f6c2-0d0b-5f0e-9a61-9a4d5f0f7b11")
 _FIELDS = frozenset(f.name for f in fields(Record))
 #: CSV cells of these columns are JSON; of all others, text
@@ -167,26 +168,38 @@ def _json_rows(source: Iterable[bytes]) -> Iterator[tuple[int, str, dict[str, An
 
 
 def _csv_rows(source: Iterable[bytes]) -> Iterator[tuple[int, str, dict[str, Any] | None, str | None]]:
-    # A byte that is not UTF-8 becomes a lone surrogate, which is then found in the row that holds it.
-    text = (line.decode("utf-8", errors="surrogateescape") for line in source)
-    first = next(text, "").removeprefix("\ufeff")
-    reader = csv.DictReader(itertools.chain([first], text), strict=True)
+    read: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(source):
+            # A byte that is not UTF-8 becomes a lone surrogate, which is then found in the row that holds it.
+            text = line.decode("utf-8", errors="surrogateescape")
+            read.append(text.removeprefix("\ufeff") if number == 0 else text)
+            yield read[-1]
+
+    reader = csv.DictReader(lines(), strict=True)
+    try:
+        names = reader.fieldnames or ()
+    except csv.Error as problem:
+        yield 1, "".join(read).rstrip("\r\n"), None, f"the header is not CSV: {problem}"
+        return
     while True:
         line = reader.line_num + 1
+        read.clear()
+        error, row = None, {}
         try:
             row = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
-            yield line, "", None, f"not CSV: {error}"
-            continue
-        raw = json.dumps(row, ensure_ascii=True)
-        if None in row or None in row.values():
-            yield line, raw, None, f"has not the {len(reader.fieldnames or ())} columns of the header"
-        elif any("\udc80" <= character <= "\udcff" for value in row.values() for character in value):
-            yield line, raw, None, "not UTF-8"
-        else:
-            yield line, raw, {key: value for key, value in row.items() if value != ""}, None
+        except csv.Error as problem:
+            error = f"not CSV: {problem}"
+        raw = "".join(read).rstrip("\r\n")
+        if any("\udc80" <= character <= "\udcff" for character in raw):
+            raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            error = "not UTF-8"
+        elif error is None and (None in row or None in row.values()):
+            error = f"has not the {len(names)} columns of the header"
+        yield line, raw, None if error else {key: value for key, value in row.items() if value != ""}, error
 
 
 def _record(

@@ -6,6 +6,7 @@ scrapes of the same second: however many clients there are, and however slow, th
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -16,7 +17,7 @@ import threading
 import time
 from http import HTTPStatus
 from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from assay.errors import SettingsError
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from prometheus_client import Metric
-    from typing_extensions import Self
-
-    from assay.metrics import ScoreCollector, WorkerMetrics
+    from assay.metrics import Family, ScoreCollector, WorkerMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +40,8 @@ _CONNECTION_SECONDS = 30.0
 _SOCKET_SECONDS = 5.0
 #: Scrapes within this time of each other share one read.
 _CACHE_SECONDS = 1.0
+#: How long closing waits for what is being answered.
+_CLOSE_SECONDS = 1.0
 
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
@@ -49,7 +49,7 @@ _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 
 class Source(Protocol):
     """Where the metrics come from: `assay.metrics.ScoreCollector` and `WorkerMetrics` are ones."""
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[Family]:
         """All metric families as of now. What cannot be read is left out, and said so by a metric."""
 
     def health(self) -> Mapping[str, bool]:
@@ -132,7 +132,7 @@ class _Scrapes:
         self._clock = clock
         self._lock = threading.Lock()
         self._fresh_until = float("-inf")
-        self._families: list[Metric] = []
+        self._families: list[Family] = []
         self._bodies: dict[tuple[bool, bool], tuple[bytes, str]] = {}
 
     def get(self, accept: str, *, compress: bool) -> tuple[bytes, str]:
@@ -241,10 +241,15 @@ class _Server(WSGIServer):
 
     def server_close(self) -> None:
         super().server_close()
+        with contextlib.suppress(queue.Empty):
+            while (item := self._waiting.get_nowait()) is not None:
+                self.shutdown_request(item[0])
         for _ in self._workers:
             self._waiting.put(None)
+        # The threads are daemons: one that is busy for longer does not keep the process.
+        limit = time.monotonic() + _CLOSE_SECONDS
         for worker in self._workers:
-            worker.join(timeout=1.0)
+            worker.join(timeout=max(0.0, limit - time.monotonic()))
 
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:

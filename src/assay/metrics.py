@@ -41,6 +41,7 @@ Family = Metric
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Instrument = TypeVar("_Instrument", Counter, Gauge, Histogram)
 
 # A creation time for every series would double what Prometheus stores.
 _disable_created_metrics()
@@ -104,7 +105,9 @@ def _windowed(prefix: str, of: str, *, cohort: bool) -> tuple[MetricDoc, ...]:
             "window_effective_records",
             "Equally weighted records that would tell as much about the pass ratio: guard alerts with it.",
         ),
-        gauge("window_interactions", "Interactions that the scored records stand for: sum of 1 / sampling probability."),
+        gauge(
+            "window_interactions", "Interactions that the scored records stand for: sum of 1 / sampling probability."
+        ),
     )
 
 
@@ -178,11 +181,13 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "Records counted under `other` because the label sets were at their bound.",
     ),
     _exporter(
-        "assay_objective_ratio", "gauge", "Pass ratio that the rubric sets as its objective.", "rubric", "rubric_version"
+        "assay_objective_ratio",
+        "gauge",
+        "Pass ratio that the rubric sets as its objective.",
+        "rubric",
+        "rubric_version",
     ),
-    _exporter(
-        "assay_pass_threshold_ratio", "gauge", "Least score that passes the rubric.", "rubric", "rubric_version"
-    ),
+    _exporter("assay_pass_threshold_ratio", "gauge", "Least score that passes the rubric.", "rubric", "rubric_version"),
     _exporter("assay_rubric_info", "info", "Rubrics of this exporter.", "rubric", "rubric_version", "title"),
     _exporter("assay_up", "gauge", "1 if the exporter could read the component at this scrape.", "component"),
     _exporter("assay_exporter_errors_total", "counter", "Reads of a component that failed.", "component"),
@@ -215,6 +220,11 @@ _BY_NAME = {doc.name: doc for doc in DOCUMENTED}
 
 #: Names that a cohort label cannot have: ours, and what Prometheus adds itself.
 _RESERVED = frozenset(label for doc in DOCUMENTED for label in doc.labels) | {"le", "quantile", "job", "instance"}
+
+_REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+_COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+#: Up to a day: a backlog, or a backfill of old records.
+_LAG_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 14_400, 86_400)
 
 #: How many app names of clients are shown before the rest is summed up as `other`: they come from outside.
 _MAX_CLIENT_APPS = 200
@@ -306,9 +316,7 @@ class _Families:
         family = Metric(doc.family, doc.help, doc.type)
         for (suffix, labels), (value, exemplar) in samples.items():
             label_names = with_bound if suffix == "_bucket" else names
-            family.add_sample(
-                doc.name + suffix, dict(zip(label_names, labels, strict=True)), value, exemplar=exemplar
-            )
+            family.add_sample(doc.name + suffix, dict(zip(label_names, labels, strict=True)), value, exemplar=exemplar)
         return family
 
 
@@ -426,3 +434,254 @@ class ScoreCollector:
                 by_app[key[:4]] = by_app.get(key[:4], Sums()) + sums
             for key, sums in by_app.items():
                 _add_window(families, "assay_app_", (*key, text), sums)
+
+    def _add_totals(self, families: _Families) -> None:
+        exemplars = self._read_exemplars()
+        for total in self._store.totals():
+            key = self._key(total)
+            for outcome in ("scored", "failed", "not_applicable"):
+                families.add("assay_evaluations_total", (*key, outcome), getattr(total, outcome))
+            families.add("assay_recovered_total", key, total.recovered)
+            _add_scores(families, key, total, exemplars)
+            if total.last_score_at is not None:
+                families.set_latest("assay_last_score_timestamp_seconds", key, total.last_score_at)
+        for count in self._store.failure_counts():
+            name = "assay_failures_total" if count.outcome == "failed" else "assay_not_applicable_total"
+            families.add(name, (*self._key(count), _label(count.reason)), count.n)
+        counts = self._store.counts()
+        for app, received, duplicates in counts.records:
+            families.add("assay_records_total", (_label(app), "received"), received)
+            families.add("assay_records_total", (_label(app), "duplicate"), duplicates)
+        for reason, (waiting, ever) in counts.dead_letters.items():
+            families.add("assay_dead_letters_waiting", (reason,), waiting)
+            families.add("assay_dead_letters_total", (reason,), ever)
+        families.add("assay_series", (), counts.series)
+        families.add("assay_series_overflow_total", (), counts.overflow)
+
+    # -- the queue
+
+    def _read_queue(self, now: float) -> _Families:
+        families = _Families(self._cohort_labels)
+        depth = self._queue.depth()
+        families.add("assay_queue_records", (), depth.records)
+        families.add("assay_queue_batches", (), depth.batches)
+        oldest = depth.oldest_enqueued_at
+        # The clients' clocks may be ahead of ours.
+        families.add("assay_oldest_pending_seconds", (), 0.0 if oldest is None else max(0.0, now - oldest))
+        for text, seconds in self._windows.items():
+            since = window_bounds(now, seconds)[0]
+            families.add("assay_window_pending_records", (text,), self._queue.pending_records(since))
+        for field, count in self._queue.counters().items():
+            if field == "accepted":
+                families.add("assay_queue_accepted_total", (), count)
+            elif (client := _client_counter(field)) is not None:
+                app, outcome = self._client_app(client[0]), client[1]
+                if outcome.startswith("dropped:"):
+                    reason = _label(outcome.removeprefix("dropped:"))
+                    families.add("assay_client_dropped_total", (app, reason), count)
+                else:
+                    families.add("assay_client_records_total", (app, _label(outcome)), count)
+        return families
+
+    def _client_app(self, app: str) -> str:
+        """`app`, while there are not too many: names that were seen first stay, so that no counter goes back."""
+        app = _label(app)
+        with self._lock:
+            if app not in self._client_apps and len(self._client_apps) >= _MAX_CLIENT_APPS:
+                return "other"
+            self._client_apps.add(app)
+        return app
+
+    def _add_constants(self, families: _Families) -> None:
+        for rubric in self._rubrics:
+            key = (rubric.name, rubric.revision)
+            families.add("assay_rubric_info", (*key, _label(rubric.title)), 1)
+            families.add("assay_pass_threshold_ratio", key, rubric.pass_threshold)
+            if rubric.objective is not None:
+                families.add("assay_objective_ratio", key, rubric.objective)
+        families.add("assay_build_info", (version("assay"),), 1)
+
+
+def check_cohort_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """`names`, if each can be a metric label.
+
+    Raises:
+        SettingsError: one is not a label name of Prometheus, is taken by assay itself, or comes twice.
+    """
+    for index, name in enumerate(names):
+        if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name):
+            raise SettingsError(f"cohort label {name!r}: a metric label has letters, digits and _ only")
+        if name in _RESERVED:
+            raise SettingsError(f"cohort label {name!r}: this label has a meaning of its own, choose another name")
+        if name in names[:index]:
+            raise SettingsError(f"cohort label {name!r} is declared twice")
+    return tuple(names)
+
+
+_values_of = attrgetter(*SUM_FIELDS)
+
+
+def _accumulate(running: dict[_Key, list[float]], key: _Key, row: Rollup) -> None:
+    values = _values_of(row)
+    before = running.get(key)
+    running[key] = list(values) if before is None else [a + b for a, b in zip(before, values, strict=True)]
+
+
+def _sums(values: Sequence[float]) -> Sums:
+    return Sums(**dict(zip(SUM_FIELDS, values, strict=True)))  # type: ignore[arg-type]
+
+
+def _add_window(families: _Families, prefix: str, labels: tuple[str, ...], sums: Sums) -> None:
+    families.add(f"{prefix}window_records", labels, sums.n)
+    families.add(f"{prefix}window_interactions", labels, sums.sum_w)
+    passing, mean = pass_ratio(sums), score_mean(sums)
+    if passing is None or mean is None:
+        return
+    families.add(f"{prefix}window_effective_records", labels, passing.n_effective)
+    families.add(f"{prefix}pass_ratio_unweighted", labels, sums.passes / sums.n)
+    for name, estimate in (("pass_ratio", passing), ("score_mean", mean)):
+        families.add(f"{prefix}{name}", labels, estimate.value)
+        families.add(f"{prefix}{name}_ci_lower", labels, estimate.lower)
+        families.add(f"{prefix}{name}_ci_upper", labels, estimate.upper)
+
+
+def _client_counter(field: str) -> tuple[str, str] | None:
+    """(app, name) of a counter that clients report, or None: anyone who can write to Redis wrote it."""
+    try:
+        match json.loads(field):
+            case [str(app), str(name)]:
+                return app, name
+    except ValueError:
+        pass
+    return None
+
+
+# -- the worker's
+
+
+class WorkerMetrics:
+    """What one worker process does; nothing of it survives the process. Thread-safe.
+
+    It is also the `JudgeObserver` of the judges.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._make(Histogram, "assay_judge_request_seconds", buckets=_REQUEST_SECONDS)
+        self._in_flight = self._make(Gauge, "assay_judge_in_flight")
+        self._tokens = self._make(Counter, "assay_judge_tokens_total")
+        self._cost = self._make(Counter, "assay_judge_cost_usd_total")
+        self._unpriced = self._make(Counter, "assay_judge_unpriced_calls_total")
+        self._judges = self._make(Gauge, "assay_judge_info")
+        self._batches = self._make(Counter, "assay_batches_total")
+        self._retries = self._make(Counter, "assay_retries_total")
+        self._lag = self._make(Histogram, "assay_score_lag_seconds", buckets=_LAG_SECONDS)
+        self._commit = self._make(Histogram, "assay_commit_seconds", buckets=_COMMIT_SECONDS)
+        self._build = self._make(Gauge, "assay_build_info")
+        self._build.labels(version("assay")).set(1)
+        ProcessCollector(registry=self._registry)
+
+    def _make(self, kind: type[_Instrument], name: str, **options: Sequence[float]) -> _Instrument:
+        doc = _BY_NAME[name]
+        return kind(doc.name, doc.help, doc.labels, registry=self._registry, **options)
+
+    # -- the JudgeObserver
+
+    def call_started(self, judge: str) -> None:
+        """`judge` (its name) has sent a request."""
+        self._in_flight.labels(_label(judge)).inc()
+
+    def call_ended(self, judge: str, seconds: float, outcome: str, usage: Usage, trace_id: str | None) -> None:
+        """The request ended after `seconds`: `ok`, a failure kind, or `cancelled`."""
+        judge = _label(judge)
+        self._in_flight.labels(judge).dec()
+        self._requests.labels(judge, outcome).observe(max(0.0, seconds), _exemplar_labels(trace_id))
+        # What an endpoint says of itself may be anything; a counter only grows.
+        used = 0
+        for direction, tokens in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
+            if tokens is not None and tokens > 0:
+                used += tokens
+                self._tokens.labels(judge, direction).inc(tokens)
+        if usage.cost_usd is not None and isfinite(usage.cost_usd) and usage.cost_usd > 0:
+            self._cost.labels(judge).inc(usage.cost_usd)
+        elif usage.cost_usd is None and used:
+            self._unpriced.labels(judge).inc()
+
+    # -- the worker
+
+    def judge(self, name: str, fingerprint: str) -> None:
+        """A judge of this worker."""
+        self._judges.labels(_label(name), fingerprint).set(1)
+
+    def batch(self, outcome: str) -> None:
+        """A batch was worked on, and ended so."""
+        self._batches.labels(outcome).inc()
+
+    def retry(self, kind: str) -> None:
+        """A record goes back to be judged again, because of a failure of this kind."""
+        self._retries.labels(kind).inc()
+
+    def lag(self, seconds: float, trace_id: str | None = None) -> None:
+        """The evaluations of a record were stored `seconds` after its interaction."""
+        # The app's clock may be ahead of ours.
+        self._lag.observe(max(0.0, seconds), _exemplar_labels(trace_id))
+
+    def commit(self, seconds: float) -> None:
+        """A transaction of the store took this long."""
+        self._commit.observe(max(0.0, seconds))
+
+    # -- a Source of the exporter's server
+
+    def collect(self) -> Iterable[Family]:
+        """All families as of now."""
+        return [family for family in self._registry.collect() if family.samples]
+
+    def health(self) -> dict[str, bool]:
+        """These metrics depend on nothing that can be away."""
+        return {}
+
+
+# -- the reference
+
+
+def metrics_markdown() -> str:
+    """The reference of every metric, for docs/reference/metrics.md."""
+    return "".join(
+        [
+            _REFERENCE_HEAD,
+            "\n## The exporter\n\n",
+            *_table("exporter"),
+            "\n## A worker\n\n",
+            _REFERENCE_WORKER,
+            *_table("worker"),
+        ]
+    )
+
+
+def _table(process: _Process) -> Iterator[str]:
+    yield "| metric | type | labels | what it is |\n|---|---|---|---|\n"
+    for doc in DOCUMENTED:
+        if doc.process == process:
+            names = [f"`{name}`" for name in doc.label_names(["*"] if doc.cohort else [])]
+            labels = ", ".join(names).replace("`*`", "*cohort*")
+            yield f"| `{doc.name}` | {doc.type} | {labels} | {doc.help} |\n"
+
+
+_REFERENCE_HEAD = """\
+# Metrics
+
+Made from `assay.metrics.DOCUMENTED` by `make docs`: change it there.
+
+All ratios and scores are between 0 and 1. *cohort* stands for the labels that `ASSAY_COHORT_LABELS` declares; a record without
+the value has an empty one, and what is over `ASSAY_MAX_SERIES` label sets has `other`. `window` is one of `ASSAY_WINDOWS`
+(`5m`, `1h` and `24h` unless set). How the numbers are estimated, and why a window without scores has no sample:
+[estimates](../explanation/estimates.md).
+
+Info metrics have the value 1. Standard `process_*` metrics come on top.
+"""
+
+_REFERENCE_WORKER = """\
+Served by each worker when `ASSAY_WORKER_METRICS_PORT` is set. These are of the process: sum them over workers. `assay_build_info`
+is there too.
+
+"""

@@ -21,7 +21,7 @@ from assay.records import Context, Feedback, Message, Record, ToolEvent
 #: What the built-in patterns find; each is replaced by its name in brackets, such as `[email]`.
 Kind = Literal["secret", "email", "ip", "card", "phone"]
 
-# Possessive quantifiers (`++`, `?+`) and look-behinds that forbid a start inside a run keep these linear.
+# What keeps these linear: possessive quantifiers (`++`), bounds, and look-behinds that forbid a start inside a run.
 _EMAIL = re.compile(r"(?<![\w.%+'-])[\w.%+'-]++@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -30,33 +30,46 @@ _TOKEN = re.compile(
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])|AIza[0-9A-Za-z_-]{35}"
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,}+|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}+"
     r"|hf_[A-Za-z0-9]{30,}+|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}+"
-    r"|eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+"  # JSON web token
+    r"|(?<![_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+"  # JSON web token
     r")"
 )
 _BEARER = re.compile(
-    r"(?<![A-Za-z0-9])([Bb]earer|BEARER|[Bb]asic|BASIC)([ \t]{1,4}+)(?=[^\s]*[0-9=])[A-Za-z0-9._~+/=-]{16,}+"
+    r"(?<![A-Za-z0-9])((?:bearer|basic)[ \t]{1,4}+)(?=\S{0,200}?[0-9=])[A-Za-z0-9._~+/=-]{16,}+", re.IGNORECASE
+)
+_ASSIGNED = re.compile(
+    r"(\b(?:password|passwd|pwd|secret|api[_-]?key|(?:access|auth)[_-]?token)\b[\"']?[ \t]{0,3}[:=][ \t]{0,3}[\"']?)"
+    r"(?=[^\s\"',;]{0,200}?[0-9])[^\s\"',;]{8,}+",
+    re.IGNORECASE,
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^\s/:@?#]{0,256}+:[^\s/@?#]{1,256}+@")
 _BEGIN_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _END_KEY = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?\w)")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}+(?:(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3})?+(?![\w:])")
+# These begin with their first character and look behind it only then: the search for that one is fast.
+_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\.?\w)")
+_IPV6 = re.compile(r"[0-9A-Fa-f:](?<![\w:.].)[0-9A-Fa-f:]{1,38}+(?![\w:])")
 _CARD = re.compile(
-    r"(?<![\w.+-])[2-6](?:"
+    r"[2-6](?<![\w.+-].)(?:"
     r"[0-9]{12,18}+"
-    r"|[0-9]{3}(?:[ \u00a0-][0-9]{4}){2,3}[ \u00a0-][0-9]{1,7}"  # 4-4-4-4, and 4-4-4-4-3 as 4-4-4-7 when unspaced
-    r"|[0-9]{3}[ \u00a0-][0-9]{6}[ \u00a0-][0-9]{4,5}"  # 4-6-5
+    r"|[0-9]{3}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}(?:\1[0-9]{1,3})?"  # groups of four, the last of any length
+    r"|[0-9]{3}([ \u00a0-])[0-9]{6}\2[0-9]{4,5}"  # 4-6-5 and 4-6-4
     r")(?![\w-])"
 )
 _PHONE = re.compile(
-    r"(?<![\w.+/-])(?:"
-    r"(?:\+|00)[1-9][0-9]{0,2}(?:[ \u00a0./-]?\(?[0-9]{1,5}\)?){2,6}"  # international
-    r"|(?:1[ .-])?\([0-9]{2,5}\)[ ./-]?[0-9]{2,5}(?:[ ./-]?[0-9]{2,5}){0,3}"  # (area) number
-    r"|(?:1[ .-])?[2-9][0-9]{2}([ .-])[2-9][0-9]{2}\1[0-9]{4}"  # North America
-    r"|0[1-9][0-9]{0,4}(?:[ /-][0-9]{2,8}){1,5}"  # national, with its leading 0
-    r")(?![\w-])"
+    r"[+(0-9](?<![\w.+/-].)(?![0-9][/-][0-9]{2}[/-][0-9]{4}(?![0-9]))(?:"  # and not a date
+    r"(?:(?<=\+)|(?<=0)0)[1-9][0-9]{0,2}+(?:[ \u00a0./-]?+\(?+[0-9]{1,5}+\)?+){2,6}+"  # international
+    r"|(?:(?<=\()|(?<=1)[ .-]\()(?!(?:19|20)[0-9]{2}\))[0-9]{2,5}\)(?:[ ./-]?+[0-9]{1,5}+){1,5}+"  # (area) number
+    r"|(?:(?<=[2-9])|(?<=1)[ .-][2-9])[0-9]{2}([ .-])[0-9]{3}\1[0-9]{4}"  # North America
+    r"|(?<=0)[1-9][0-9]{0,4}+(?:[ /-][0-9]{2,8}+){1,5}+"  # national, with its leading 0
+    r")(?![\w-]|:[0-9])"
 )
+#: No card, phone number or IPv4 address is in a text in which this finds nothing.
+_DIGITS = re.compile(r"[0-9][0-9 \u00a0()./-]{5}")
+#: Likewise for tokens, and for what follows a key word.
+_TOKEN_SIGNS: Final = (
+    "sk-", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "AIza", "xox", "_live_",
+    "_test_", "hf_", "npm_", "pypi-", "eyJ",
+)  # fmt: skip
+_KEY_WORDS: Final = ("bearer", "basic", "passw", "pwd", "secret", "api", "token")
 
 
 class Redactor:
@@ -156,8 +169,12 @@ def _replacing(pattern: re.Pattern[str], by: str) -> Callable[[str], str]:
 def _secrets(text: str) -> str:
     if "PRIVATE KEY" in text:
         text = _without_private_keys(text)
-    text = _TOKEN.sub("[secret]", text)
-    text = _BEARER.sub(r"\1\2[secret]", text)
+    if any(sign in text for sign in _TOKEN_SIGNS):
+        text = _TOKEN.sub("[secret]", text)
+    lower = text.lower()
+    if any(word in lower for word in _KEY_WORDS):
+        text = _BEARER.sub(r"\1[secret]", text)
+        text = _ASSIGNED.sub(r"\1[secret]", text)
     if "://" in text:
         text = _URL_PASSWORD.sub("[secret]@", text)
     return text
@@ -180,8 +197,13 @@ def _emails(text: str) -> str:
 
 
 def _ips(text: str) -> str:
-    text = _IPV4.sub("[ip]", text)
+    if _DIGITS.search(text):
+        text = _IPV4.sub(lambda found: "[ip]" if _is_ipv4(found[0]) else found[0], text)
     return _IPV6.sub(lambda found: "[ip]" if _is_ipv6(found[0]) else found[0], text) if ":" in text else text
+
+
+def _is_ipv4(text: str) -> bool:
+    return all(int(part) < 256 for part in text.split("."))
 
 
 def _is_ipv6(text: str) -> bool:
@@ -196,7 +218,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _cards(text: str) -> str:
-    return _CARD.sub(lambda found: "[card]" if _is_card(found[0]) else found[0], text)
+    return _CARD.sub(lambda found: "[card]" if _is_card(found[0]) else found[0], text) if _DIGITS.search(text) else text
 
 
 def _is_card(text: str) -> bool:
@@ -209,11 +231,20 @@ def _is_card(text: str) -> bool:
 
 
 def _phones(text: str) -> str:
-    return _PHONE.sub(lambda found: "[phone]" if _is_phone(found[0]) else found[0], text)
+    return _PHONE.sub(_phone, text) if _DIGITS.search(text) else text
 
 
-def _is_phone(text: str) -> bool:
-    return 8 <= sum(character.isdigit() for character in text) <= 15
+def _phone(found: re.Match[str]) -> str:
+    """A number has 8 to 15 digits; more than that is a number with others after it."""
+    number = found[0]
+    while sum(character.isdigit() for character in number) > 15:
+        cut = max(number.rfind(separator) for separator in " \u00a0./-")
+        if cut < 0:
+            return found[0]
+        number = number[:cut]
+    if sum(character.isdigit() for character in number) < 8:
+        return found[0]
+    return "[phone]" + _PHONE.sub(_phone, found[0][len(number) :])
 
 
 _REDACTIONS: Final[dict[str, Callable[[str], str]]] = {

@@ -1,7 +1,7 @@
 """Rubrics: what a judge is asked, as data. One YAML file a rubric, read strictly, identified by what it really asks.
 
 `load_rubrics` reads files or directories, `check_rubrics` lists every mistake in them, `rubric_schema` is the JSON
-Schema that editors complete files by. The scales are `assay.scales`'.
+Schema that editors complete files by. How a judge answers, and what that is worth, is `assay.scales`'.
 """
 
 from __future__ import annotations
@@ -9,24 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assay import _yaml
-from assay._yaml import Mistake, Node
+from assay._rubric_fields import DIMENSIONS, HASHED, SCHEMA, rubric_fields_markdown
+from assay._yaml import Mistake
 from assay.errors import RubricError
-from assay.records import Record
-from assay.scales import MAX_CLAIMS, VERDICT_VERSION, Binary, Checklist, Claims, Item, Level, Ordinal, Scale
+from assay.scales import VERDICT_VERSION, Binary, Checklist, Claims, Item, Level, Ordinal
 
-Dimension = Literal["faithfulness", "relevance", "safety", "completeness", "other"]
-Ask = Literal["together", "alone"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
-DIMENSIONS: tuple[Dimension, ...] = ("faithfulness", "relevance", "safety", "completeness", "other")
-REQUIRABLE = ("input", "output", "contexts", "reference", "tool_events")
+    from assay._rubric_fields import Ask, Dimension, Engine
+    from assay._yaml import Node
+    from assay.records import Record
+    from assay.scales import Scale
+
+__all__ = [
+    "SHIPPED",
+    "Change",
+    "JudgeSpec",
+    "Rubric",
+    "check_rubrics",
+    "diff_rubrics",
+    "load_rubrics",
+    "rubric_fields_markdown",
+    "rubric_schema",
+]
 
 
 def _shipped() -> Path:
@@ -42,8 +55,9 @@ SHIPPED: Path = _shipped()
 class JudgeSpec:
     """The judge a rubric asks for; what is None is taken from the settings."""
 
-    engine: Literal["openai", "rules", "lexical"] | None = None
+    engine: Engine | None = None
     model: str | None = None
+    #: OpenAI-compatible endpoint, up to and without `/chat/completions`
     base_url: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
@@ -53,10 +67,13 @@ class JudgeSpec:
 class Rubric:
     """One question to a judge: what to look at, the scale of the answer, and what passes."""
 
+    #: lower-case letters, digits and _; the label `rubric` of its time series
     name: str
+    #: for people; the hash says what really changed
     version: str
     instructions: str
     scale: Scale
+    #: a value at or above it passes; in (0, 1]
     pass_threshold: float
     title: str = ""
     description: str = ""
@@ -81,8 +98,11 @@ class Rubric:
         Not in it: title, description, version, objective, calibration and path, which change no verdict, and the
         judge, which has a fingerprint of its own.
         """
-        asked = {key: value for key, value in self.to_dict().items() if key in _HASHED}
-        asked |= {"prompt": self.scale.prompt(), "schema": self.scale.schema(), "verdict_version": VERDICT_VERSION}
+        asked = {key: value for key, value in self.to_dict().items() if key in HASHED}
+        asked["requires"] = sorted(self.requires)
+        # As a text: the order of a schema's properties is the order in which a judge writes.
+        asked["schema"] = json.dumps(self.scale.schema())
+        asked |= {"prompt": self.scale.prompt(), "verdict_version": VERDICT_VERSION}
         canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -97,11 +117,11 @@ class Rubric:
 
     def to_dict(self) -> dict[str, Any]:
         """The rubric as its file writes it, defaults included, in the order of the documented fields."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in _SCHEMA["properties"]}
+        values: dict[str, Any] = {name: getattr(self, name) for name in SCHEMA["properties"]}
         values["requires"] = list(self.requires)
         values["scale"] = self.scale.to_dict()
-        if self.judge is not None:
-            values["judge"] = {f.name: getattr(self.judge, f.name) for f in fields(JudgeSpec)}
+        values["pass_threshold"] = float(self.pass_threshold)
+        values["judge"] = None if self.judge is None else asdict(self.judge)
         return values
 
 
@@ -120,15 +140,17 @@ class Change(NamedTuple):
     field: str
     old: object
     new: object
-    #: whether a change of this field alone gives scores a new identity
+    #: whether a change of this field gives scores a new identity
     changes_hash: bool
 
 
 def load_rubrics(paths: Sequence[Path] | None = None) -> list[Rubric]:
     """The rubrics of files, and of the `*.yaml` and `*.yml` files of directories (not below them); None: the shipped.
 
+    A file that is named twice is read once.
+
     Raises:
-        RubricError: the first mistake found. `check_rubrics` lists them all.
+        RubricError: the first mistake found; `check_rubrics` lists them all.
     """
     rubrics, errors = _load(paths)
     if errors:
@@ -142,121 +164,148 @@ def check_rubrics(paths: Sequence[Path] | None = None) -> list[RubricError]:
 
 
 def diff_rubrics(old: Rubric, new: Rubric) -> list[Change]:
-    """The fields in which two rubrics differ, items and levels by their id and number instead of their place."""
+    """The fields in which two rubrics differ; items and levels go by their id and number, not by their place."""
     before, after = dict(_flat(old.to_dict())), dict(_flat(new.to_dict()))
     names = [*before, *(name for name in after if name not in before)]
     return [
-        Change(name, before.get(name), after.get(name), re.split(r"[.\[]", name, maxsplit=1)[0] in _HASHED)
+        Change(name, before.get(name), after.get(name), re.split(r"[.\[]", name, maxsplit=1)[0] in HASHED)
         for name in names
         if before.get(name) != after.get(name)
     ]
 
 
+def rubric_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a rubric file, for editors: docs/reference/rubric.schema.json."""
+    schema: dict[str, Any] = json.loads(json.dumps(SCHEMA))
+    return schema
+
+
 def _flat(value: object, field: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, member in value.items():
-            yield from _flat(member, f"{field}.{key}" if field else str(key))
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        for member in value:
-            key = member.get("id", member.get("level"))
-            rest = {name: part for name, part in member.items() if part is not key}
-            yield from _flat(rest, f"{field}[{key}]")
+            yield from _flat(member, f"{field}.{key}" if field else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        # Their order is part of the question too.
+        keys = [member.get("id", member.get("level")) for member in value]
+        yield f"{field}.order", keys
+        for key, member in zip(keys, value, strict=True):
+            yield from _flat({n: part for n, part in member.items() if n not in ("id", "level")}, f"{field}[{key}]")
     else:
         yield field, value
 
 
 # Reading files.
 
+#: As many mistakes of one file as anyone mends in one go.
+_MOST_MISTAKES = 100
+
 
 def _load(paths: Sequence[Path] | None) -> tuple[list[Rubric], list[RubricError]]:
     rubrics: list[Rubric] = []
     errors: list[RubricError] = []
     named: dict[str, Path] = {}
-    for path in [SHIPPED] if paths is None else paths:
-        files = _files(path)
-        if isinstance(files, RubricError):
-            errors.append(files)
-            continue
-        for file in files:
-            rubric, mistakes, name = _read(file)
-            if name is not None and name.value in named and named[name.value] != file:
-                first = named[name.value]
+    files = list(_files([SHIPPED] if paths is None else paths))
+    for file in dict.fromkeys(f for f in files if not isinstance(f, RubricError)):
+        rubric, mistakes, name = _read(file)
+        if name is not None:
+            first = named.setdefault(name.value, file)
+            if first != file:
                 mistakes.append(Mistake(name.line, "name", f"{name.value} is also the name in {first}: rename one"))
-            elif name is not None:
-                named[name.value] = file
-            errors += [
-                RubricError(m.message, path=file, line=m.line, field=m.field)
-                for m in sorted(mistakes, key=lambda m: m.line or 0)
-            ]
-            if rubric is not None and not mistakes:
-                rubrics.append(rubric)
-    return rubrics, errors
+        mistakes.sort(key=lambda mistake: mistake.line or 0)
+        rest = len(mistakes) - _MOST_MISTAKES
+        if rest > 0:
+            mistakes[_MOST_MISTAKES:] = [Mistake(None, None, f"has {rest} more mistakes: mend those above first")]
+        errors += [RubricError(m.message, path=file, line=m.line, field=m.field) for m in mistakes]
+        if rubric is not None and not mistakes:
+            rubrics.append(rubric)
+    return rubrics, [f for f in files if isinstance(f, RubricError)] + errors
 
 
-def _files(path: Path) -> list[Path] | RubricError:
-    try:
-        if not path.is_dir():
-            return [path]
-        found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
-    except (OSError, ValueError) as error:
-        return RubricError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path=path)
-    return found or RubricError("holds no .yaml file: name a rubric file, or the directory of some", path=path)
+def _files(paths: Sequence[Path]) -> Iterator[Path | RubricError]:
+    for path in paths:
+        try:
+            if not path.is_dir():
+                yield path
+                continue
+            found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+        except OSError as error:
+            yield RubricError(f"cannot be read: {error.strerror}", path=path)
+            continue
+        if not found:
+            yield RubricError("holds no .yaml file: name a rubric file, or the directory of some", path=path)
+        yield from found
 
 
 def _read(path: Path) -> tuple[Rubric | None, list[Mistake], Node | None]:
-    """The rubric of a file or its mistakes, and the node of its name if that is a good one."""
+    """The rubric of a file or its mistakes, and the node of its name if that is a text."""
     node, mistakes = _yaml.read(path)
     if node is None:
         return None, mistakes, None
-    mistakes += _yaml.check(node, _SCHEMA)
+    mistakes += _yaml.check(node, SCHEMA)
     mistakes += _check_meaning(node)
     name = node.get("name")
     usable = name if name is not None and name.kind == "string" else None
-    return (None if mistakes else _build(node.plain(), path)), mistakes[: _yaml.MAX_MISTAKES], usable
+    return (None if mistakes else _build(node.plain(), path)), mistakes, usable
 
 
 def _build(data: dict[str, Any], path: Path) -> Rubric:
     """The rubric of data that passed every check."""
-    scale = _scale(data.pop("scale"))
-    requires = tuple(data.pop("requires", ()))
-    judge = JudgeSpec(**data.pop("judge")) if "judge" in data else None
-    dimension = data.pop("dimension", data["name"] if data["name"] in DIMENSIONS else "other")
-    for key in ("instructions", "title", "description"):
-        data[key] = data.get(key, "").strip()
-    data["pass_threshold"] = float(data["pass_threshold"])
-    return Rubric(**data, scale=scale, requires=requires, judge=judge, dimension=dimension, path=path)
+    own_dimension = data["name"] if data["name"] in DIMENSIONS else "other"
+    return Rubric(
+        name=data["name"],
+        version=data["version"],
+        instructions=data["instructions"].strip(),
+        scale=_scale(data["scale"]),
+        pass_threshold=float(data["pass_threshold"]),
+        title=data.get("title", "").strip(),
+        description=data.get("description", "").strip(),
+        dimension=data.get("dimension", own_dimension),
+        requires=tuple(data.get("requires", ())),
+        objective=data.get("objective"),
+        ask=data.get("ask", "together"),
+        judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
+        calibration=data.get("calibration"),
+        path=path,
+    )
 
 
-def _scale(data: dict[str, Any]) -> Scale:
-    kind = data.pop("type")
-    if kind == "binary":
-        return Binary(**{key: text.strip() for key, text in data.items()})
-    if kind == "ordinal":
-        return Ordinal(levels=tuple(Level(level=e["level"], anchor=e["anchor"].strip()) for e in data["levels"]))
-    if kind == "checklist":
-        items = [Item(**(item | {"question": item["question"].strip()})) for item in data.pop("items")]
-        return Checklist(items=tuple(items), **data)
-    return Claims(**data)
+def _scale(data: Mapping[str, Any]) -> Scale:
+    given = {key: _one_line(value) for key, value in data.items() if key != "type"}
+    match data["type"]:
+        case "binary":
+            return Binary(**given)
+        case "ordinal":
+            return Ordinal(levels=tuple(Level(**level) for level in given.pop("levels")))
+        case "checklist":
+            return Checklist(items=tuple(Item(**item) for item in given.pop("items")), **given)
+        case _:
+            return Claims(**given)
+
+
+def _one_line(value: Any) -> Any:
+    """The value with each of its texts on one line, as prompts list them."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, list):
+        return [{key: _one_line(member) for key, member in entry.items()} for entry in value]
+    return value
 
 
 # What a schema cannot say.
 
 _PLACEHOLDER = re.compile(
-    r"\{\{.{0,60}?\}\}|\{(input|output|contexts?|question|answer|response|reference|query)\}", re.I
+    r"\{\{.{0,60}?\}\}|\{(input|output|contexts?|question|answer|response|reference|query)\}", re.IGNORECASE
+)
+_SLOT = (
+    "is not filled in: the judge is given the whole record, so name its parts in words (input, output, context, "
+    "reference, tool)"
 )
 
 
 def _check_meaning(node: Node) -> Iterator[Mistake]:
     instructions, scale, judge = node.get("instructions"), node.get("scale"), node.get("judge")
-    if instructions is not None and instructions.kind == "string":
-        slot = _PLACEHOLDER.search(instructions.value)
-        if slot:
-            yield Mistake(
-                instructions.line,
-                "instructions",
-                f"{slot[0][:40]} is not filled in: the judge is given the whole record, so name its parts in words "
-                "(input, output, context, reference)",
-            )
+    if instructions is not None:
+        yield from _check_slots(instructions, "instructions")
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
     engine = judge.get("engine") if judge is not None else None
@@ -266,36 +315,50 @@ def _check_meaning(node: Node) -> Iterator[Mistake]:
                 yield Mistake(member.line, f"judge.{key}", f"the engine {engine.value} has none: remove the line")
 
 
+def _check_slots(node: Node, field: str) -> Iterator[Mistake]:
+    slot = _PLACEHOLDER.search(node.value) if node.kind == "string" else None
+    if slot:
+        yield Mistake(node.line, field, f"{_yaml.shown(slot[0])} {_SLOT}")
+
+
 def _check_scale(node: Node, scale: Node) -> Iterator[Mistake]:
     kind = scale.get("type")
-    wanted = kind.value if kind is not None else None
-    if wanted == "binary":
-        yield from _check_labels(scale)
-    elif wanted == "ordinal":
-        yield from _check_levels(scale)
-    elif wanted == "checklist":
-        yield from _check_distinct(scale, "items", "id")
-        yield from _check_distinct(scale, "items", "question")
-    elif wanted == "claims":
-        requires = node.get("requires")
-        names = [item.value for item in requires.value] if requires is not None and requires.kind == "array" else []
-        if "contexts" not in names:
-            line = requires.line if requires is not None else scale.line
-            yield Mistake(line, "requires", "a claims scale looks quotes up in the contexts: add `contexts`")
+    match kind.value if kind is not None else None:
+        case "binary":
+            for key in ("pass_when", "fail_when"):
+                text = scale.get(key)
+                if text is not None:
+                    yield from _check_slots(text, f"scale.{key}")
+            yield from _check_labels(scale)
+        case "ordinal":
+            yield from _check_texts(scale, "levels", "anchor")
+            yield from _check_levels(scale)
+        case "checklist":
+            yield from _check_texts(scale, "items", "id")
+            yield from _check_texts(scale, "items", "question")
+        case "claims":
+            yield from _check_claims(node, scale)
+
+
+def _check_claims(node: Node, scale: Node) -> Iterator[Mistake]:
+    requires = node.get("requires")
+    names = [item.value for item in requires.value] if requires is not None and requires.kind == "array" else []
+    if "contexts" not in names:
+        line = requires.line if requires is not None else scale.line
+        message = "a claims scale looks quotes up in the contexts: write requires: [contexts, output]"
+        yield Mistake(line, "requires", message)
 
 
 def _check_labels(scale: Node) -> Iterator[Mistake]:
-    labels = []
-    for key, default in (("pass_label", "pass"), ("fail_label", "fail")):
-        node = scale.get(key)
-        labels.append(default if node is None else str(node.value).strip())
-    if labels[0].casefold() == labels[1].casefold():
-        node = scale.get("fail_label") or scale.get("pass_label") or scale
-        yield Mistake(node.line, "scale.fail_label", f"pass_label and fail_label are both {labels[0][:40]}: rename one")
+    nodes = [scale.get("pass_label"), scale.get("fail_label")]
+    labels = [default if n is None else _one_line(n.value) for n, default in zip(nodes, ("pass", "fail"), strict=True)]
+    if all(isinstance(label, str) for label in labels) and labels[0].casefold() == labels[1].casefold():
+        last = nodes[1] or nodes[0] or scale
+        message = f"the labels of pass and fail are both {_yaml.shown(labels[0])}: rename one"
+        yield Mistake(last.line, "scale.fail_label", message)
 
 
 def _check_levels(scale: Node) -> Iterator[Mistake]:
-    yield from _check_distinct(scale, "levels", "anchor")
     levels = [(i, level) for i, level in _members(scale, "levels", "level") if isinstance(level.value, int)]
     for (_, before), (index, level) in pairwise(levels):
         if level.value <= before.value:
@@ -306,14 +369,16 @@ def _check_levels(scale: Node) -> Iterator[Mistake]:
             )
 
 
-def _check_distinct(scale: Node, key: str, member: str) -> Iterator[Mistake]:
+def _check_texts(scale: Node, key: str, member: str) -> Iterator[Mistake]:
     seen: dict[str, int] = {}
     for index, node in _members(scale, key, member):
-        if node.kind == "string" and node.value.strip():
-            first = seen.setdefault(node.value.strip(), node.line)
-            if first != node.line:
-                field = f"scale.{key}[{index}].{member}"
-                yield Mistake(node.line, field, f"is the same as on line {first}: each {member} must differ")
+        field = f"scale.{key}[{index}].{member}"
+        yield from _check_slots(node, field)
+        text = _one_line(node.value) if node.kind == "string" else ""
+        if text and text in seen:
+            message = f"{_yaml.shown(text)} is that of line {seen[text]} too: each {member} must differ"
+            yield Mistake(node.line, field, message)
+        seen.setdefault(text, node.line)
 
 
 def _members(scale: Node, key: str, member: str) -> Iterator[tuple[int, Node]]:
@@ -322,245 +387,3 @@ def _members(scale: Node, key: str, member: str) -> Iterator[tuple[int, Node]]:
         node = entry.get(member)
         if node is not None:
             yield index, node
-
-
-# The fields, in the order in which files and documentation give them.
-
-_NAME = {
-    "type": "string",
-    "pattern": "^[a-z][a-z0-9_]{0,62}$",
-    "patternErrorMessage": "use lower-case letters, digits and _, a letter first, at most 63",
-}
-
-
-def _prose(description: str, longest: int, example: str) -> dict[str, Any]:
-    return {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": longest,
-        "description": description,
-        "examples": [example],
-    }
-
-
-def _label(word: str) -> dict[str, Any]:
-    return {
-        "type": "string",
-        "pattern": r"^[^\s\"\\](.{0,38}[^\s\"\\])?$",
-        "patternErrorMessage": "use 1 to 40 characters without quotes and backslashes",
-        "default": word,
-        "description": f"The word that the judge answers with for {word}. Quote it if it is yes, no, on or off.",
-        "examples": [word],
-    }
-
-
-def _scale_schema(kind: str, description: str, required: list[str], **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "title": kind,
-        "description": description,
-        "properties": {"type": {"type": "string", "const": kind, "description": f"`{kind}`"}} | properties,
-        "required": ["type", *required],
-        "additionalProperties": False,
-    }
-
-
-def _entries(description: str, least: int, most: int, **properties: Any) -> dict[str, Any]:
-    required = [key for key, schema in properties.items() if "default" not in schema]
-    entry = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return {"type": "array", "minItems": least, "maxItems": most, "items": entry, "description": description}
-
-
-_SCALES = [
-    _scale_schema(
-        "binary",
-        "Pass (1) or fail (0).",
-        ["pass_when", "fail_when"],
-        pass_when=_prose("When an output passes.", 2000, "It names the deadline that the context gives."),
-        fail_when=_prose("When it fails.", 2000, "It names none, or another one."),
-        pass_label=_label("pass"),
-        fail_label=_label("fail"),
-    ),
-    _scale_schema(
-        "ordinal",
-        "Anchored whole levels; value = (level - lowest) / (highest - lowest). Few levels with clear anchors agree best "
-        "with people.",
-        ["levels"],
-        levels=_entries(
-            "Two levels or more, from the lowest to the highest; a higher level is a better output.",
-            2,
-            11,
-            level={
-                "type": "integer",
-                "minimum": 0,
-                "maximum": 10,
-                "description": "The number that the judge answers with.",
-                "examples": [1],
-            },
-            anchor=_prose("What an output on this level looks like.", 1000, "Answers another question."),
-        ),
-    ),
-    _scale_schema(
-        "checklist",
-        "Yes/no questions in one call; value = weight of the yes / weight of the yes and no.",
-        ["items"],
-        items=_entries(
-            "The questions, put so that yes is good. Three to seven work best.",
-            1,
-            20,
-            id=_NAME
-            | {
-                "description": "Name of the item in verdicts. Quote it if it is yes, no, on or off.",
-                "examples": ["greets"],
-            },
-            question=_prose("The question.", 1000, "Does it greet the user by name?"),
-            weight={
-                "type": "number",
-                "exclusiveMinimum": 0,
-                "maximum": 1000,
-                "default": 1,
-                "description": "How much the item counts against the others.",
-                "examples": [1],
-            },
-        ),
-        allow_na={
-            "type": "boolean",
-            "default": True,
-            "description": "Whether `na` (does not apply) is an answer. An output with `na` everywhere has no score.",
-        },
-    ),
-    _scale_schema(
-        "claims",
-        "Lists the claims of the output, each with a quote of its evidence; value = supported / claims. A quote that does "
-        "not occur in the contexts supports nothing. Needs `contexts` in `requires`.",
-        [],
-        max_claims={
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_CLAIMS,
-            "default": 20,
-            "description": "As many claims as the judge is asked for at most.",
-            "examples": [20],
-        },
-    ),
-]
-
-_JUDGE = {
-    "type": "object",
-    "description": "The judge of this rubric; what it leaves out is taken from the settings.",
-    "properties": {
-        "engine": {
-            "type": "string",
-            "enum": ["openai", "rules", "lexical"],
-            "description": "`openai` (any OpenAI-compatible endpoint), `rules` or `lexical`.",
-            "examples": ["openai"],
-        },
-        "model": _prose("Model to ask.", 200, "gpt-5-mini"),
-        "base_url": {
-            "type": "string",
-            "pattern": r"^https?://[^\s@/]+(/[^\s@]*)?$",
-            "patternErrorMessage": "write http(s)://host/path, without a user or password: keys belong in settings",
-            "description": "Endpoint, up to and without `/chat/completions`.",
-            "examples": ["http://localhost:11434/v1"],
-        },
-        "temperature": {
-            "type": "number",
-            "minimum": 0,
-            "maximum": 2,
-            "description": "Sampling temperature.",
-            "examples": [0],
-        },
-        "max_tokens": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": 1000000,
-            "description": "Bound of one reply, in tokens.",
-            "examples": [2000],
-        },
-    },
-    "required": [],
-    "additionalProperties": False,
-}
-
-_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "assay rubric",
-    "description": "One question to a judge: what to look at, the scale of the answer, and what passes.",
-    "type": "object",
-    "properties": {
-        "name": _NAME
-        | {"description": "Name of the rubric; a label of its time series.", "examples": ["faithfulness"]},
-        "version": {
-            "type": "string",
-            "pattern": "^[0-9A-Za-z][0-9A-Za-z._+-]{0,19}$",
-            "patternErrorMessage": "use 1 to 20 letters, digits and . _ + -",
-            "description": "Version for people, always quoted. Raise it with every change of meaning.",
-            "examples": ["1"],
-        },
-        "title": _prose("Short title for people. Not shown to the judge.", 100, "Answer relevance"),
-        "description": _prose("What it is for. Not shown to the judge.", 4000, "Does the output answer the input?"),
-        "dimension": {
-            "type": "string",
-            "enum": list(DIMENSIONS),
-            "description": "What the keyless judges (`rules`, `lexical`) take it for. Default: the name, if it is one of "
-            "the four, else `other`, which they do not judge.",
-            "examples": ["relevance"],
-        },
-        "requires": {
-            "type": "array",
-            "uniqueItems": True,
-            "items": {"type": "string", "enum": list(REQUIRABLE), "examples": ["contexts"]},
-            "default": [],
-            "description": "What a record must have. Without it the rubric is not applicable, no judge is asked and no "
-            "score made.",
-            "examples": [["contexts"]],
-        },
-        "instructions": _prose(
-            "What to judge, for the judge. It is shown the whole record, in parts called input, context, reference, "
-            "tool and output.",
-            20000,
-            "Judge whether the output answers the input.",
-        ),
-        "scale": {
-            "oneOf": _SCALES,
-            "description": "How the judge answers and what the answer is worth.",
-            "examples": [{"type": "binary"}],
-        },
-        "pass_threshold": {
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "maximum": 1,
-            "description": "A value at or above it passes. Between two levels is safest: token probabilities make values "
-            "between the levels.",
-            "examples": [0.7],
-        },
-        "objective": {
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "exclusiveMaximum": 1,
-            "description": "Share of interactions that should pass (SLO).",
-            "examples": [0.95],
-        },
-        "ask": {
-            "type": "string",
-            "enum": ["together", "alone"],
-            "default": "together",
-            "description": "`together`: in one call with the other rubrics of its judge, cheaper. `alone`: in a call of its "
-            "own, undisturbed by the others.",
-            "examples": ["together"],
-        },
-        "judge": _JUDGE,
-        "calibration": _prose("Calibration file that belongs to this rubric.", 500, "calibration/relevance.json"),
-    },
-    "required": ["name", "version", "instructions", "scale", "pass_threshold"],
-    "additionalProperties": False,
-}
-
-#: Fields whose change gives scores a new identity. `name` is among them because the judge is shown it.
-_HASHED = frozenset({"name", "dimension", "requires", "instructions", "scale", "pass_threshold", "ask"})
-
-
-def rubric_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a rubric file, for editors: docs/reference/rubric.schema.json."""
-    schema: dict[str, Any] = json.loads(json.dumps(_SCHEMA))
-    return schema

@@ -9,12 +9,14 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from assay.errors import SettingsError
 from assay.records import Feedback, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 #: Conditions that a rule may name: the user's thumb is down; `finish_reason` is error; `finish_reason` is length.
 Condition = Literal["thumbs_down", "error", "length"]
@@ -23,7 +25,7 @@ _SALT: Final = b"assay:v1\0"
 
 
 def sample_unit(key: str) -> float:
-    """A number in [0, 1) that hangs on `key` alone and is uniform over keys: a record is taken when it is below the rate.
+    """A number in [0, 1) that hangs on `key` alone and is uniform over keys; below the rate, a record is taken.
 
     It is the first 53 bits of SHA-256 of `assay:v1`, a NUL and the key in UTF-8, over 2 to the 53rd.
     """
@@ -73,18 +75,20 @@ class Sampler:
         self.errors = 0
 
     def decide(self, key: str, interaction: Mapping[str, Any]) -> Sampling | None:
-        """How the interaction gets in, or None when it does not. `key` is its trace id, or its record id without one."""
-        for matches, decision in self._rules:
-            try:
-                if matches(interaction):
-                    break
-            except Exception:  # noqa: BLE001 - a rule's function is the app's code
-                self.errors += 1
-        else:
-            decision = self._default
+        """How the interaction gets in, or None when it does not. `key` is its trace id, else its record id."""
+        decision = self._decision(interaction)
         if decision is None or decision.probability == 1.0 or sample_unit(key) < decision.probability:
             return decision
         return None
+
+    def _decision(self, interaction: Mapping[str, Any]) -> Sampling | None:
+        for matches, decision in self._rules:
+            try:
+                if matches(interaction):
+                    return decision
+            except Exception:  # noqa: BLE001 - a rule's function is the app's code
+                self.errors += 1
+        return self._default
 
 
 def check_rate(rate: float, what: str) -> None:

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from assay.errors import VerdictError
 from assay.records import NotApplicable, Record, Score
@@ -26,11 +26,14 @@ MAX_QUOTE = 1_000
 
 #: A verdict of more claims than this is not one: no answer has so many, and each is searched for and stored.
 MAX_CLAIMS = 200
+#: Bounds of what a rubric may write.
+MAX_LEVEL = 10
+MAX_WEIGHT = 1000
 
 #: `value >= pass_threshold` forgives this much of binary rounding in weighted shares.
 _ROUNDING = 1e-9
 
-_EXPLAIN = "First `explanation`: why, in under 30 words."
+_EXPLAIN = "`explanation` (under 30 words), then"
 
 
 class Scale(Protocol):
@@ -86,7 +89,7 @@ class Binary:
 
     def prompt(self) -> str:
         """See `Scale.prompt`."""
-        return f"{_EXPLAIN} Then `verdict`:\n{self.pass_label}: {self.pass_when}\n{self.fail_label}: {self.fail_when}"
+        return f"{_EXPLAIN} `verdict`:\n{self.pass_label}: {self.pass_when}\n{self.fail_label}: {self.fail_when}"
 
     def schema(self) -> dict[str, Any]:
         """See `Scale.schema`."""
@@ -133,13 +136,16 @@ class Ordinal:
     grade_field: ClassVar[str | None] = "level"
 
     def __post_init__(self) -> None:
-        if len(self.levels) < 2 or any(a.level >= b.level for a, b in pairwise(self.levels)):
+        numbers = [level.level for level in self.levels]
+        if len(numbers) < 2 or any(a >= b for a, b in pairwise(numbers)):
             raise ValueError("an ordinal scale needs two levels or more, in ascending order")
+        if numbers[0] < 0 or numbers[-1] > MAX_LEVEL:
+            raise ValueError(f"levels are whole numbers from 0 to {MAX_LEVEL}")
 
     def prompt(self) -> str:
         """See `Scale.prompt`."""
         anchors = "\n".join(f"{level.level}: {level.anchor}" for level in self.levels)
-        return f"{_EXPLAIN} Then `level`:\n{anchors}"
+        return f"{_EXPLAIN} `level`:\n{anchors}"
 
     def schema(self) -> dict[str, Any]:
         """See `Scale.schema`."""
@@ -194,8 +200,8 @@ class Checklist:
         ids = [item.id for item in self.items]
         if not ids or len(set(ids)) < len(ids):
             raise ValueError("a checklist needs one item or more, each with an id of its own")
-        if not all(0 < item.weight < math.inf for item in self.items):
-            raise ValueError("the weight of a checklist item must be above 0")
+        if not all(0 < item.weight <= MAX_WEIGHT for item in self.items):
+            raise ValueError(f"the weight of a checklist item is above 0 and at most {MAX_WEIGHT}")
 
     @property
     def _answers(self) -> list[str]:
@@ -203,9 +209,9 @@ class Checklist:
 
     def prompt(self) -> str:
         """See `Scale.prompt`."""
-        how = "yes, no, or na where it does not apply" if self.allow_na else "yes or no"
+        how = "yes (good), no, or na (does not apply)" if self.allow_na else "yes (good) or no"
         questions = "\n".join(f"{item.id}: {item.question}" for item in self.items)
-        return f"{_EXPLAIN} Then `items`, each {how}:\n{questions}"
+        return f"{_EXPLAIN} `items`, each {how}:\n{questions}"
 
     def schema(self) -> dict[str, Any]:
         """See `Scale.schema`."""
@@ -215,7 +221,8 @@ class Checklist:
 
     def to_dict(self) -> dict[str, Any]:
         """See `Scale.to_dict`."""
-        return {"type": self.type, "items": [asdict(item) for item in self.items], "allow_na": self.allow_na}
+        items = [asdict(item) | {"weight": float(item.weight)} for item in self.items]
+        return {"type": self.type, "items": items, "allow_na": self.allow_na}
 
     def parse(
         self,
@@ -268,13 +275,11 @@ class Claims:
     def prompt(self) -> str:
         """See `Scale.prompt`."""
         return (
-            f"List in `claims` each such claim (the {self.max_claims} weightiest at most; none: []):\n"
-            "claim: it, in under 15 words\n"
-            "quote: the shortest passage that decides it, copied exactly from one context, untranslated; "
-            '"" if there is none\n'
-            "context: that context's number, or 0\n"
-            "verdict: supported (the quote says it or implies it), contradicted (the quote denies it), "
-            "or unsupported"
+            f"`claims` (the {self.max_claims} weightiest at most, [] if none), each:\n"
+            "claim: under 15 words\n"
+            'quote: shortest passage that decides it, copied exactly from one context, else ""\n'
+            "context: its number, else 0\n"
+            "verdict: supported or contradicted by the quote, else unsupported"
         )
 
     def schema(self) -> dict[str, Any]:
@@ -313,9 +318,8 @@ class Claims:
             return NotApplicable(reason="missing_contexts")
         claims = [self._claim(index, claim, sources) for index, claim in enumerate(written)]
         counts = {kind: sum(1 for claim in claims if _kind(claim) == kind) for kind in self.verdicts}
-        explanation = _text(answer.get("explanation"), MAX_EXPLANATION) or _unfounded(claims)
         return _score(
-            {"explanation": explanation},
+            {"explanation": _unfounded(claims)},
             counts["supported"] / len(claims),
             pass_threshold,
             raw=float(counts["supported"]),
@@ -331,7 +335,7 @@ class Claims:
             raise VerdictError("off_scale", f"{where}.verdict {_short(claim['verdict'])} is not on the scale")
         text = _text(_required(claim, "claim", str, where), MAX_QUOTE)
         quote = claim.get("quote")
-        found = sources.find(quote) if isinstance(quote, str) else None
+        found = sources.find(quote, claim.get("context")) if isinstance(quote, str) else None
         return {
             "claim": text,
             "quote": _text(quote, MAX_QUOTE),
@@ -347,14 +351,19 @@ def _kind(claim: Mapping[str, Any]) -> str:
 
 
 def _unfounded(claims: Sequence[Mapping[str, Any]]) -> str:
-    """The explanation that the claims themselves give: which are not supported."""
+    """The explanation that the claims themselves give: which are not supported, and why."""
     parts = []
     for claim in claims:
         kind = _kind(claim)
-        if kind != "supported":
-            why = " (its quote is not in the contexts)" if claim["verdict"] == "supported" else ""
-            parts.append(f'{kind}{why}: "{claim["claim"]}"')
-    return _text("; ".join(parts), MAX_EXPLANATION) or "every claim is supported by a quote"
+        if kind == "supported":
+            continue
+        why = ""
+        if claim["verdict"] == "supported":
+            why = " (its quote is not in the contexts)"
+        elif claim["quote_found"]:
+            why = f' (context {claim["context"]}: "{claim["quote"]}")'
+        parts.append(f'{kind}: "{claim["claim"]}"{why}')
+    return "; ".join(parts) or "every claim is supported by a quote"
 
 
 # Reading what a model wrote.
@@ -388,7 +397,7 @@ def _required(answer: Mapping[str, Any], name: str, kind: Any, where: str = "the
 
 def _word(text: str) -> str:
     # No word of a scale is longer; folding megabytes to learn that is wasted.
-    return text[:200].strip().casefold()
+    return text[:200].strip(" \t\n.!*\"'").casefold()
 
 
 def _short(value: object) -> str:
@@ -450,31 +459,36 @@ def _expected(
 # Looking up quotes.
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+#: what copyists put in, leave out or swap: quotation marks, asterisks and backticks of Markdown, invisible characters
 _MARKS = re.compile(
-    "[\"'`\u00b4*\u2018-\u201f\u2039\u203a\u00ab\u00bb\u300c-\u300f\u301d-\u301f]|[\u00ad\u200b-\u200f\u2060\ufeff]"
+    "[\"'`*\u00b4\u2018-\u201f\u2039\u203a\u00ab\u00bb\u300c-\u300f\u301d-\u301f\u00ad\u200b-\u200f\u2060\ufeff]"
 )
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _ELLIPSIS = re.compile(r"[\[(]?\.(?: ?\.){2,}[\])]?")
 _EDGES = " .,;:!?-\u3001\u3002"
+#: Long runs of what may be combining marks; ideographs, kana and hangul are spared the closer look.
+_STACKS = re.compile(
+    "[\u0300-\u2fff\u302a-\u302f\u3099\u309a\ua000-\uabff\ufb1e\ufe20-\ufe2f\uff9e\uff9f\U00010000-\U0001ffff]{31,}"
+)
+#: Not marks themselves, but they decompose into marks.
+_HIDDEN_MARKS = frozenset("\u0f73\u0f75\u0f81\uff9e\uff9f")
 
 
 def _fold(text: str) -> str:
-    """Text without what a copyist changes: case, compatibility forms, white space, quotation marks, dashes.
-
-    NFKC orders runs of combining marks by insertion sort, so long runs are broken first, else it takes quadratic time.
-    """
+    """The text without what a copyist changes: case, compatibility forms, white space, quotation marks, dashes."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", _unstack(text))
+        # NFKC sorts each run of combining marks in quadratic time, so long ones are cut first.
+        text = unicodedata.normalize("NFKC", _STACKS.sub(_unstack, text))
     text = _DASHES.sub("-", _MARKS.sub("", text.casefold()))
     return " ".join(text.split())
 
 
-def _unstack(text: str) -> str:
-    """The text with at most 30 combining marks in a row, as Unicode's stream-safe format; the rest are dropped."""
+def _unstack(match: re.Match[str]) -> str:
+    """At most 30 combining marks in a row, as in Unicode's stream-safe format; the rest are dropped."""
     run = 0
     kept = []
-    for char in text:
-        run = run + 1 if unicodedata.combining(char) else 0
+    for char in match[0]:
+        run = run + 1 if unicodedata.combining(char) or char in _HIDDEN_MARKS else 0
         if run <= 30:
             kept.append(char)
     return "".join(kept)
@@ -484,44 +498,47 @@ class _Sources:
     """The contexts of a record, folded once for all its quotes."""
 
     #: occurrences of a quote looked at, and pieces of an elided one: bounds that keep the search linear
-    _TRIES = 32
+    _TRIES = 100
     _PIECES = 20
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = [_fold(text) for text in texts]
-        self.any = any(self._texts)
+        self._texts = dict(enumerate(map(_fold, texts), 1))
+        self.any = any(self._texts.values())
 
-    def find(self, quote: str) -> int | None:
-        """Number (from 1) of the context in which the quote occurs, or None. A quote never spans two contexts."""
+    def find(self, quote: str, stated: object = None) -> int | None:
+        """Number (from 1) of the context in which the quote occurs, the stated one if it does there; None if nowhere.
+
+        A quote never spans two contexts. "..." stands for anything within one.
+        """
         folded = _fold(quote)
-        whole = [folded.strip(_EDGES)]
+        whole = folded.strip(_EDGES)
         pieces = [piece.strip(_EDGES) for piece in _ELLIPSIS.split(folded, self._PIECES)]
         cut = (not pieces[0], not pieces[-1])
         pieces = [piece for piece in pieces if piece]
-        # A piece of an elided quote must say something, or "a ... b ... c" would be found in any text.
-        elided = len(pieces) <= self._PIECES and all(len(p) >= 4 or any(c.isdigit() for c in p) for p in pieces)
-        for number, text in enumerate(self._texts, 1):
-            if self._occurs(whole, text, (False, False)) or (elided and self._occurs(pieces, text, cut)):
+        # Each piece must say something, or "a ... b ... c" would be found in any text.
+        elided = len(pieces) <= self._PIECES and all(
+            len(piece.encode("utf-8", "replace")) >= 10 or any(char.isdigit() for char in piece) for piece in pieces
+        )
+        for number in sorted(self._texts, key=lambda number: number != stated):
+            text = self._texts[number]
+            if self._occurs([whole], text, (False, False)) or (elided and self._occurs(pieces, text, cut)):
                 return number
         return None
 
     def _occurs(self, pieces: Sequence[str], text: str, cut: tuple[bool, bool]) -> bool:
-        """Whether the pieces occur in this order; a cut edge may lie within a word, no other may."""
-        if not pieces or not any(char.isalnum() for piece in pieces for char in piece):
+        """Whether the pieces occur in this order; an edge at a cut may lie within a word, no other may."""
+        if not any(char.isalnum() for piece in pieces for char in piece):
             return False
-        start = 0
+        end = 0
         for index, piece in enumerate(pieces):
-            open_left = index > 0 or cut[0]
-            open_right = index < len(pieces) - 1 or cut[1]
-            at = next(
-                (at for at in self._at(piece, text, start) if _bounded(text, at, piece, open_left, open_right)), -1
-            )
+            is_open = (index > 0 or cut[0], index < len(pieces) - 1 or cut[1])
+            at = next((at for at in self._places(piece, text, end) if _stands_free(text, at, piece, is_open)), -1)
             if at < 0:
                 return False
-            start = at + len(piece)
+            end = at + len(piece)
         return True
 
-    def _at(self, piece: str, text: str, start: int) -> Iterator[int]:
+    def _places(self, piece: str, text: str, start: int) -> Iterator[int]:
         for _ in range(self._TRIES):
             at = text.find(piece, start)
             if at < 0:
@@ -530,20 +547,17 @@ class _Sources:
             start = at + 1
 
 
-def _bounded(text: str, at: int, piece: str, open_left: bool, open_right: bool) -> bool:
-    """Whether the piece at `at` stands free: "30" is not in "1300" or "30.5", "art" is not in "party"."""
+def _stands_free(text: str, at: int, piece: str, is_open: tuple[bool, bool]) -> bool:
+    """Whether the piece found at `at` is no part of something else: "30" of "1300" or "30.5", "art" of "party"."""
     end = at + len(piece)
-    before, after = text[max(0, at - 2) : at], text[end : end + 2]
-    return not (_runs_on(before[::-1], piece[0], open_left) or _runs_on(after, piece[-1], open_right))
+    before, after = text[max(0, at - 2) : at][::-1], text[end : end + 2]
+    return not (_runs_on(piece[0], before, is_open[0]) or _runs_on(piece[-1], after, is_open[1]))
 
 
-def _runs_on(outside: str, inside: str, is_open: bool) -> bool:
+def _runs_on(edge: str, outside: str, is_open: bool) -> bool:
     if not outside:
         return False
-    if inside.isdigit():
+    if edge.isdigit():
         return outside[0].isdigit() or (len(outside) == 2 and outside[0] in ".," and outside[1].isdigit())
-    # Only scripts that put spaces between words, and no prefixes on them, have such a thing as a half word.
-    return not is_open and all(char.isalpha() and ord(char) < 0x530 for char in (outside[0], inside))
-
-
-ScaleType = Literal["binary", "ordinal", "checklist", "claims"]
+    # Other scripts write no spaces between words, or put prefixes on them: there is no half word to tell.
+    return not is_open and all(char.isalpha() and ord(char) < 0x530 for char in (outside[0], edge))

@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     """What `assay` reads from the environment. Every field is `ASSAY_` plus its name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ASSAY_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="ASSAY_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
     )
 
     # -- where things are

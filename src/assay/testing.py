@@ -445,7 +445,7 @@ _SIMPLE_FAULTS: dict[str, Reply] = {
     "garbage": Reply(body=b"\x00{]garbage", headers={"content-type": "application/json"}),
     "not_utf8": Reply(body=b'{"choices":[{"message":{"content":"\xff\xfe\xfa"}}]}'),
     "oversized": Reply(content="x" * 4_000_000),
-    "no_choices": Reply(body={"id": "chatcmpl-fake", "choices": [], "usage": {"prompt_tokens": 7}}),
+    "no_choices": Reply(body={"id": "chatcmpl-fake", "choices": []}),
     "prose": Reply(content="I would say that this answer is rather good."),
     "refusal": Reply(refusal="I'm sorry, I cannot assist with that request."),
     "content_filter": Reply(content="", finish_reason="content_filter"),

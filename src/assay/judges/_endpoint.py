@@ -48,7 +48,8 @@ _KEEPALIVE_SECONDS = 4.0
 _MOST_CHARACTERS_PER_TOKEN = 8.0
 _TOP_LOGPROBS = 5
 
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key)-[\w*.-]{4,}|(?<=Bearer )\S+", re.IGNORECASE)
+#: Keys as endpoints repeat them, whole or with stars inside.
+_KEY_LIKE = re.compile(r"\b(?:sk-|gsk_|xai-|AIza)[\w*.-]{4,}|(?<=Bearer )\S+|[\w-]*\*{3,}[\w-]*")
 _RUN = re.compile(r"([^\w])\1+|(\w)\2{3,}")
 
 _OVERFLOW = re.compile(
@@ -65,7 +66,7 @@ _POLICY = re.compile(
 )
 _IDENTITY = re.compile(
     r"model_not_found|invalid_api_key|api key not valid|incorrect api key|invalid model"
-    r"|model [`'\"]?[\w./:@-]+[`'\"]? (?:was |is )?(?:not found|not supported|does ?n[o']t exist|not available)",
+    r"|model [`'\"]?[\w./:@-]+[`'\"]? (?:was |is )?(?:not found|does ?n[o']t exist)",
     re.IGNORECASE,
 )
 _FORMAT = re.compile(
@@ -460,6 +461,7 @@ def _told(content: bytes) -> tuple[str, str | None]:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return (" ".join(text.split()) if not text.lstrip().startswith("<") else ""), None
+    body = body[0] if isinstance(body, list) and len(body) == 1 else body
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
         return str(error), None

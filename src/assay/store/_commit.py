@@ -91,8 +91,9 @@ class Batch:
             self._count(additions, rows[key], key, recovered=False)
         recovered = self._supersede(connection, rows, inserted, additions) if self._replay else set()
         self._insert_dead(connection, additions, moment)
-        touched = {record_id for record_id, _ in inserted | recovered} | new_records
-        additions.count("duplicates", n=self._duplicates + len(self._records.keys() - touched))
+        # A record none of whose evaluations is new was delivered twice. One without any came for nothing but itself.
+        came_again = {record_id for record_id, _ in rows} - {record_id for record_id, _ in inserted | recovered}
+        additions.count("duplicates", n=self._duplicates + len(came_again - new_records))
         additions.write(connection)
         return Committed(
             inserted_records=len(new_records),
@@ -256,7 +257,7 @@ def _evaluation_row(
     if isinstance(outcome, Score):
         return row | {
             "outcome": "scored",
-            "value": outcome.value,
+            "value": float(outcome.value),
             "passed": outcome.passed,
             "raw": number(outcome.raw),
             "label": _text(outcome.label),

@@ -26,8 +26,9 @@ T = TypeVar("T")
 #: How long a writer waits for other writers before it gives up.
 BUSY_SECONDS = 30.0
 
-#: SQLSTATE of what a second try mends: serialization_failure, deadlock_detected.
-_AGAIN = frozenset({"40001", "40P01"})
+#: SQLSTATE of what a second try mends: serialization_failure, deadlock_detected, and foreign_key_violation, which means
+#: that a record was purged while an evaluation of it was being stored.
+_AGAIN = frozenset({"40001", "40P01", "23503"})
 
 _UPGRADE = "run `assay db upgrade`"
 
@@ -38,7 +39,8 @@ _MENDS = (
     ("53100", "disk is full", "free some disk space, or run `assay purge`"),
     ("25006", "readonly database", "the database, its file and its directory must be writable"),
     ("28P01", None, "check the user and the password in ASSAY_DATABASE_URL"),
-    ("3D000", "unable to open database file", f"create it, then {_UPGRADE}"),
+    ("3D000", None, f"create the database, then {_UPGRADE}"),
+    (None, "unable to open database file", "its directory must exist and be writable"),
     ("53300", None, "raise max_connections, or run fewer workers"),
     (None, "file is not a database", "ASSAY_DATABASE_URL must name an SQLite file"),
     (None, "database is locked", "another process has been writing for too long"),
@@ -60,10 +62,10 @@ class Database:
         # SQLite has one writer at a time: threads queue here, where waiting is fair and costs nothing.
         self._writing = threading.Lock()
         options: dict[str, Any] = {} if self.is_sqlite else {"connect_args": self._keepalive(), "pool_pre_ping": True}
+        # A connection for each thread of a worker, and some for bursts; the fewest possible are kept warm.
+        options |= {"pool_size": 20, "max_overflow": 20, "pool_use_lifo": True}
         try:
-            self.engine = sa.create_engine(
-                self.url, pool_size=8, max_overflow=32, hide_parameters=True, json_serializer=dumps, **options
-            )
+            self.engine = sa.create_engine(self.url, hide_parameters=True, json_serializer=dumps, **options)
         except ImportError:
             raise MissingExtraError("postgres", "psycopg") from None
         if self.is_sqlite:
@@ -74,7 +76,7 @@ class Database:
     def name(self) -> str:
         """What to call it in messages: never with user or password."""
         if self.is_sqlite:
-            return str(self.url.database)
+            return str(self.url.database).removeprefix("file:")
         port = f":{self.url.port}" if self.url.port else ""
         return f"{self.url.host or 'localhost'}{port}/{self.url.database or ''}"
 
@@ -172,11 +174,11 @@ class Database:
         """
         if not self.is_sqlite:
             return
-        path = Path(str(self.url.database))
+        directory = Path(self.name).parent
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{path.parent}: {error.strerror}: the directory must be writable") from error
+            raise StoreError(f"{directory}: {error.strerror}: the directory must be writable") from error
         # Two processes that switch at once are refused without waiting, whatever the busy timeout.
         again = Retrying(
             retry=retry_if_exception(

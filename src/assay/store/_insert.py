@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -28,36 +27,21 @@ def insert_rows(
     """
     if not rows:
         return []
-    parameters: Any = rows
-    if connection.dialect.name == "postgresql":
-        parameters = {name: [_encoded(table.c[name], row[name]) for row in rows] for name in rows[0]}
-    result = connection.execute(_statement(table, tuple(rows[0]), finish, connection.dialect.name), parameters)
+    postgresql = connection.dialect.name == "postgresql"
+    statement = _statement(table, tuple(rows[0]), finish, postgresql=postgresql)
+    result = connection.execute(statement, {"rows": dumps(rows)} if postgresql else rows)
     return list(result) if result.returns_rows else []
 
 
 @lru_cache
-def _statement(table: sa.Table, names: tuple[str, ...], finish: Finish, dialect: str) -> sa.Insert:
-    if dialect == "sqlite":
+def _statement(table: sa.Table, names: tuple[str, ...], finish: Finish, *, postgresql: bool) -> sa.Insert:
+    if not postgresql:
         return finish(sqlite_insert(table))
-    # One array a column: the same short statement for any number of rows, where a list of VALUES would be parsed anew
-    # each time, which costs more than all the rest of a commit.
-    columns = [table.c[name] for name in names]
-    arrays = sa.func.unnest(
-        *(sa.bindparam(column.name, type_=ARRAY(_sent_as(column))) for column in columns)
-    ).table_valued(*(sa.column(column.name, _sent_as(column)) for column in columns), name="new").render_derived()
-    selected = [
-        sa.cast(arrays.c[column.name], column.type) if _is_json(column) else arrays.c[column.name] for column in columns
-    ]
-    return finish(pg_insert(table).from_select(names, sa.select(*selected)))
-
-
-def _is_json(column: sa.Column[Any]) -> bool:
-    return isinstance(column.type, sa.JSON)
-
-
-def _sent_as(column: sa.Column[Any]) -> Any:
-    return sa.Text() if _is_json(column) else column.type
-
-
-def _encoded(column: sa.Column[Any], value: Any) -> Any:
-    return dumps(value) if value is not None and _is_json(column) else value
+    # All rows in one parameter: the same short statement for any number of them. A list of VALUES is parsed anew each
+    # time, by the driver and by the server, and that costs more than all the rest of a commit.
+    rows = (
+        sa.func.json_to_recordset(sa.cast(sa.bindparam("rows", type_=sa.Text), sa.JSON))
+        .table_valued(*(sa.column(name, table.c[name].type) for name in names), name="new")
+        .render_derived(with_types=True)
+    )
+    return finish(pg_insert(table).from_select(names, sa.select(*(rows.c[name] for name in names))))

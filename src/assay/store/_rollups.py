@@ -35,6 +35,8 @@ SUMS = (
 BUCKETS = tuple(f"bucket_{index}" for index in range(len(SCORE_BOUNDS)))
 TOTALS = ("scored", "failed", "not_applicable", "recovered", "value_sum", *BUCKETS)
 USAGE = ("prompt_tokens", "completion_tokens", "cost_usd")
+_NO_SUMS: dict[str, float] = {name: 0.0 if name.startswith("sum_") else 0 for name in SUMS}
+_NO_TOTALS: dict[str, Any] = {**dict.fromkeys(TOTALS, 0), "value_sum": 0.0, **dict.fromkeys(USAGE)}
 
 
 class Additions:
@@ -42,7 +44,7 @@ class Additions:
 
     def __init__(self, moment: float) -> None:
         self._moment = moment
-        self._minutes: dict[tuple[int, int, int], dict[str, float]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+        self._minutes: dict[tuple[int, int, int], dict[str, float]] = defaultdict(_NO_SUMS.copy)
         self._totals: dict[tuple[int, int], dict[str, Any]] = {}
         self._reasons: dict[tuple[int, int, str, str], int] = defaultdict(int)
         self._exemplars: dict[tuple[int, int, int], dict[str, Any]] = {}
@@ -76,7 +78,7 @@ class Additions:
                 bucket = bisect_left(SCORE_BOUNDS, outcome.value)
                 self._exemplars[series_id, instrument_id, bucket] = {
                     "trace_id": trace_id,
-                    "value": outcome.value,
+                    "value": float(outcome.value),
                     "timestamp": epoch,
                 }
         elif isinstance(outcome, Failure):
@@ -96,8 +98,7 @@ class Additions:
         key = (series_id, instrument_id)
         if key not in self._totals:
             self._totals[key] = {
-                **dict.fromkeys(TOTALS, 0),
-                **dict.fromkeys(USAGE),
+                **_NO_TOTALS,
                 "last_scored_at": None,
                 "updated_at": self._moment,
             }
@@ -123,16 +124,17 @@ class Additions:
     def write(self, connection: sa.Connection) -> None:
         """Add everything, in an order that is the same in every process, so that none waits for another in a circle."""
         insert_rows(connection, rollups, self._rollup_rows(), _add)
-        for table, rows in (
+        others: list[tuple[sa.Table, Mapping[Any, dict[str, Any]]]] = [
             (totals, self._totals),
             (outcome_counts, {key: {"n": n} for key, n in self._reasons.items()}),
             (exemplars, self._exemplars),
             (counters, {key: {"n": n} for key, n in self._counters.items()}),
-        ):
+        ]
+        for table, rows in others:
             insert_rows(connection, table, [_row(table, key, rows[key]) for key in sorted(rows)], _add)
 
     def _rollup_rows(self) -> list[dict[str, Any]]:
-        hours: dict[tuple[int, int, int], dict[str, float]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+        hours: dict[tuple[int, int, int], dict[str, float]] = defaultdict(_NO_SUMS.copy)
         for (start, series_id, instrument_id), sums in self._minutes.items():
             hour = hours[start // HOUR * HOUR, series_id, instrument_id]
             for name, value in sums.items():

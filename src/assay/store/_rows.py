@@ -143,7 +143,7 @@ class Counts:
     received: Mapping[str, int] = field(default_factory=dict)
     #: deliveries of records that brought nothing new
     duplicates: int = 0
-    #: label sets in use (app and cohort labels), at most `max_series`
+    #: label sets made (app and cohort labels): at most `max_series` for each set of declared labels
     series: int = 0
     #: records that came after the cap was reached and count as "other"
     series_overflow: int = 0

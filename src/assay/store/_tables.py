@@ -54,8 +54,8 @@ def text(value: str) -> str:
 
 
 def number(value: float | None) -> float | None:
-    """`value`, or None when it is not a finite number."""
-    return value if value is not None and math.isfinite(value) else None
+    """`value` as a float, or None when it is not a finite number."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def integer(value: int | None) -> int | None:
@@ -64,15 +64,19 @@ def integer(value: int | None) -> int | None:
 
 
 def dumps(value: object) -> str:
-    """JSON that any database takes: no NaN, no NUL, no half characters."""
+    """JSON that any database takes: no NaN, no NUL, no half characters; moments and ids as text, bytes as in SQL."""
     try:
-        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_text)
         encoded.encode()
     except ValueError:  # NaN or infinity; a lone surrogate raises its subclass UnicodeEncodeError
-        return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
-    if "\\u0000" in encoded:
-        return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
-    return encoded
+        return dumps(_plain(value))
+    return dumps(_plain(value)) if "\\u0000" in encoded else encoded
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -82,7 +86,7 @@ def _plain(value: Any) -> Any:
         return number(value)
     if isinstance(value, Mapping):
         return {text(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [_plain(item) for item in value]
     return value
 

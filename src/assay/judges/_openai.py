@@ -1,0 +1,239 @@
+"""The judge that asks a model behind any OpenAI-compatible endpoint.
+
+One call for all rubrics it is given; what of the reply is no valid verdict is asked for once more, by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from assay.errors import JudgeError, SettingsError, VerdictError
+from assay.judges import OPENAI_BASE_URL
+from assay.judges._endpoint import Endpoint
+from assay.judges._prices import load_prices
+from assay.judges._prompt import PROTOCOL, render, repair, schema
+from assay.judges._reply import PARSER, Verdicts, find_verdicts, grade_distribution
+from assay.judges._text import declines
+from assay.records import TRANSIENT, Failure, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.judges import JudgeObserver, JudgeSettings
+    from assay.judges._endpoint import Answer
+    from assay.records import FailureKind, NotApplicable, Outcome, Record, Score
+    from assay.rubrics import Rubric
+
+#: How much of a reply is shown to the model again when it is asked to repair it.
+_SHOWN_CHARACTERS = 8_000
+_MESSAGE_CHARACTERS = 500
+
+
+class OpenAIJudge:
+    """Judges by an OpenAI-compatible endpoint. Build it anywhere; its calls belong to one event loop."""
+
+    def __init__(self, settings: JudgeSettings, observer: JudgeObserver | None = None) -> None:
+        """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""
+        if not settings.model:
+            raise SettingsError("the judge `openai` needs a model: set ASSAY_JUDGE_MODEL, such as gpt-5-mini")
+        base_url = settings.base_url or OPENAI_BASE_URL
+        if base_url == OPENAI_BASE_URL and not settings.api_key:
+            raise SettingsError(
+                "the judge `openai` needs a key: set ASSAY_JUDGE_API_KEY or OPENAI_API_KEY, "
+                "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
+            )
+        self.name = f"openai:{settings.model}"
+        self.fingerprint = _fingerprint(settings, _host(base_url))
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self._endpoint = Endpoint(
+            settings, settings.model, load_prices(settings.prices_path), judge=self.name, observer=observer
+        )
+
+    async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+        """One outcome for each rubric, in their order, from one call and at most one repair."""
+        exchange = _Exchange(self._endpoint, record, rubrics, logprobs=self._settings.logprobs)
+        async with self._slots:
+            await exchange.run(self._settings.timeout_seconds)
+        return [exchange.outcomes[rubric.name] for rubric in rubrics]
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._endpoint.aclose()
+
+
+class _Exchange:
+    """One record's call and repair: collects outcomes, and what each of them cost."""
+
+    def __init__(self, endpoint: Endpoint, record: Record, rubrics: Sequence[Rubric], *, logprobs: bool) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self._endpoint = endpoint
+        self._record = record
+        self._rubrics = rubrics
+        self._logprobs = logprobs
+        self._usage = {rubric.name: Usage() for rubric in rubrics}
+        self._seconds = dict.fromkeys(self._usage, 0.0)
+
+    async def run(self, timeout_seconds: float) -> None:
+        """Ask, read, and ask once more for what was no verdict."""
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        messages = render(self._record, self._rubrics)
+        try:
+            answer = await self._ask(messages, self._rubrics, deadline)
+        except JudgeError as error:
+            for rubric in self._rubrics:
+                self._fail(rubric, error.kind, str(error), retry_after_seconds=error.retry_after_seconds)
+            return
+        faults = self._read(answer, self._rubrics)
+        if not faults:
+            return
+        again = [rubric for rubric in self._rubrics if rubric.name in faults]
+        if declines(answer.content):
+            for rubric in again:
+                self._fail(rubric, "refused", f"the judge declined: {answer.content}", model=answer.model)
+            return
+        shown = answer.content[:_SHOWN_CHARACTERS].strip() or "(nothing)"
+        said = repair(again, {name: str(fault) for name, fault in faults.items()})
+        messages = [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": said}]
+        try:
+            answer = await self._ask(messages, again, deadline)
+        except JudgeError as error:
+            self._fail_repair(again, faults, error)
+            return
+        faults = self._read(answer, again)
+        for rubric in again:
+            if rubric.name in faults:
+                fault = faults[rubric.name]
+                self._fail(rubric, fault.kind, f"{fault} (after one repair)", model=answer.model)
+
+    async def _ask(self, messages: list[dict[str, str]], rubrics: Sequence[Rubric], deadline: float) -> Answer:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        usage = Usage()
+        try:
+            answer = await self._endpoint.ask(
+                messages,
+                schema(rubrics),
+                logprobs=self._logprobs and any(rubric.scale.grade_field for rubric in rubrics),
+                deadline=deadline,
+                trace_id=self._record.trace_id,
+            )
+            usage = answer.usage
+        except JudgeError as error:
+            usage = error.usage or usage
+            raise
+        finally:
+            for rubric, share in zip(rubrics, usage.split(len(rubrics)), strict=True):
+                self._usage[rubric.name] += share
+                self._seconds[rubric.name] += clock() - started
+        return answer
+
+    def _read(self, answer: Answer, rubrics: Sequence[Rubric]) -> dict[str, VerdictError]:
+        """Keeps the outcome of every valid verdict; returns what is wrong with the others, by rubric."""
+        try:
+            verdicts = find_verdicts(answer.content, [rubric.name for rubric in rubrics])
+        except VerdictError as error:
+            return {rubric.name: error for rubric in rubrics}
+        faults: dict[str, VerdictError] = {}
+        for rubric in rubrics:
+            try:
+                outcome = self._parse(rubric, verdicts, answer, alone=len(rubrics) == 1)
+            except VerdictError as error:
+                faults[rubric.name] = error
+            else:
+                self.outcomes[rubric.name] = replace(
+                    outcome,
+                    usage=self._usage[rubric.name],
+                    latency_seconds=self._seconds[rubric.name],
+                    judge_model=answer.model,
+                )
+        return faults
+
+    def _parse(self, rubric: Rubric, verdicts: Verdicts, answer: Answer, *, alone: bool) -> Score | NotApplicable:
+        path: tuple[str, ...] = (rubric.name,)
+        if rubric.name in verdicts.members:
+            verdict = verdicts.members[rubric.name]
+        elif alone and all(name in verdicts.members for name in rubric.scale.schema()["required"]):
+            # Asked for one verdict, models without structured output often leave its name out.
+            verdict, path = verdicts.members, ()
+        else:
+            raise VerdictError("unparsable", f"the reply has no `{rubric.name}`")
+        return rubric.scale.parse(
+            verdict,
+            self._record,
+            pass_threshold=rubric.pass_threshold,
+            distribution=_distribution(rubric, verdicts, path, answer.logprobs),
+        )
+
+    def _fail_repair(self, rubrics: Sequence[Rubric], faults: dict[str, VerdictError], error: JudgeError) -> None:
+        """A repair that got no answer: what may pass is tried again later, all else leaves the first fault standing."""
+        for rubric in rubrics:
+            fault = faults[rubric.name]
+            message = f"{fault}; its repair failed: {error}"
+            if error.kind in TRANSIENT:
+                self._fail(rubric, error.kind, message, retry_after_seconds=error.retry_after_seconds)
+            else:
+                self._fail(rubric, fault.kind, message)
+
+    def _fail(
+        self,
+        rubric: Rubric,
+        kind: FailureKind,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        model: str | None = None,
+    ) -> None:
+        self.outcomes[rubric.name] = Failure(
+            kind=kind,
+            message=message[:_MESSAGE_CHARACTERS],
+            retry_after_seconds=retry_after_seconds,
+            usage=self._usage[rubric.name],
+            latency_seconds=self._seconds[rubric.name],
+            judge_model=model,
+        )
+
+
+def _distribution(
+    rubric: Rubric, verdicts: Verdicts, path: tuple[str, ...], logprobs: object
+) -> dict[str, float] | None:
+    """How sure the model was of each grade, where the endpoint tells and one token carries it."""
+    field = rubric.scale.grade_field
+    if field is None or not logprobs:
+        return None
+    span = verdicts.span(*path, field)
+    if span is None:
+        return None
+    grades = [str(grade) for grade in rubric.scale.schema()["properties"][field]["enum"]]
+    return grade_distribution(logprobs, verdicts.text, span, grades)
+
+
+def _host(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname if parts.scheme in ("http", "https") else None
+        _ = parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise SettingsError("the judge's base URL is none: write it like http://localhost:11434/v1")
+    return host
+
+
+def _fingerprint(settings: JudgeSettings, host: str) -> str:
+    """Of what changes verdicts. The host is in it, because one model name means different models elsewhere."""
+    parts: dict[str, Any] = {
+        "engine": "openai",
+        "host": host,
+        "model": settings.model,
+        "temperature": settings.temperature,
+        "logprobs": settings.logprobs,
+        "prompt": PROTOCOL,
+        "parser": PARSER,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

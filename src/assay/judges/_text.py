@@ -1,0 +1,123 @@
+"""Words, sentences and set phrases: what the keyless judges look at. Linear in the text, whatever the text."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Words that say nothing of the subject, in English and where short in other common languages.
+_STOP_WORDS = frozenset(
+    """
+    a about above after again against all also am an and any are as at be because been before being below between both
+    but by can could did do does doing down during each either else ever every few for from further get gets got had
+    has have having he her here hers him his how however i if in into is it its itself just let like may me might more
+    most much must my neither no nor not now of off often on once one only or other our out over own per rather same
+    she should since so some still such than that the their them then there these they this those through thus to too
+    under until up upon us use used uses using very was we well were what when where which while who whom whose why
+    will with within without would yet you your yours please following based given passage passages provided
+    information context contexts answer according mention mentioned include including includes overall summary
+    der die das und ist nicht ein eine zu mit auf für von dem den des sich auch wie es im am wir sie ich
+    le la les un une et est pas pour dans que qui sur avec des du au aux ce cette vous nous je il elle
+    el los las una y es no en de que por con para su se lo al como más
+    """.split()
+)
+
+_WORD = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+#: Scripts that put no spaces between words.
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\s\"')\]]+|(?<=[\u3002\uff01\uff1f])|\n+")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBERING = re.compile(r"^\s*(?:[-*\u2022]\s*)?(?:step\s*)?\d{1,2}[.):]\s|passages?\s*:?\s*\d{1,2}(?:[\s,]+(?:and\s+)?\d{1,2})*", re.I)
+_NUMBER_WORDS = {
+    word: str(number)
+    for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+}
+
+_SUFFIXES = ("ingly", "edly", "ies", "ing", "ed", "es", "ly", "s")
+
+#: How a model declines, in the words that models use.
+_DECLINES = re.compile(
+    r"\b(?:i\s*['\u2019]?\s*(?:m|am)\s+(?:(?:so|very|really)\s+)?sorry,?\s*(?:but\s+)?i\s+(?:can|am|won|will|do)"
+    r"|i\s*(?:['\u2019]m|\s+am)\s+(?:not\s+able|unable|not\s+allowed|not\s+comfortable)\s+to"
+    r"|i\s+(?:can(?:no|['\u2019])?t|can\s+not|won['\u2019]t|will\s+not|must\s+decline|have\s+to\s+decline)\b"
+    r"(?:\s+\w+)?\s*(?:help|assist|provide|comply|do\s+that|fulfil|support|engage|answer|share|give|create|write|generate|discuss)"
+    r"|as\s+an\s+ai(?:\s+language\s+model)?,?\s+i\s+(?:can|am|do|must|will)"
+    r"|i\s+(?:must|have\s+to)\s+(?:decline|refuse)"
+    r"|ich\s+kann\s+(?:dir|ihnen)?\s*(?:dabei|damit|hierbei)?\s*(?:leider\s+)?nicht|tut\s+mir\s+leid,?\s+(?:aber\s+)?ich\s+kann"
+    r"|je\s+ne\s+peux\s+pas|je\s+suis\s+d\u00e9sol\u00e9e?,?\s+(?:mais\s+)?je|lo\s+siento,?\s+(?:pero\s+)?no\s+puedo|no\s+puedo\s+ayudar)",
+    re.IGNORECASE,
+)
+#: How a model says that it does not know.
+_KNOWS_NOTHING = re.compile(
+    r"\b(?:i\s+(?:do\s+not|don['\u2019]t|really\s+don['\u2019]t)\s+(?:know|have\s+(?:\w+\s+){0,3}information)"
+    r"|unable\s+to\s+(?:answer|find|provide)|could\s*(?:n['\u2019]t|\s+not)\s+find\s+(?:\w+\s+){0,3}(?:information|answer)"
+    r"|no\s+(?:relevant\s+|such\s+)?information\s+(?:about|on|regarding|is|was|in)"
+    r"|(?:is|are)\s+not\s+(?:mentioned|specified|stated|available|given|provided|addressed|included)\s+in\s+the"
+    r"|(?:does|do)\s+not\s+(?:mention|contain|specify|provide|include|address)\s+(?:\w+\s+){0,4}(?:information|answer|question|how|what|when|whether)"
+    r"|ich\s+wei(?:\u00df|ss)\s+(?:es\s+)?(?:leider\s+)?nicht|je\s+ne\s+sais\s+pas|no\s+(?:lo\s+)?s\u00e9\b)",
+    re.IGNORECASE,
+)
+
+_OPENING_CHARACTERS = 300
+
+
+def declines(text: str) -> bool:
+    """Whether the text opens by declining to do what was asked."""
+    return _DECLINES.search(text[:_OPENING_CHARACTERS]) is not None
+
+
+def knows_nothing(text: str) -> bool:
+    """Whether the text opens by saying that it has no answer."""
+    return _KNOWS_NOTHING.search(text[:_OPENING_CHARACTERS]) is not None
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text."""
+    return [part for piece in _SENTENCE_END.split(text) if (part := piece.strip())]
+
+
+def words(text: str) -> Iterator[tuple[str, str]]:
+    """(stem, word as written) of each word that says something; numbers are words without their separators."""
+    for match in _WORD.finditer(text):
+        written = match[0]
+        if written[0].isdigit():
+            yield written.replace(",", ""), written
+        elif _UNSPACED.match(written):
+            # Pairs of characters stand for the words that nothing separates.
+            for index in range(max(1, len(written) - 1)):
+                pair = written[index : index + 2]
+                yield pair, pair
+        else:
+            stem = _stem(written.lower())
+            if stem is not None:
+                yield stem, written
+
+
+def stems(text: str) -> list[str]:
+    """The stems of `words`."""
+    return [stem for stem, _ in words(text)]
+
+
+def numbers(text: str) -> set[str]:
+    """The numbers that a text states, with those written as words up to twelve; numbering of lists left out."""
+    found = {match.replace(",", "") for match in _NUMBER.findall(_NUMBERING.sub(" ", text))}
+    return found | {_NUMBER_WORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _NUMBER_WORDS}
+
+
+@lru_cache(maxsize=50_000)
+def _stem(word: str) -> str | None:
+    """A word without its ending, which is crude and the same on both sides; None for a stop word."""
+    if len(word) > 40:
+        return word[:40]
+    base = word.replace("\u2019", "'").removesuffix("'s")
+    if base in _STOP_WORDS or len(base) < 2:
+        return None
+    if len(base) > 4:
+        for suffix in _SUFFIXES:
+            if base.endswith(suffix) and len(base) - len(suffix) >= 3:
+                return base[: -len(suffix)] + ("y" if suffix == "ies" else "")
+    return base

@@ -1,0 +1,125 @@
+"""Settings: what is read, what wins, and what a mistake says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assay.errors import SettingsError
+from assay.settings import Settings, load_settings, settings_markdown
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("ASSAY_", "OPENAI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_WINDOWS", "5m, 2h ,")
+    monkeypatch.setenv("ASSAY_COHORT_LABELS", "route")
+    settings = load_settings()
+    assert settings.windows == ("5m", "2h")
+    assert settings.cohort_labels == ("route",)
+
+
+def test_an_empty_variable_is_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker-compose passes empty strings for what is not set."""
+    monkeypatch.setenv("ASSAY_JUDGE", "")
+    monkeypatch.setenv("ASSAY_JUDGE_BASE_URL", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert load_settings().judge_engine == "lexical"
+
+
+@pytest.mark.parametrize(
+    ("environment", "engine"),
+    [
+        ({}, "lexical"),
+        ({"OPENAI_API_KEY": "k"}, "openai"),
+        ({"ASSAY_JUDGE_BASE_URL": "http://localhost:1/v1"}, "openai"),
+        ({"OPENAI_API_KEY": "k", "ASSAY_JUDGE": "rules"}, "rules"),
+    ],
+)
+def test_the_judge_follows_from_what_is_configured(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], engine: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().judge_engine == engine
+
+
+def test_own_key_before_openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    assert load_settings().api_key == "theirs"
+    monkeypatch.setenv("ASSAY_JUDGE_API_KEY", "ours")
+    assert load_settings().api_key == "ours"
+
+
+def test_overrides_win_and_none_is_no_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_CONCURRENCY", "3")
+    assert load_settings(concurrency=5).concurrency == 5
+    assert load_settings(concurrency=None).concurrency == 3
+
+
+def test_a_secret_file_stands_for_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "assay_database_url").write_text("postgresql+psycopg://assay:pw@db/assay")
+    monkeypatch.setenv("ASSAY_SECRETS_DIR", str(tmp_path / "keys"))
+    assert load_settings().store_url == "postgresql+psycopg://assay:pw@db/assay"
+    monkeypatch.setenv("ASSAY_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match="ASSAY_SECRETS_DIR"):
+        load_settings()
+
+
+def test_secrets_do_not_show() -> None:
+    shown = repr(
+        load_settings(redis_url="redis://:pw1@h/0", database_url="postgresql://a:pw2@h/d", judge_api_key="pw3")
+    )
+    assert "pw" not in shown.replace("pwd", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("CONCURRENCY", "many", "ASSAY_CONCURRENCY"),
+        ("CONCURRENCY", "0", "ASSAY_CONCURRENCY"),
+        ("REDIS_URL", "localhost:6379", "redis://"),
+        ("JUDGE_BASE_URL", "localhost", "http://"),
+        ("JUDGE", "gpt", "'openai', 'lexical' or 'rules'"),
+        ("QUEUE", "a b", "ASSAY_QUEUE"),
+        ("JUDGE_TIMEOUT_SECONDS", "nan", "ASSAY_JUDGE_TIMEOUT_SECONDS"),
+        ("LEASE_SECONDS", "inf", "ASSAY_LEASE_SECONDS"),
+    ],
+)
+def test_a_mistake_names_the_variable_and_not_the_value_of_a_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(f"ASSAY_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_redis_url_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_REDIS_URL", "reds://:hunter2@h/0")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_redis_says_what_to_do() -> None:
+    with pytest.raises(SettingsError, match="assay dev"):
+        _ = load_settings().broker_url
+
+
+def test_every_setting_is_described_and_in_the_table() -> None:
+    table = settings_markdown()
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        assert f"`ASSAY_{name.upper()}`" in table

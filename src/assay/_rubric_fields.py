@@ -42,7 +42,7 @@ def _prose(description: str, longest: int, example: str) -> dict[str, Any]:
 def _label(word: str) -> dict[str, Any]:
     return {
         "type": "string",
-        "pattern": r"^[^\s\"\\](.{0,38}[^\s\"\\])?$",
+        "pattern": r"^[^\s\"\\]([^\r\n\t\"\\]{0,38}[^\s\"\\])?$",
         "patternErrorMessage": "use 1 to 40 characters without quotes and backslashes",
         "default": word,
         "description": f"The word that the judge answers with for {word}. Quote it if it is yes, no, on or off.",
@@ -61,7 +61,7 @@ def _scale_schema(kind: str, description: str, required: list[str], **properties
     }
 
 
-def _entries(description: str, least: int, most: int, **properties: Any) -> dict[str, Any]:
+def _entries(description: str, example: list[Any], least: int, most: int, **properties: Any) -> dict[str, Any]:
     required = [key for key, schema in properties.items() if "default" not in schema]
     entry = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     return {
@@ -70,7 +70,7 @@ def _entries(description: str, least: int, most: int, **properties: Any) -> dict
         "maxItems": most,
         "items": entry,
         "description": description,
-        "examples": [[{key: properties[key]["examples"][0] for key in required}]],
+        "examples": [example],
     }
 
 
@@ -91,6 +91,7 @@ _SCALES = [
         ["levels"],
         levels=_entries(
             "Two levels or more, from the lowest to the highest; a higher level is a better output.",
+            [{"level": 1, "anchor": "Answers another question."}, {"level": 2, "anchor": "Answers the question."}],
             2,
             11,
             level={
@@ -109,6 +110,7 @@ _SCALES = [
         ["items"],
         items=_entries(
             "The questions, put so that yes is good. Three to seven work best.",
+            [{"id": "greets", "question": "Does it greet the user by name?"}],
             1,
             20,
             id=_NAME

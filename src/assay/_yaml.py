@@ -48,6 +48,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ][-+:.Zz0-9 ]*)?")
 #: No number or date is longer, and the patterns above take quadratic time.
 _LONGEST_NUMBER = 60
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Kind = Literal["string", "number", "boolean", "null", "date", "array", "object", "refused"]
@@ -72,6 +73,8 @@ class Node:
 
     kind: Kind
     line: int
+    #: dotted path, empty for the whole
+    field: str
     value: Any = None
     written: str = ""
 
@@ -122,8 +125,8 @@ def parse(text: str) -> tuple[Node | None, list[Mistake]]:
         builder.note(error.line, f"is nested deeper than {MAX_DEPTH} levels: a rubric needs four")
     except MarkedYAMLError as error:
         builder.note(*_syntax(error))
-    except (YAMLError, ValueError, OverflowError) as error:
-        # ruamel.yaml lets the latter two through, for numbers in escapes and directives.
+    except (YAMLError, ValueError, OverflowError, AssertionError) as error:
+        # ruamel.yaml lets the latter three through, for numbers in escapes and directives.
         builder.note(None, f"is not YAML: {' '.join(str(error).split())[:200]}")
     else:
         if builder.root is not None and builder.root.kind != "null":
@@ -148,11 +151,11 @@ class _Builder:
         self._open: list[tuple[Node, list[Node]]] = []
         self._documents = 0
 
-    def note(self, line: int | None, message: str) -> None:
-        self.mistakes.append(Mistake(line, None, message))
+    def note(self, line: int | None, message: str, field: str = "") -> None:
+        self.mistakes.append(Mistake(line, field or None, message))
 
     def take(self, event: Any) -> None:
-        line = event.start_mark.line + 1
+        line, field = event.start_mark.line + 1, self._field()
         if isinstance(event, DocumentStartEvent):
             self._documents += 1
             if self._documents == 2:
@@ -160,24 +163,41 @@ class _Builder:
         elif isinstance(event, SequenceEndEvent | MappingEndEvent):
             self._open.pop()
         elif isinstance(event, AliasEvent):
-            self.note(line, f"aliases (*{shown(event.anchor)}) are not used here: write the value out")
-            self._add(Node(kind="refused", line=line))
+            self.note(line, f"aliases (*{shown(event.anchor)}) are not used here: write the value out", field)
+            self._add(Node(kind="refused", line=line, field=field))
         elif isinstance(event, ScalarEvent):
-            self._add(self._tagged(event, line) or _scalar(event.value, event.style is None, line))
+            kind, value = _resolve(event.value) if event.style is None else ("string", event.value)
+            node = Node(kind=kind, line=line, field=field, value=value, written=event.value)
+            self._add(self._tagged(event, node))
         elif isinstance(event, SequenceStartEvent | MappingStartEvent):
-            if len(self._open) >= MAX_DEPTH:
-                raise _TooDeepError(line)
-            is_list = isinstance(event, SequenceStartEvent)
-            node = Node(kind="array", line=line, value=[]) if is_list else Node(kind="object", line=line, value={})
-            # The inside of what is refused is read all the same, for its own mistakes.
-            self._add(self._tagged(event, line) or node)
-            self._open.append((node, []))
+            self._start(event, line, field)
 
-    def _tagged(self, event: Any, line: int) -> Node | None:
+    def _start(self, event: SequenceStartEvent | MappingStartEvent, line: int, field: str) -> None:
+        if len(self._open) >= MAX_DEPTH:
+            raise _TooDeepError(line)
+        if isinstance(event, SequenceStartEvent):
+            node = Node(kind="array", line=line, field=field, value=[])
+        else:
+            node = Node(kind="object", line=line, field=field, value={})
+        # The inside of what is refused is read all the same, for its own mistakes.
+        self._add(self._tagged(event, node))
+        self._open.append((node, []))
+
+    def _tagged(self, event: Any, node: Node) -> Node:
         if event.tag is None:
-            return None
-        self.note(line, f"tags ({shown(str(event.tag))}) are not used here: remove it; quotes make a text")
-        return Node(kind="refused", line=line)
+            return node
+        message = f"tags ({shown(str(event.tag))}) are not used here: remove it; quotes make a text"
+        self.note(node.line, message, node.field)
+        return Node(kind="refused", line=node.line, field=node.field)
+
+    def _field(self) -> str:
+        """Path of what comes next."""
+        if not self._open:
+            return ""
+        parent, waiting = self._open[-1]
+        if parent.kind == "array":
+            return f"{parent.field}[{len(parent.value)}]"
+        return _join(parent.field, waiting[0].written) if waiting else parent.field
 
     def _add(self, node: Node) -> None:
         if self._documents > 1:
@@ -195,21 +215,21 @@ class _Builder:
 
     def _put(self, parent: Node, key: Node, node: Node) -> None:
         if key.kind in ("array", "object"):
-            self.note(key.line, "a key is a word: write `key: value`")
+            self.note(key.line, "a key is a word: write `key: value`", parent.field)
         elif key.written == "<<":
-            self.note(key.line, "merge keys (<<) are not used here: write the fields out")
+            self.note(key.line, "merge keys (<<) are not used here: write the fields out", parent.field)
         elif key.written in parent.value:
             first = parent.value[key.written].line
-            self.note(key.line, f"`{shown(key.written)}` stands on line {first} already: keep one of the two")
+            self.note(key.line, f"stands on line {first} already: keep one of the two", node.field)
         elif key.kind != "refused":
             # A mistake in a value is best shown where its key stands.
             node.line = key.line
             parent.value[key.written] = node
 
 
-def _scalar(text: str, plain: bool, line: int) -> Node:
-    kind, value = _resolve(text) if plain else ("string", text)
-    return Node(kind=kind, line=line, value=value, written=text)
+def _join(field: str, key: str) -> str:
+    key = shown(key)
+    return f"{field}.{key}" if field else key
 
 
 def _resolve(text: str) -> tuple[Kind, Any]:
@@ -229,15 +249,20 @@ def _resolve(text: str) -> tuple[Kind, Any]:
 
 
 def _syntax(error: MarkedYAMLError) -> tuple[int | None, str]:
-    mark = error.problem_mark or error.context_mark
     problem = " ".join(str(error.problem or error.context or "").split())
     if r"'\t'" in problem:
-        problem = "a tab where spaces belong: indent with spaces"
+        mend = "a tab where spaces belong: indent with spaces"
     elif "mapping values are not allowed" in problem:
-        problem = "a `:` where no field can start: quote the text, or write it as a block after `|`"
+        mend = "a `:` where no field can start: quote the text, or write it as a block after `|`"
     elif "could not find expected ':'" in problem:
-        problem = "a line that is no field: is its `:` missing, or its indentation wrong?"
-    return (mark.line + 1 if mark else None), f"is not YAML: {problem[:200]}"
+        mend = "a line that is no field: is its `:` missing, or its indentation wrong?"
+    else:
+        mend = f"{problem[:200]}: look for an open quote or bracket, or a wrong indentation"
+    # Quotes, brackets and keys are best mended where they begin, the rest where reading stopped.
+    context = str(error.context)
+    begins = context.startswith("while parsing a flow") or "scalar" in context or "key" in context
+    mark = (error.context_mark if begins else None) or error.problem_mark or error.context_mark
+    return (mark.line + 1 if mark else None), f"is not YAML: {mend}"
 
 
 # Holding a tree against a schema. Of JSON Schema: type, const, enum, pattern (with patternErrorMessage), minLength,
@@ -245,24 +270,24 @@ def _syntax(error: MarkedYAMLError) -> tuple[int | None, str]:
 # required, additionalProperties false, and oneOf as a choice by the constant in the property `type`.
 
 
-def check(node: Node, schema: Mapping[str, Any], field: str = "") -> Iterator[Mistake]:
+def check(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
     """Every mistake of the tree against the schema; the tree is no deeper than MAX_DEPTH."""
     if node.kind == "refused":
         return
     if "oneOf" in schema:
-        yield from _check_choice(node, schema, field)
+        yield from _check_choice(node, schema)
         return
     problem = _wrong_kind(node, schema)
-    if problem:
-        yield Mistake(node.line, field or None, problem)
+    if problem is None and node.kind == "string":
+        problem = _wrong_text(node.value, schema)
+    elif problem is None and node.kind == "number":
+        problem = _wrong_number(node.value, schema)
+    if problem is not None:
+        yield Mistake(node.line, node.field or None, problem)
     elif node.kind == "object":
-        yield from _check_object(node, schema, field)
+        yield from _check_object(node, schema)
     elif node.kind == "array":
-        yield from _check_array(node, schema, field)
-    elif node.kind in ("string", "number"):
-        problem = _wrong_text(node.value, schema) if node.kind == "string" else _wrong_number(node.value, schema)
-        if problem:
-            yield Mistake(node.line, field or None, problem)
+        yield from _check_array(node, schema)
 
 
 def _wrong_kind(node: Node, schema: Mapping[str, Any]) -> str | None:
@@ -301,13 +326,16 @@ def _named(node: Node) -> str:
 
 
 def shown(text: str) -> str:
-    """A text as a message shows it: printable and never long."""
+    """A text as a message shows it: printable, never long, and without the password of a URL."""
+    text = _CREDENTIALS.sub("//***@", text[:1000])
     return repr(text[:40])[1:-1] + ("…" if len(text) > 40 else "")
 
 
 def _mend(schema: Mapping[str, Any]) -> str:
     if "oneOf" in schema:
         return f"give it a type: {_or(_choices(schema))}"
+    if "examples" not in schema and "default" not in schema:
+        return "write its fields, each `key: value`"
     example = schema.get("examples", [schema.get("default")])[0]
     return f"write, for example, {json.dumps(example, ensure_ascii=False)}"
 
@@ -348,46 +376,45 @@ def _wrong_number(number: float, schema: Mapping[str, Any]) -> str | None:
     return f"{number} is out of range: it must be {range_}"
 
 
-def _check_object(node: Node, schema: Mapping[str, Any], field: str) -> Iterator[Mistake]:
+def _check_object(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
     properties = schema["properties"]
-    prefix = f"{field}." if field else ""
     for key, member in node.value.items():
         if key in properties:
-            yield from check(member, properties[key], f"{prefix}{key}")
+            yield from check(member, properties[key])
         else:
-            yield Mistake(member.line, f"{prefix}{shown(key)}", f"is not a field: {_suggest(key, list(properties))}")
+            yield Mistake(member.line, member.field, f"is not a field: {_suggest(key, list(properties))}")
     for key in schema["required"]:
         if key not in node.value:
-            yield Mistake(node.line, f"{prefix}{key}", f"is missing: {_mend(properties[key])}")
+            yield Mistake(node.line, _join(node.field, key), f"is missing: {_mend(properties[key])}")
 
 
-def _check_array(node: Node, schema: Mapping[str, Any], field: str) -> Iterator[Mistake]:
+def _check_array(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
     count, least, most = len(node.value), schema.get("minItems", 0), schema.get("maxItems", math.inf)
     if not least <= count <= most:
         bound = f"at least {least}, add some" if count < least else f"at most {most}, remove some"
-        yield Mistake(node.line, field or None, f"has {count} entries: there must be {bound}")
+        yield Mistake(node.line, node.field, f"has {count} entries: there must be {bound}")
     seen: set[str] = set()
-    for index, item in enumerate(node.value):
-        name = f"{field}[{index}]"
-        yield from check(item, schema["items"], name)
+    for item in node.value:
+        yield from check(item, schema["items"])
         if schema.get("uniqueItems") and item.kind == "string":
             if item.value in seen:
-                yield Mistake(item.line, name, f"{shown(item.value)} stands here twice: keep one")
+                yield Mistake(item.line, item.field, f"{shown(item.value)} stands here twice: keep one")
             seen.add(item.value)
 
 
-def _check_choice(node: Node, schema: Mapping[str, Any], field: str) -> Iterator[Mistake]:
+def _check_choice(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
     choices = _choices(schema)
     chosen = node.get("type")
     if node.kind != "object":
-        yield Mistake(node.line, field, f"must be {_KINDS['object']}, not {_named(node) or 'empty'}: {_mend(schema)}")
+        message = f"must be {_KINDS['object']}, not {_named(node) or 'empty'}: {_mend(schema)}"
+        yield Mistake(node.line, node.field, message)
     elif chosen is None:
-        yield Mistake(node.line, f"{field}.type", f"is missing: write {_or(choices)}")
+        yield Mistake(node.line, _join(node.field, "type"), f"is missing: write {_or(choices)}")
     elif chosen.kind == "string" and chosen.value in choices:
-        yield from check(node, choices[chosen.value], field)
+        yield from check(node, choices[chosen.value])
     elif chosen.kind != "refused":
         message = f"{_named(chosen) or 'an empty type'} is not known: {_suggest(chosen.written, list(choices))}"
-        yield Mistake(chosen.line, f"{field}.type", message)
+        yield Mistake(chosen.line, chosen.field, message)
 
 
 def _choices(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -138,9 +138,7 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
             _traffic(chosen, store, seconds=seconds, console=console, alive=lambda: worker.poll() is None)
             if not any(total.scored for total in store.totals()):
                 raise ProcessError(f"nothing was scored: {(Path(directory) / 'worker.log').read_text()[-2000:]}")
-            _report(
-                store, since=started - seconds * _SPEED, console=console, directory=Path(directory), settings=chosen
-            )
+            _report(store, since=started - seconds * _SPEED, console=console, directory=Path(directory))
         finally:
             store.close()
 

@@ -1,7 +1,7 @@
 """The HTTP side of the time series: `/metrics` and `/healthz`, on the standard library's WSGI server.
 
-A fixed number of threads, a bounded queue before them, a deadline for every connection, and one read of the store for all
-scrapes of the same second: however many clients there are, and however slow, the load stays bounded.
+A fixed number of threads, a bounded queue before them, a deadline for every connection, and one read of the store for
+all scrapes of the same second: however many clients there are, and however slow, the load stays bounded.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def serve_worker(metrics: WorkerMetrics, *, host: str = "127.0.0.1", port: int =
 
 
 def make_app(source: Source, *, clock: Callable[[], float] = time.monotonic) -> WSGIApplication:
-    """A WSGI app with `/metrics` (OpenMetrics or Prometheus text, by the Accept header) and `/healthz` (200 or 503, JSON).
+    """A WSGI app with `/metrics` (OpenMetrics or Prometheus text, as Accept asks) and `/healthz` (200 or 503, JSON).
 
     Only GET and HEAD. Thread-safe.
     """
@@ -111,8 +111,7 @@ def _answer(scrapes: _Scrapes, health: _Health, environ: WSGIEnvironment) -> _An
             answer = {"status": "ok" if ok else "degraded"} | {k: "ok" if up else "away" for k, up in parts.items()}
             status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
             return status, [("Content-Type", "application/json")], json.dumps(answer).encode() + b"\n"
-    except Exception:
-        # The boundary of the process: a bug must neither end the thread nor show a client the traceback.
+    except Exception:  # noqa: BLE001 - the boundary: a bug must not show a client its traceback
         _log.exception("%s failed", path)
         return _text(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log of this process\n")
     if path == "/":
@@ -149,7 +148,7 @@ class _Scrapes:
             if (openmetrics, compress) not in self._bodies:
                 body, content_type = encode(self._families, openmetrics=openmetrics)
                 if compress:
-                    body = gzip.compress(body, compresslevel=5, mtime=0)
+                    body = gzip.compress(body, compresslevel=1, mtime=0)
                 self._bodies[openmetrics, compress] = body, content_type
             return self._bodies[openmetrics, compress]
 
@@ -197,6 +196,7 @@ class _Server(WSGIServer):
         self._waiting: queue.Queue[tuple[Any, Any] | None] = queue.Queue(maxsize=waiting)
         self._open: dict[Any, float] = {}
         self._open_lock = threading.Lock()
+        self._workers: list[threading.Thread] = []
         super().__init__(address, _Handler)
         self._workers = [
             threading.Thread(target=self._work, name=f"assay-http-{index}", daemon=True) for index in range(threads)
@@ -229,7 +229,7 @@ class _Server(WSGIServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Called by `serve_forever` twice a second: a client that dribbles must not hold a thread for ever."""
+        """Called by `serve_forever` at each poll: a client that dribbles must not hold a thread for ever."""
         limit = time.monotonic() - self._connection_seconds
         with self._open_lock:
             late = [request for request, since in self._open.items() if since < limit]
@@ -258,8 +258,7 @@ class _Server(WSGIServer):
                 self.finish_request(request, client_address)
             except OSError as error:
                 _log.debug("client went away: %s", error)
-            except Exception:
-                # The thread is one of a fixed few: whatever a request does, it must live on.
+            except Exception:  # noqa: BLE001 - the thread is one of a fixed few: whatever a request does, it lives on
                 _log.exception("request failed")
             finally:
                 self.shutdown_request(request)
@@ -286,7 +285,10 @@ class MetricsServer:
             reason = error.strerror if isinstance(error, OSError) else "no such port"
             raise SettingsError(f"cannot listen on {host}:{port}: {reason}; choose another address or port") from None
         self._server.set_app(app)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="assay-http", daemon=True)
+        # The poll interval is also how long `close` may take.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="assay-http", daemon=True
+        )
         self._thread.start()
 
     @property

@@ -3,8 +3,8 @@
 `ScoreCollector` reads the store and the queue at each scrape (the exporter), `WorkerMetrics` counts what one worker
 process does, `DOCUMENTED` describes both. The only module that knows prometheus_client.
 
-A score gauge exists only while there is a number to show: nothing is published for an empty window, and nothing from the
-store while the store is away.
+A score gauge exists only while there is a number to show: nothing is published for an empty window, and nothing from
+the store while the store is away.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import logging
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from math import isfinite
-from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
-from prometheus_client import disable_created_metrics as _disable_created_metrics
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.samples import Exemplar as _Exemplar
+from prometheus_client.samples import Exemplar
 
-from assay.errors import AssayError, QueueError, SettingsError, StoreError
-from assay.windows import SUM_FIELDS, Sums, parse_window, pass_ratio, score_mean, window_bounds
+from assay.errors import QueueError, SettingsError, StoreError
+from assay.store import SCORE_BOUNDS
+from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from assay.queue import Queue
     from assay.records import Usage
     from assay.rubrics import Rubric
-    from assay.store import Exemplar, Rollup, Store, Total
+    from assay.store import Rollup, Store, Total
 
 #: What a collector yields; other modules need not name prometheus_client's class.
 Family = Metric
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_Instrument = TypeVar("_Instrument", Counter, Gauge, Histogram)
 
 # A creation time for every series would double what Prometheus stores.
-_disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _Type = Literal["counter", "gauge", "histogram", "info"]
 _Process = Literal["exporter", "worker"]
@@ -125,7 +125,7 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _exporter(
         "assay_evaluations_total",
         "counter",
-        "Evaluations stored, each once: scored, failed or not_applicable. A failure that was later replaced counts in both.",
+        "Evaluations stored, each once: scored, failed or not_applicable.",
         *_SCORE,
         "outcome",
         cohort=True,
@@ -133,7 +133,7 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _exporter(
         "assay_recovered_total",
         "counter",
-        "Failures that a replay replaced with another outcome: records = scored + failed + not_applicable - recovered.",
+        "Failures that a replay replaced; both outcomes count: records = scored + failed + not_applicable - recovered.",
         *_SCORE,
         cohort=True,
     ),
@@ -147,16 +147,31 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         cohort=True,
     ),
     _exporter(
+        "assay_evaluation_tokens_total",
+        "counter",
+        "Tokens that the stored evaluations took, prompt or completion; repeated calls are not in it.",
+        *_SCORE,
+        "direction",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_evaluation_cost_usd_total",
+        "counter",
+        "What the stored evaluations cost, in US dollars, as far as prices are known.",
+        *_SCORE,
+        cohort=True,
+    ),
+    _exporter(
         "assay_last_score_timestamp_seconds",
         "gauge",
-        "When the latest evaluation was stored: a flat gauge with an old timestamp is no sign of health.",
+        "When the latest score was stored: a flat gauge with an old timestamp is no sign of health.",
         *_SCORE,
         cohort=True,
     ),
     _exporter(
         "assay_records_total",
         "counter",
-        "Records that reached the store: received once each, or duplicate when delivered again.",
+        "Records that reached the store: received, each once, by app; duplicate when delivered again, without an app.",
         "app",
         "outcome",
     ),
@@ -269,13 +284,11 @@ def _label(value: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", value)
 
 
-def _exemplar_labels(trace_id: str | None, span_id: str | None = None) -> dict[str, str] | None:
-    """Labels of an exemplar, or None without a trace id. OpenMetrics allows 128 characters in all."""
+def _exemplar_labels(trace_id: str | None) -> dict[str, str] | None:
+    """Labels of an exemplar, or None. OpenMetrics allows 128 characters; a longer id is none of W3C's."""
     if not trace_id or len(trace_id) > 64:
         return None
-    if not span_id or len(span_id) > 32:
-        return {"trace_id": trace_id}
-    return {"trace_id": trace_id, "span_id": span_id}
+    return {"trace_id": _label(trace_id)}
 
 
 class _Families:
@@ -283,47 +296,75 @@ class _Families:
 
     def __init__(self, cohort_labels: Sequence[str]) -> None:
         self._cohort_labels = tuple(cohort_labels)
-        self._samples: dict[str, dict[tuple[str, tuple[str, ...]], tuple[float, _Exemplar | None]]] = {}
+        self._samples: dict[str, dict[tuple[str, ...], float]] = {}
+        self._scores: dict[tuple[str, ...], _Scores] = {}
 
-    def add(
-        self,
-        name: str,
-        labels: tuple[str, ...],
-        value: float,
-        *,
-        suffix: str = "",
-        exemplar: _Exemplar | None = None,
-    ) -> None:
+    def add(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """Add to a counter or an additive gauge."""
         samples = self._samples.setdefault(name, {})
-        before = samples.get((suffix, labels))
-        if before is not None:
-            value, exemplar = before[0] + value, exemplar or before[1]
-        samples[suffix, labels] = value, exemplar
+        samples[labels] = samples.get(labels, 0) + value
+
+    def latest(self, name: str, labels: tuple[str, ...], moment: float) -> None:
+        """Set a timestamp, unless it is later already."""
+        samples = self._samples.setdefault(name, {})
+        samples[labels] = max(samples.get(labels, moment), moment)
+
+    def scores(self, labels: tuple[str, ...], total: Total) -> None:
+        """Add to the histogram of scores."""
+        scores = self._scores.setdefault(labels, _Scores())
+        scores.buckets = [a + b for a, b in zip(scores.buckets, total.buckets, strict=True)]
+        scores.sum += total.value_sum
+        for index, seen in total.exemplars.items():
+            trace = _exemplar_labels(seen.trace_id)
+            if trace is not None:
+                scores.exemplars[index] = Exemplar(trace, seen.value, seen.timestamp)
 
     def update(self, other: _Families) -> None:
+        """Take over what `other` has; the two have no metric in common."""
         self._samples.update(other._samples)
+        self._scores.update(other._scores)
 
-    def __iter__(self) -> Iterator[Family]:
+    def families(self) -> Iterator[Family]:
+        """One family for each metric that has samples, in the order of the reference."""
         for doc in DOCUMENTED:
-            if doc.name in self._samples:
-                yield self._family(doc, self._samples[doc.name])
+            family = Metric(doc.family, doc.help, doc.type)
+            names = doc.label_names(self._cohort_labels)
+            for labels, value in self._samples.get(doc.name, {}).items():
+                family.add_sample(doc.name, dict(zip(names, labels, strict=True)), value)
+            if doc.name == "assay_score":
+                for labels, scores in self._scores.items():
+                    scores.add_to(family, dict(zip(names, labels, strict=True)))
+            if family.samples:
+                yield family
 
-    def _family(
-        self, doc: MetricDoc, samples: Mapping[tuple[str, tuple[str, ...]], tuple[float, _Exemplar | None]]
-    ) -> Family:
-        names = doc.label_names(self._cohort_labels)
-        with_bound = (*names, "le")
-        family = Metric(doc.family, doc.help, doc.type)
-        for (suffix, labels), (value, exemplar) in samples.items():
-            label_names = with_bound if suffix == "_bucket" else names
-            family.add_sample(doc.name + suffix, dict(zip(label_names, labels, strict=True)), value, exemplar=exemplar)
-        return family
+
+@dataclass(slots=True)
+class _Scores:
+    """The histogram of one label set. Each score is in one bucket; `exemplars` are by index of the bucket."""
+
+    buckets: list[int] = field(default_factory=lambda: [0] * len(SCORE_BOUNDS))
+    sum: float = 0.0
+    exemplars: dict[int, Exemplar] = field(default_factory=dict)
+
+    def add_to(self, family: Family, labels: dict[str, str]) -> None:
+        """The samples, in the order that OpenMetrics wants."""
+        count = 0
+        for index, bound in enumerate(SCORE_BOUNDS):
+            count += self.buckets[index]
+            bucket = {**labels, "le": str(bound)}
+            family.add_sample("assay_score_bucket", bucket, count, exemplar=self.exemplars.get(index))
+        family.add_sample("assay_score_bucket", {**labels, "le": "+Inf"}, count)
+        family.add_sample("assay_score_count", labels, count)
+        family.add_sample("assay_score_sum", labels, self.sum)
 
 
 # -- the exporter's
 
 
+#: app, rubric, rubric_version, judge and the cohort labels
 _Key = tuple[str, ...]
+
+_NOTHING = Sums()
 
 
 class ScoreCollector:
@@ -369,20 +410,20 @@ class ScoreCollector:
         everything = _Families(self._cohort_labels)
         for component, read in (("database", self._read_store), ("redis", self._read_queue)):
             started = time.perf_counter()
-            part = self._attempt(component, lambda read=read: read(now))  # type: ignore[misc]
-            if part is not None:
-                everything.update(part)
+            part = self._attempt(component, partial(read, now))
+            everything.add("assay_exporter_read_seconds", (component,), time.perf_counter() - started)
             everything.add("assay_up", (component,), float(part is not None))
             everything.add("assay_exporter_errors_total", (component,), self._errors[component])
-            everything.add("assay_exporter_read_seconds", (component,), time.perf_counter() - started)
+            if part is not None:
+                everything.update(part)
         self._add_constants(everything)
-        return [*everything, *self._process.collect()]
+        return [*everything.families(), *self._process.collect()]
 
     def health(self) -> dict[str, bool]:
-        """Whether the database (migrated) and Redis answer."""
+        """Whether the database answers and is migrated, and whether Redis answers."""
         return {
-            "database": self._attempt("database", lambda: self._store.check() or True) is not None,
-            "redis": self._attempt("redis", lambda: self._queue.ping() or True) is not None,
+            "database": self._attempt("database", partial(_succeed, self._store.check)) is not None,
+            "redis": self._attempt("redis", partial(_succeed, self._queue.ping)) is not None,
         }
 
     def _attempt(self, component: str, read: Callable[[], _T]) -> _T | None:
@@ -404,7 +445,7 @@ class ScoreCollector:
 
     # -- the store
 
-    def _key(self, row: Rollup | Total | Exemplar) -> _Key:
+    def _key(self, row: Rollup | Total) -> _Key:
         cohort = row.cohort
         values = (row.app, row.rubric, row.rubric_version, row.judge)
         return tuple(_label(value) for value in (*values, *(cohort.get(name, "") for name in self._cohort_labels)))
@@ -413,50 +454,61 @@ class ScoreCollector:
         families = _Families(self._cohort_labels)
         self._add_windows(families, now)
         self._add_totals(families)
+        self._add_counts(families)
         return families
 
     def _add_windows(self, families: _Families, now: float) -> None:
         bounds = {text: window_bounds(now, seconds) for text, seconds in self._windows.items()}
         # From the newest window outwards: every rollup is read once, and belongs to all windows that begin before it.
-        running: dict[_Key, list[float]] = {}
+        running: dict[_Key, Sums] = {}
         seen: dict[int, dict[_Key, Sums]] = {}
-        end = max((end for _, end in bounds.values()), default=0)
+        end = max(end for _, end in bounds.values()) if bounds else 0
         for start in sorted({start for start, _ in bounds.values()}, reverse=True):
             for row in self._store.rollups(start, end):
-                _accumulate(running, self._key(row), row)
-            seen[start] = {key: _sums(values) for key, values in running.items()}
+                key = self._key(row)
+                running[key] = running.get(key, _NOTHING) + Sums.from_row(row)
+            seen[start] = dict(running)
             end = start
         for text, (start, _) in bounds.items():
             by_app: dict[_Key, Sums] = {}
             for key in running:
-                sums = seen[start].get(key, Sums())
+                sums = seen[start].get(key, _NOTHING)
                 _add_window(families, "assay_", (*key, text), sums)
-                by_app[key[:4]] = by_app.get(key[:4], Sums()) + sums
+                by_app[key[:4]] = by_app.get(key[:4], _NOTHING) + sums
             for key, sums in by_app.items():
                 _add_window(families, "assay_app_", (*key, text), sums)
 
     def _add_totals(self, families: _Families) -> None:
-        exemplars = self._read_exemplars()
         for total in self._store.totals():
             key = self._key(total)
+            families.scores(key, total)
             for outcome in ("scored", "failed", "not_applicable"):
                 families.add("assay_evaluations_total", (*key, outcome), getattr(total, outcome))
             families.add("assay_recovered_total", key, total.recovered)
-            _add_scores(families, key, total, exemplars)
-            if total.last_score_at is not None:
-                families.set_latest("assay_last_score_timestamp_seconds", key, total.last_score_at)
-        for count in self._store.failure_counts():
-            name = "assay_failures_total" if count.outcome == "failed" else "assay_not_applicable_total"
-            families.add(name, (*self._key(count), _label(count.reason)), count.n)
+            for kind, n in total.failures.items():
+                families.add("assay_failures_total", (*key, _label(kind)), n)
+            for reason, n in total.reasons.items():
+                families.add("assay_not_applicable_total", (*key, _label(reason)), n)
+            used = total.usage
+            for direction, tokens in (("prompt", used.prompt_tokens), ("completion", used.completion_tokens)):
+                if tokens is not None:
+                    families.add("assay_evaluation_tokens_total", (*key, direction), tokens)
+            if used.cost_usd is not None:
+                families.add("assay_evaluation_cost_usd_total", key, used.cost_usd)
+            if total.last_scored_at is not None:
+                families.latest("assay_last_score_timestamp_seconds", key, total.last_scored_at)
+
+    def _add_counts(self, families: _Families) -> None:
         counts = self._store.counts()
-        for app, received, duplicates in counts.records:
+        for app, received in counts.received.items():
             families.add("assay_records_total", (_label(app), "received"), received)
-            families.add("assay_records_total", (_label(app), "duplicate"), duplicates)
-        for reason, (waiting, ever) in counts.dead_letters.items():
-            families.add("assay_dead_letters_waiting", (reason,), waiting)
-            families.add("assay_dead_letters_total", (reason,), ever)
+        families.add("assay_records_total", ("", "duplicate"), counts.duplicates)
+        for reason, waiting in counts.dead_kept.items():
+            families.add("assay_dead_letters_waiting", (_label(reason),), waiting)
+        for reason, n in counts.dead_total.items():
+            families.add("assay_dead_letters_total", (_label(reason),), n)
         families.add("assay_series", (), counts.series)
-        families.add("assay_series_overflow_total", (), counts.overflow)
+        families.add("assay_series_overflow_total", (), counts.series_overflow)
 
     # -- the queue
 
@@ -471,10 +523,10 @@ class ScoreCollector:
         for text, seconds in self._windows.items():
             since = window_bounds(now, seconds)[0]
             families.add("assay_window_pending_records", (text,), self._queue.pending_records(since))
-        for field, count in self._queue.counters().items():
-            if field == "accepted":
+        for name, count in self._queue.counters().items():
+            if name == "accepted":
                 families.add("assay_queue_accepted_total", (), count)
-            elif (client := _client_counter(field)) is not None:
+            elif (client := _client_counter(name)) is not None:
                 app, outcome = self._client_app(client[0]), client[1]
                 if outcome.startswith("dropped:"):
                     reason = _label(outcome.removeprefix("dropped:"))
@@ -518,17 +570,9 @@ def check_cohort_labels(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-_values_of = attrgetter(*SUM_FIELDS)
-
-
-def _accumulate(running: dict[_Key, list[float]], key: _Key, row: Rollup) -> None:
-    values = _values_of(row)
-    before = running.get(key)
-    running[key] = list(values) if before is None else [a + b for a, b in zip(before, values, strict=True)]
-
-
-def _sums(values: Sequence[float]) -> Sums:
-    return Sums(**dict(zip(SUM_FIELDS, values, strict=True)))  # type: ignore[arg-type]
+def _succeed(check: Callable[[], None]) -> bool:
+    check()
+    return True
 
 
 def _add_window(families: _Families, prefix: str, labels: tuple[str, ...], sums: Sums) -> None:
@@ -545,13 +589,13 @@ def _add_window(families: _Families, prefix: str, labels: tuple[str, ...], sums:
         families.add(f"{prefix}{name}_ci_upper", labels, estimate.upper)
 
 
-def _client_counter(field: str) -> tuple[str, str] | None:
-    """(app, name) of a counter that clients report, or None: anyone who can write to Redis wrote it."""
+def _client_counter(name: str) -> tuple[str, str] | None:
+    """(app, outcome) of a counter that clients report, or None: anyone who can write to Redis wrote it."""
     try:
-        match json.loads(field):
-            case [str(app), str(name)]:
-                return app, name
-    except ValueError:
+        match json.loads(name):
+            case [str(app), str(outcome)]:
+                return app, outcome
+    except (ValueError, RecursionError):
         pass
     return None
 
@@ -566,24 +610,21 @@ class WorkerMetrics:
     """
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = self._make(Histogram, "assay_judge_request_seconds", buckets=_REQUEST_SECONDS)
-        self._in_flight = self._make(Gauge, "assay_judge_in_flight")
-        self._tokens = self._make(Counter, "assay_judge_tokens_total")
-        self._cost = self._make(Counter, "assay_judge_cost_usd_total")
-        self._unpriced = self._make(Counter, "assay_judge_unpriced_calls_total")
-        self._judges = self._make(Gauge, "assay_judge_info")
-        self._batches = self._make(Counter, "assay_batches_total")
-        self._retries = self._make(Counter, "assay_retries_total")
-        self._lag = self._make(Histogram, "assay_score_lag_seconds", buckets=_LAG_SECONDS)
-        self._commit = self._make(Histogram, "assay_commit_seconds", buckets=_COMMIT_SECONDS)
-        self._build = self._make(Gauge, "assay_build_info")
-        self._build.labels(version("assay")).set(1)
+        registry = self._registry = CollectorRegistry()
+        self._requests = Histogram(
+            *_declare("assay_judge_request_seconds"), buckets=_REQUEST_SECONDS, registry=registry
+        )
+        self._in_flight = Gauge(*_declare("assay_judge_in_flight"), registry=registry)
+        self._tokens = Counter(*_declare("assay_judge_tokens_total"), registry=registry)
+        self._cost = Counter(*_declare("assay_judge_cost_usd_total"), registry=registry)
+        self._unpriced = Counter(*_declare("assay_judge_unpriced_calls_total"), registry=registry)
+        self._judges = Info(*_declare("assay_judge_info"), registry=registry)
+        self._batches = Counter(*_declare("assay_batches_total"), registry=registry)
+        self._retries = Counter(*_declare("assay_retries_total"), registry=registry)
+        self._lag = Histogram(*_declare("assay_score_lag_seconds"), buckets=_LAG_SECONDS, registry=registry)
+        self._commit = Histogram(*_declare("assay_commit_seconds"), buckets=_COMMIT_SECONDS, registry=registry)
+        Info(*_declare("assay_build_info"), registry=registry).labels(version("assay"))
         ProcessCollector(registry=self._registry)
-
-    def _make(self, kind: type[_Instrument], name: str, **options: Sequence[float]) -> _Instrument:
-        doc = _BY_NAME[name]
-        return kind(doc.name, doc.help, doc.labels, registry=self._registry, **options)
 
     # -- the JudgeObserver
 
@@ -611,7 +652,7 @@ class WorkerMetrics:
 
     def judge(self, name: str, fingerprint: str) -> None:
         """A judge of this worker."""
-        self._judges.labels(_label(name), fingerprint).set(1)
+        self._judges.labels(_label(name), fingerprint).info({})
 
     def batch(self, outcome: str) -> None:
         """A batch was worked on, and ended so."""
@@ -639,6 +680,11 @@ class WorkerMetrics:
     def health(self) -> dict[str, bool]:
         """These metrics depend on nothing that can be away."""
         return {}
+
+
+def _declare(name: str) -> tuple[str, str, tuple[str, ...]]:
+    doc = _BY_NAME[name]
+    return doc.family, doc.help, doc.labels
 
 
 # -- the reference
@@ -672,16 +718,16 @@ _REFERENCE_HEAD = """\
 
 Made from `assay.metrics.DOCUMENTED` by `make docs`: change it there.
 
-All ratios and scores are between 0 and 1. *cohort* stands for the labels that `ASSAY_COHORT_LABELS` declares; a record without
-the value has an empty one, and what is over `ASSAY_MAX_SERIES` label sets has `other`. `window` is one of `ASSAY_WINDOWS`
-(`5m`, `1h` and `24h` unless set). How the numbers are estimated, and why a window without scores has no sample:
-[estimates](../explanation/estimates.md).
+All ratios and scores are between 0 and 1. *cohort* stands for the labels that `ASSAY_COHORT_LABELS` declares: empty
+where a record has no such value, `other` for what is over `ASSAY_MAX_SERIES` label sets. `window` is one of
+`ASSAY_WINDOWS` (`5m`, `1h` and `24h` unless set). How the numbers are estimated, and why a window without scores has no
+sample: [estimates](../explanation/estimates.md).
 
-Info metrics have the value 1. Standard `process_*` metrics come on top.
+Info metrics have the value 1. The standard `process_*` metrics come on top.
 """
 
 _REFERENCE_WORKER = """\
-Served by each worker when `ASSAY_WORKER_METRICS_PORT` is set. These are of the process: sum them over workers. `assay_build_info`
-is there too.
+Served by each worker when `ASSAY_WORKER_METRICS_PORT` is set. These are of the process and begin at 0 with it: sum
+their rates over workers. `assay_build_info` is there too.
 
 """

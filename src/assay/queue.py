@@ -384,6 +384,18 @@ class Queue:
             reply = self._redis.hgetall(self._prefix + "counters")
         return {_text(name): int(value) for name, value in reply.items()}
 
+    def client_counters(self) -> dict[tuple[str, str], int]:
+        """What clients report of themselves, by (app, outcome): taken, sampled_out, sent, `dropped:<reason>`."""
+        found: dict[tuple[str, str], int] = {}
+        for name, count in self.counters().items():
+            try:
+                key = json.loads(name) if name.startswith("[") else None
+            except (ValueError, RecursionError):
+                key = None  # written by something else: not a client's
+            if isinstance(key, list) and len(key) == 2 and all(isinstance(part, str) for part in key):
+                found[key[0], key[1]] = count
+        return found
+
     def ping(self) -> None:
         """Raise QueueError unless the server answers."""
         with _queue_errors():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal
@@ -210,6 +209,8 @@ def _is_ipv6(text: str) -> bool:
     # Without a digit it is more likely code, such as `dead::beef` or `::`.
     if text.count(":") < 2 or not any(character.isdigit() for character in text):
         return False
+    import ipaddress  # here, because few texts come so far and every app imports this module
+
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

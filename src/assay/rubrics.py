@@ -305,20 +305,20 @@ _SLOT = (
 def _check_meaning(node: Node) -> Iterator[Mistake]:
     instructions, scale, judge = node.get("instructions"), node.get("scale"), node.get("judge")
     if instructions is not None:
-        yield from _check_slots(instructions, "instructions")
+        yield from _check_slots(instructions)
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
     engine = judge.get("engine") if judge is not None else None
     if judge is not None and engine is not None and engine.value in ("rules", "lexical"):
         for key, member in judge.value.items():
             if key in ("model", "base_url", "temperature", "max_tokens"):
-                yield Mistake(member.line, f"judge.{key}", f"the engine {engine.value} has none: remove the line")
+                yield Mistake(member.line, member.field, f"the engine {engine.value} has none: remove the line")
 
 
-def _check_slots(node: Node, field: str) -> Iterator[Mistake]:
+def _check_slots(node: Node) -> Iterator[Mistake]:
     slot = _PLACEHOLDER.search(node.value) if node.kind == "string" else None
     if slot:
-        yield Mistake(node.line, field, f"{_yaml.shown(slot[0])} {_SLOT}")
+        yield Mistake(node.line, node.field, f"{_yaml.shown(slot[0])} {_SLOT}")
 
 
 def _check_scale(node: Node, scale: Node) -> Iterator[Mistake]:
@@ -328,7 +328,7 @@ def _check_scale(node: Node, scale: Node) -> Iterator[Mistake]:
             for key in ("pass_when", "fail_when"):
                 text = scale.get(key)
                 if text is not None:
-                    yield from _check_slots(text, f"scale.{key}")
+                    yield from _check_slots(text)
             yield from _check_labels(scale)
         case "ordinal":
             yield from _check_texts(scale, "levels", "anchor")
@@ -359,31 +359,27 @@ def _check_labels(scale: Node) -> Iterator[Mistake]:
 
 
 def _check_levels(scale: Node) -> Iterator[Mistake]:
-    levels = [(i, level) for i, level in _members(scale, "levels", "level") if isinstance(level.value, int)]
-    for (_, before), (index, level) in pairwise(levels):
+    levels = [level for level in _members(scale, "levels", "level") if isinstance(level.value, int)]
+    for before, level in pairwise(levels):
         if level.value <= before.value:
-            yield Mistake(
-                level.line,
-                f"scale.levels[{index}].level",
-                f"{level.value} comes after {before.value}: list each level once, from the lowest to the highest",
-            )
+            message = f"{level.value} comes after {before.value}: list each level once, from the lowest to the highest"
+            yield Mistake(level.line, level.field, message)
 
 
 def _check_texts(scale: Node, key: str, member: str) -> Iterator[Mistake]:
     seen: dict[str, int] = {}
-    for index, node in _members(scale, key, member):
-        field = f"scale.{key}[{index}].{member}"
-        yield from _check_slots(node, field)
+    for node in _members(scale, key, member):
+        yield from _check_slots(node)
         text = _one_line(node.value) if node.kind == "string" else ""
         if text and text in seen:
             message = f"{_yaml.shown(text)} is that of line {seen[text]} too: each {member} must differ"
-            yield Mistake(node.line, field, message)
+            yield Mistake(node.line, node.field, message)
         seen.setdefault(text, node.line)
 
 
-def _members(scale: Node, key: str, member: str) -> Iterator[tuple[int, Node]]:
+def _members(scale: Node, key: str, member: str) -> Iterator[Node]:
     entries = scale.get(key)
-    for index, entry in enumerate(entries.value if entries is not None and entries.kind == "array" else []):
+    for entry in entries.value if entries is not None and entries.kind == "array" else []:
         node = entry.get(member)
         if node is not None:
-            yield index, node
+            yield node

@@ -528,13 +528,17 @@ class _Shape:
         self._text = text
         self._at = 0
 
-    def value(self) -> dict[str, Any]:
+    def value(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
+        if before is not None and self._take("..."):
+            return before
+        before = None
         if self._take("{"):
-            properties = {}
+            properties: dict[str, Any] = {}
             while not self._take("}"):
                 name = self._literal()
                 self._take(":")
-                properties[str(name)] = self.value()
+                before = self.value(before)
+                properties[str(name)] = before
                 self._take(",")
             return {"type": "object", "properties": properties}
         if self._take("["):

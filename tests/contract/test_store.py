@@ -348,9 +348,11 @@ def test_what_is_unknown_stays_unknown(store: Store) -> None:
 
 
 def test_the_latest_trace_of_a_bucket_is_shown(store: Store) -> None:
-    for name in ("a", "b"):
-        commit(store, (a_record(trace_id=name * 32), 0.5))
-    commit(store, (a_record(), 0.5))
+    for name, seconds in (("a", 60), ("b", 120), ("c", 0)):
+        commit(
+            store, (a_record(trace_id=name * 32, seconds=seconds), 0.5), (a_record(trace_id="d" * 32, seconds=-1), 0.5)
+        )
+    commit(store, (a_record(seconds=600), 0.5))
     (total,) = store.totals()
     assert total.exemplars[5].trace_id == "b" * 32
 

@@ -26,7 +26,7 @@ def row(index: int) -> dict[str, object]:
     return {
         "record_id": f"r{index}",
         "input": "What does it cost?",
-        "output": "5 euros",
+        "output": "It costs 5 euros.",
         "contexts": ["It costs 5 euros."],
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,7 +12,9 @@ from rich.markup import escape
 from assay import wiring
 from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
 from assay.settings import load_settings
-from assay.windows import Estimate
+
+if TYPE_CHECKING:
+    from assay.status import StatusRow
 
 db = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -28,6 +31,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the queue, the workers, the lag, and the gauges of the last hour."""
+    # Celery comes with it: the other commands need not wait for that.
     from assay.status import read_status
 
     settings = load_settings()
@@ -54,29 +58,38 @@ def status(
     if not report.rows:
         output.print(f"No records in the last {window}.")
         return
+    _print_gauges(f"Last {window}", report.rows)
+
+
+def _print_gauges(title: str, rows: Sequence[StatusRow]) -> None:
+    """One line for each label set and rubric; labels that are the same everywhere are not repeated."""
+    labels = {
+        "app": [row.app for row in rows],
+        "cohort": [" ".join(f"{name}={value}" for name, value in row.cohort.items()) for row in rows],
+        "rubric": [row.rubric for row in rows],
+        "version": [row.rubric_version for row in rows],
+        "judge": [row.judge for row in rows],
+    }
+    varying = {name: cells for name, cells in labels.items() if name == "rubric" or len(set(cells)) > 1}
+    if len({(row.rubric, row.rubric_version) for row in rows}) == len({row.rubric for row in rows}):
+        varying.pop("version", None)
+    same = ", ".join(f"{name} {cells[0]}" for name, cells in labels.items() if len(set(cells)) == 1 and cells[0])
     print_table(
-        f"Last {window}",
-        ("app", "cohort", "rubric", "judge", "pass ratio", "mean score", "records>", "effective>", "failed>", "n/a>"),
+        f"{title}: {same}" if same else title,
+        (*varying, "pass ratio", "mean>", "scored>", "effective>", "failed>", "n/a>"),
         (
             (
-                row.app,
-                " ".join(f"{k}={v}" for k, v in row.cohort.items()),
-                f"{row.rubric} {row.rubric_version}",
-                row.judge,
+                *(cells[index] for cells in varying.values()),
                 ratio(row.pass_ratio),
-                ratio(row.score_mean),
+                "–" if row.score_mean is None else f"{row.score_mean.value:.2f}",
                 row.scored,
-                _effective(row.pass_ratio),
+                "–" if row.pass_ratio is None else f"{row.pass_ratio.n_effective:.0f}",
                 row.failed,
                 row.not_applicable,
             )
-            for row in report.rows
+            for index, row in enumerate(rows)
         ),
     )
-
-
-def _effective(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else f"{estimate.n_effective:.0f}"
 
 
 def doctor(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +18,8 @@ from assay.windows import Estimate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: results
-output = Console()
+#: results; where no terminal says how wide it is, nothing is squeezed
+output = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 #: progress and errors, so that results can be piped
 errors = Console(stderr=True)
 
@@ -45,7 +47,7 @@ def ratio(estimate: Estimate | None) -> str:
     """`0.93 (0.90–0.95)`, or a dash where nothing is known."""
     if estimate is None:
         return "–"
-    return f"{estimate.value:.3f} ({estimate.lower:.3f}–{estimate.upper:.3f})"
+    return f"{estimate.value:.2f} ({estimate.lower:.2f}–{estimate.upper:.2f})"
 
 
 def ago(seconds: float | None) -> str:

@@ -10,32 +10,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Words that say nothing of the subject, in English and where short in other common languages.
-_STOP_WORDS = frozenset(
-    """
-    a about above after again against all also am an and any are as at be because been before being below between both
-    but by can could did do does doing down during each either else ever every few for from further get gets got had
-    has have having he her here hers him his how however i if in into is it its itself just let like may me might more
-    most much must my neither no nor not now of off often on once one only or other our out over own per rather same
-    she should since so some still such than that the their them then there these they this those through thus to too
-    under until up upon us use used uses using very was we well were what when where which while who whom whose why
-    will with within without would yet you your yours please following based given passage passages provided
-    information context contexts answer according mention mentioned include including includes overall summary
-    der die das und ist nicht ein eine zu mit auf für von dem den des sich auch wie es im am wir sie ich
-    le la les un une et est pas pour dans que qui sur avec des du au aux ce cette vous nous je il elle
-    el los las una y es no en de que por con para su se lo al como más
-    """.split()
-)
+_SAY_NOTHING = """
+a about above after again against all also am an and any are as at be because been before being below between both
+but by can could did do does doing down during each either else ever every few for from further get gets got had
+has have having he her here hers him his how however i if in into is it its itself just let like may me might more
+most much must my neither no nor not now of off often on once one only or other our out over own per rather same
+she should since so some still such than that the their them then there these they this those through thus to too
+under until up upon us use used uses using very was we well were what when where which while who whom whose why
+will with within without would yet you your yours please following based given passage passages provided
+information context contexts answer according mention mentioned include including includes overall summary
+der die das und ist nicht ein eine zu mit auf für von dem den des sich auch wie es im am wir sie ich
+le la les un une et est pas pour dans que qui sur avec des du au aux ce cette vous nous je il elle
+el los las una y es no en de que por con para su se lo al como más
+"""
+_STOP_WORDS = frozenset(_SAY_NOTHING.split())
 
 _WORD = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 #: Scripts that put no spaces between words.
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\s\"')\]]+|(?<=[\u3002\uff01\uff1f])|\n+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_NUMBERING = re.compile(r"^\s*(?:[-*\u2022]\s*)?(?:step\s*)?\d{1,2}[.):]\s|passages?\s*:?\s*\d{1,2}(?:[\s,]+(?:and\s+)?\d{1,2})*", re.I)
-_NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
+_NUMBERING = re.compile(
+    r"^\s*(?:[-*\u2022]\s*)?(?:step\s*)?\d{1,2}[.):]\s|passages?\s*:?\s*\d{1,2}(?:[\s,]+(?:and\s+)?\d{1,2})*",
+    re.IGNORECASE,
+)
+_UP_TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBER_WORDS = {word: str(number) for number, word in enumerate(_UP_TO_TWELVE.split())}
 
 _SUFFIXES = ("ingly", "edly", "ies", "ing", "ed", "es", "ly", "s")
 
@@ -103,9 +103,13 @@ def stems(text: str) -> list[str]:
 
 
 def numbers(text: str) -> set[str]:
-    """The numbers that a text states, with those written as words up to twelve; numbering of lists left out."""
-    found = {match.replace(",", "") for match in _NUMBER.findall(_NUMBERING.sub(" ", text))}
-    return found | {_NUMBER_WORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _NUMBER_WORDS}
+    """The numbers that a text states in digits, the numbering of lists left out."""
+    return {match.replace(",", "") for match in _NUMBER.findall(_NUMBERING.sub(" ", text))}
+
+
+def spelled_numbers(text: str) -> set[str]:
+    """The numbers that a text writes as English words, up to twelve, in digits."""
+    return {_NUMBER_WORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _NUMBER_WORDS}
 
 
 @lru_cache(maxsize=50_000)

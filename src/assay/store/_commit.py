@@ -87,7 +87,7 @@ class Batch:
             for key, evaluation in self._evaluations.items()
         }
         inserted = _insert_new(connection, evaluations, list(rows.values()))
-        for key in inserted:
+        for key in sorted(inserted):
             self._count(additions, rows[key], key, recovered=False)
         recovered = self._supersede(connection, rows, inserted, additions) if self._replay else set()
         self._insert_dead(connection, additions, moment)

@@ -75,12 +75,10 @@ class Additions:
         if isinstance(outcome, Score):
             self._score(outcome, minute, total, weight)
             if trace_id is not None:
-                bucket = bisect_left(SCORE_BOUNDS, outcome.value)
-                self._exemplars[series_id, instrument_id, bucket] = {
-                    "trace_id": trace_id,
-                    "value": float(outcome.value),
-                    "timestamp": epoch,
-                }
+                key = (series_id, instrument_id, bisect_left(SCORE_BOUNDS, outcome.value))
+                if key not in self._exemplars or self._exemplars[key]["timestamp"] <= epoch:
+                    shown = {"trace_id": trace_id, "value": float(outcome.value), "timestamp": epoch}
+                    self._exemplars[key] = shown
         elif isinstance(outcome, Failure):
             minute["failed"] += 1
             total["failed"] += 1
@@ -157,18 +155,18 @@ def _row(table: sa.Table, key: Sequence[Any], values: Mapping[str, Any]) -> dict
 
 
 def _add(insert: Any) -> sa.Insert:
-    """Add to what is there; texts and moments take the new value."""
-    table = insert.table
+    """Add to what is there. Moments take the new value, and so do exemplars, unless it is older."""
+    table, new = insert.table, insert.excluded
     changes: dict[str, Any] = {}
     for column in table.c:
-        new = insert.excluded[column.name]
         if column.primary_key:
             continue
         if table is exemplars or column.name in {"updated_at", "last_scored_at"}:
-            changes[column.name] = sa.func.coalesce(new, column)
+            changes[column.name] = sa.func.coalesce(new[column.name], column)
         elif column.nullable:
-            changes[column.name] = sa.func.coalesce(column + new, new, column)
+            changes[column.name] = sa.func.coalesce(column + new[column.name], new[column.name], column)
         else:
-            changes[column.name] = column + new
-    added: sa.Insert = insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes)
+            changes[column.name] = column + new[column.name]
+    only = new.timestamp >= exemplars.c.timestamp if table is exemplars else None
+    added: sa.Insert = insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes, where=only)
     return added

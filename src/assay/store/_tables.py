@@ -66,11 +66,16 @@ def integer(value: int | None) -> int | None:
 def dumps(value: object) -> str:
     """JSON that any database takes: no NaN, no NUL, no half characters; moments and ids as text, bytes as in SQL."""
     try:
-        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_text)
+        encoded = _encode(value)
         encoded.encode()
     except ValueError:  # NaN or infinity; a lone surrogate raises its subclass UnicodeEncodeError
-        return dumps(_plain(value))
-    return dumps(_plain(value)) if "\\u0000" in encoded else encoded
+        return _encode(_plain(value))
+    # The escape of NUL, or a text that only looks like it: then the second pass changes nothing.
+    return _encode(_plain(value)) if "\\u0000" in encoded else encoded
+
+
+def _encode(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_text)
 
 
 def _as_text(value: object) -> object:

@@ -76,7 +76,7 @@ def _make_records() -> None:
         sa.Column("latency_seconds", sa.Double),
         sa.Column("created_at", _MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("record_id", name="pk_records"),
-        sa.CheckConstraint("probability > 0 AND probability <= 1", name="ck_records_probability"),
+        sa.CheckConstraint("probability > 0 AND probability <= 1", name=op.f("ck_records_probability")),
     )
     op.create_index("ix_records_created_at", "records", ["created_at"])
     op.create_table(
@@ -147,18 +147,22 @@ def _make_evaluations() -> None:
         ),
         sa.ForeignKeyConstraint(["instrument_id"], ["instruments.instrument_id"], name="fk_evaluations_instrument_id"),
         sa.ForeignKeyConstraint(["series_id"], ["series.series_id"], name="fk_evaluations_series_id"),
-        sa.CheckConstraint("outcome IN ('scored', 'failed', 'not_applicable')", name="ck_evaluations_outcome"),
-        sa.CheckConstraint("(outcome = 'scored') = (value IS NOT NULL)", name="ck_evaluations_value_of_score_only"),
-        sa.CheckConstraint("(outcome = 'scored') = (passed IS NOT NULL)", name="ck_evaluations_passed_of_score_only"),
+        sa.CheckConstraint("outcome IN ('scored', 'failed', 'not_applicable')", name=op.f("ck_evaluations_outcome")),
         sa.CheckConstraint(
-            "(outcome = 'failed') = (failure_kind IS NOT NULL)", name="ck_evaluations_kind_of_failure_only"
+            "(outcome = 'scored') = (value IS NOT NULL)", name=op.f("ck_evaluations_value_of_score_only")
+        ),
+        sa.CheckConstraint(
+            "(outcome = 'scored') = (passed IS NOT NULL)", name=op.f("ck_evaluations_passed_of_score_only")
+        ),
+        sa.CheckConstraint(
+            "(outcome = 'failed') = (failure_kind IS NOT NULL)", name=op.f("ck_evaluations_kind_of_failure_only")
         ),
         sa.CheckConstraint(
             "(outcome = 'not_applicable') = (reason IS NOT NULL)",
-            name="ck_evaluations_reason_of_not_applicable_only",
+            name=op.f("ck_evaluations_reason_of_not_applicable_only"),
         ),
-        sa.CheckConstraint("value >= 0 AND value <= 1", name="ck_evaluations_value_in_range"),
-        sa.CheckConstraint("weight >= 1 AND weight <= 1e12", name="ck_evaluations_weight_in_range"),
+        sa.CheckConstraint("value >= 0 AND value <= 1", name=op.f("ck_evaluations_value_in_range")),
+        sa.CheckConstraint("weight >= 1 AND weight <= 1e12", name=op.f("ck_evaluations_weight_in_range")),
     )
     op.create_index("ix_evaluations_timestamp", "evaluations", ["timestamp"])
 

@@ -1,0 +1,148 @@
+"""What `client.record()` costs the app's thread, with Redis up, down and stopped; and what importing assay costs.
+
+    python benchmarks/client_cost.py [--seconds 8]
+
+Records come at 500 a second, as from an app under load, not back to back: then the sender's thread works between
+the calls, and the caches are as cold as in life. Exits with 1 when a bound is not met: p99 under 30 microseconds, and
+an import that adds less than 30 ms and loads nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from assay import Client
+from assay.embedded import RedisServer
+
+RATE = 500
+P99_SECONDS = 30e-6
+IMPORT_SECONDS = 0.030
+# Synthetic: a retrieval-augmented answer of usual size, about 4 kB.
+QUESTION = "How do I change the delivery address of an order that has already been paid? " * 2
+PASSAGES = ["Orders can be changed until they are handed to the carrier. " * 12 for _ in range(4)]
+ANSWER = "Open the order, choose Change address and confirm it; this works until the parcel has left. " * 8
+
+
+def interaction(number: int) -> dict[str, object]:
+    return {
+        "input": QUESTION,
+        "output": ANSWER,
+        "contexts": PASSAGES,
+        "trace_id": f"{number:032x}",
+        "route": "/ask",
+        "model": "gpt-5-mini",
+        "latency_seconds": 1.25,
+        "cohort": {"tenant": "blue"},
+        "usage": {"prompt_tokens": 900, "completion_tokens": 120},
+        "metadata": {"deployment": "eu-1"},
+    }
+
+
+def record_seconds(client: Client, seconds: float) -> list[float]:
+    """Time of each call, at `RATE` calls a second."""
+    durations = []
+    start = time.perf_counter()
+    for number in range(int(seconds * RATE)):
+        while (left := start + number / RATE - time.perf_counter()) > 0:
+            time.sleep(left)
+        fields = interaction(number)
+        before = time.perf_counter()
+        client.record(**fields)  # type: ignore[arg-type]
+        durations.append(time.perf_counter() - before)
+    # Not the first ones: the thread starts and imports redis then.
+    return durations[RATE // 2 :]
+
+
+def json_seconds(seconds: float) -> list[float]:
+    durations = []
+    start = time.perf_counter()
+    for number in range(int(seconds * RATE)):
+        while (left := start + number / RATE - time.perf_counter()) > 0:
+            time.sleep(left)
+        fields = interaction(number)
+        before = time.perf_counter()
+        json.dumps(fields)
+        durations.append(time.perf_counter() - before)
+    return durations
+
+
+def quantiles(durations: list[float]) -> tuple[float, float]:
+    cuts = statistics.quantiles(durations, n=100)
+    return cuts[49], cuts[98]
+
+
+def import_seconds(statement: str) -> float:
+    """What a statement adds to a bare interpreter's start, the median of many; with its bytecode cached."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
+        subprocess.run([sys.executable, "-c", statement], env=environment, check=True)
+
+        def start_seconds(code: str) -> float:
+            before = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+            return time.perf_counter() - before
+
+        pairs = [(start_seconds(statement), start_seconds("pass")) for _ in range(25)]
+    return statistics.median(loaded for loaded, _ in pairs) - statistics.median(bare for _, bare in pairs)
+
+
+def foreign_modules(statement: str) -> list[str]:
+    """Modules outside the standard library, other than assay's, that a statement loads."""
+    code = (
+        f"import sys; before = set(sys.modules); {statement}\n"
+        "names = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(names - set(sys.stdlib_module_names) - {'assay'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=8.0, help="how long each case runs")
+    seconds = parser.parse_args().seconds
+    failed = False
+    json_p50, json_p99 = quantiles(json_seconds(seconds))
+    print("| in the app's thread | p50 us | p99 us | p50 / json.dumps | sent | dropped | waiting |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    print(f"| json.dumps of the record | {json_p50 * 1e6:.1f} | {json_p99 * 1e6:.1f} | 1.0 | | | |")
+    with tempfile.TemporaryDirectory() as directory:
+        for case in ("up", "down", "stopped (SIGSTOP)"):
+            server = RedisServer(Path(directory) / case.split()[0])
+            server.start()
+            if case == "down":
+                server.stop()
+            client = Client("bench", redis_url=server.url, buffer_records=1_000)
+            if case.startswith("stopped"):
+                client.record(input="connects the client")
+                client.flush()
+                server.pause()
+            p50, p99 = quantiles(record_seconds(client, seconds))
+            stats = client.stats()
+            client.close()
+            server.stop()
+            failed |= p99 >= P99_SECONDS
+            print(
+                f"| record(), Redis {case} | {p50 * 1e6:.1f} | {p99 * 1e6:.1f} | {p50 / json_p50:.1f} "
+                f"| {stats.sent} | {sum(stats.dropped.values())} | {stats.buffered} |"
+            )
+    print("\n| import | adds ms | modules outside the standard library |")
+    print("|---|--:|---|")
+    for statement in ("import assay", "from assay import Client"):
+        added, foreign = import_seconds(statement), foreign_modules(statement)
+        failed |= bool(foreign) or (statement == "import assay" and added >= IMPORT_SECONDS)
+        print(f"| `{statement}` | {added * 1e3:.1f} | {', '.join(foreign) or 'none'} |")
+    print("\nA bound is not met." if failed else "\nEvery bound is met.")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""Interactions as apps have them, and the records they become. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from assay.errors import RecordError
+from assay.records import Context, Feedback, Message, Record, ToolEvent, Usage
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Sequence
+
+
+class InteractionFields(TypedDict, total=False):
+    """What `Client.record` takes: the fields of `Record`, in the forms that apps have them in.
+
+    Lists and dicts are copied when they are given, what is in them is not: do not change it afterwards.
+    """
+
+    #: text, or messages: `Message` or {"role": ..., "content": ...}
+    input: str | Sequence[Message | Mapping[str, Any]]
+    #: text; anything else becomes JSON
+    output: object
+    #: passages: text, `Context` or {"text": ..., "id": ..., "score": ...}
+    contexts: Sequence[str | Context | Mapping[str, Any]]
+    reference: str | None
+    required_fields: Sequence[str]
+    #: W3C hex; an int or a UUID is converted. Decides the sampling.
+    trace_id: str | int | uuid.UUID | None
+    span_id: str | int | None
+    session_id: str | None
+    #: hashed with the client's salt; without a salt it is not sent
+    user_id: str | None
+    route: str | None
+    model: str | None
+    prompt_version: str | None
+    #: added to the client's own cohort
+    cohort: Mapping[str, str]
+    usage: Usage | Mapping[str, Any]
+    latency_seconds: float | None
+    finish_reason: str | None
+    tool_events: Sequence[ToolEvent | Mapping[str, Any]]
+    feedback: Feedback | Mapping[str, Any] | None
+    metadata: Mapping[str, Any]
+    sink_refs: Mapping[str, str]
+    #: aware, or seconds since the epoch; now by default
+    timestamp: datetime | float | None
+    #: a new one by default; the same id twice is scored once
+    record_id: str | None
+
+
+#: The names of an interaction's fields.
+FIELDS: Final = frozenset(InteractionFields.__annotations__)
+
+_LISTS: Final = (list, tuple)
+_COLLECTIONS: Final = (list, tuple, set, frozenset)
+_STRUCTURES: Final = (Mapping, *_COLLECTIONS)
+
+
+def trace_id_text(value: object) -> str:
+    """A W3C trace id in lower-case hex, from whatever form it came in; other ids unchanged."""
+    if isinstance(value, int):
+        return f"{value:032x}"
+    text = str(value)
+    plain = text.replace("-", "") if len(text) == 36 else text
+    if len(plain) == 32:
+        try:
+            int(plain, 16)
+        except ValueError:
+            return text
+        return plain.lower()
+    return text
+
+
+def copy_and_size(interaction: dict[str, Any]) -> int:
+    """Copy the lists and dicts of an interaction, which the app may go on changing; about how many bytes it takes.
+
+    The size counts a character as one byte, so the JSON of the record is seldom smaller.
+    """
+    size = 500
+    for name, value in interaction.items():
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+            continue
+        # Plain types first: this runs in the app's thread.
+        if kind is dict or (kind is not list and kind is not tuple and isinstance(value, dict)):
+            interaction[name] = items = dict(value)
+            values: Iterable[object] = items.values()
+        elif isinstance(value, _LISTS):
+            interaction[name] = values = tuple(value)
+        else:
+            continue
+        for item in values:
+            size += 50 + len(item) if type(item) is str else _size(item, 2)
+    return size
+
+
+def as_record(app: str, interaction: Mapping[str, Any], user_id: str | None) -> Record:
+    """The record of an interaction that has `record_id`, `timestamp` and `sampling`; its `user_id` is left aside.
+
+    Raises whatever its values raise when they are not what they should be; RecordError where it can say more.
+    """
+    given = {name: value for name, value in interaction.items() if value is not None}
+    if unknown := given.keys() - FIELDS - {"sampling"}:
+        raise RecordError("is not a field of a record", field=min(unknown))
+    timestamp = given["timestamp"]
+    return Record(
+        record_id=str(given["record_id"]),
+        timestamp=timestamp if isinstance(timestamp, datetime) else datetime.fromtimestamp(timestamp, UTC),
+        app=app,
+        input=_input(given.get("input", "")),
+        output=as_text(given.get("output", "")),
+        contexts=tuple(_context(item) for item in given.get("contexts", ())),
+        reference=_optional(given.get("reference")),
+        required_fields=tuple(as_text(name) for name in given.get("required_fields", ())),
+        trace_id=given.get("trace_id"),
+        span_id=_span_id(given.get("span_id")),
+        session_id=_optional(given.get("session_id")),
+        user_id=user_id,
+        route=_optional(given.get("route")),
+        model=_optional(given.get("model")),
+        prompt_version=_optional(given.get("prompt_version")),
+        cohort=_labels(given.get("cohort", {})),
+        sampling=given["sampling"],
+        usage=_usage(given.get("usage", {})),
+        latency_seconds=_number(given.get("latency_seconds")),
+        finish_reason=_optional(given.get("finish_reason")),
+        tool_events=tuple(_tool_event(item) for item in given.get("tool_events", ())),
+        feedback=_feedback(given.get("feedback")),
+        metadata={as_text(key): _json_ready(item) for key, item in given.get("metadata", {}).items()},
+        sink_refs=_labels(given.get("sink_refs", {})),
+    )
+
+
+def as_text(value: object) -> str:
+    """Text as it is, None as no text, structures as JSON, the rest as Python prints it."""
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enumeration, its value
+    if value is None:
+        return ""
+    if isinstance(value, _STRUCTURES):
+        return json.dumps(_json_ready(value), ensure_ascii=False)
+    return str(value)
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else as_text(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _labels(value: Mapping[Any, Any]) -> dict[str, str]:
+    return {as_text(label): as_text(item) for label, item in value.items() if item is not None}
+
+
+def _span_id(value: object) -> str | None:
+    return f"{value:016x}" if isinstance(value, int) else _optional(value)
+
+
+def _input(value: object) -> str | tuple[Message, ...]:
+    if isinstance(value, _LISTS) and value and all(isinstance(turn, Message | Mapping) for turn in value):
+        return tuple(turn if isinstance(turn, Message) else _message(turn) for turn in value)
+    return as_text(value)
+
+
+def _message(turn: Mapping[str, Any]) -> Message:
+    """A chat message; of content in parts the text, and the names of the other parts."""
+    content = turn.get("content")
+    if isinstance(content, _LISTS):
+        parts = (part if isinstance(part, Mapping) else {"text": part} for part in content)
+        content = "\n".join(str(part.get("text") or f"[{part.get('type', 'part')}]") for part in parts)
+    return Message(role=as_text(turn.get("role", "user")), content=as_text(content))
+
+
+def _context(value: object) -> Context:
+    if isinstance(value, Context):
+        return value
+    if not isinstance(value, Mapping):
+        return Context(text=as_text(value))
+    _check_keys("contexts", value, {"text", "id", "score"})
+    return Context(text=as_text(value["text"]), id=_optional(value.get("id")), score=_number(value.get("score")))
+
+
+def _usage(value: Usage | Mapping[str, Any]) -> Usage:
+    if isinstance(value, Usage):
+        return value
+    _check_keys("usage", value, {"prompt_tokens", "completion_tokens", "cost_usd"})
+    prompt_tokens, completion_tokens = value.get("prompt_tokens"), value.get("completion_tokens")
+    return Usage(
+        prompt_tokens=None if prompt_tokens is None else int(prompt_tokens),
+        completion_tokens=None if completion_tokens is None else int(completion_tokens),
+        cost_usd=_number(value.get("cost_usd")),
+    )
+
+
+def _tool_event(value: ToolEvent | Mapping[str, Any]) -> ToolEvent:
+    if isinstance(value, ToolEvent):
+        return value
+    _check_keys("tool_events", value, {"name", "arguments", "result", "error"})
+    return ToolEvent(
+        name=as_text(value["name"]),
+        arguments=_optional(value.get("arguments")),
+        result=_optional(value.get("result")),
+        error=_optional(value.get("error")),
+    )
+
+
+def _feedback(value: Feedback | Mapping[str, Any] | None) -> Feedback | None:
+    if isinstance(value, Mapping):
+        _check_keys("feedback", value, {"thumb", "rating", "comment"})
+        value = Feedback(
+            thumb=value.get("thumb"), rating=_number(value.get("rating")), comment=_optional(value.get("comment"))
+        )
+    if value is not None and value.thumb not in {None, "up", "down"}:
+        raise RecordError("must be up or down", field="feedback.thumb")
+    return value
+
+
+def _check_keys(field: str, value: Mapping[str, Any], known: set[str]) -> None:
+    if unknown := value.keys() - known:
+        raise RecordError(f"is not one of {', '.join(sorted(known))}", field=f"{field}.{min(unknown)}")
+
+
+def _json_ready(value: Any) -> Any:
+    """The value with everything that JSON lacks as text, and NaN and infinity as null."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {as_text(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, _COLLECTIONS):
+        return [_json_ready(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime) else as_text(value)
+
+
+def _size(value: object, depth: int) -> int:
+    """About how many bytes a value takes; what is nested deeper than `depth` counts little."""
+    if isinstance(value, str):
+        return 50 + len(value)
+    if isinstance(value, Context):
+        return 100 + len(value.text)
+    if isinstance(value, Message):
+        return 100 + len(value.content)
+    if isinstance(value, ToolEvent):
+        return 100 + sum(len(text) for text in (value.arguments, value.result, value.error) if isinstance(text, str))
+    if depth:
+        if isinstance(value, dict):
+            return 50 + sum([_size(item, depth - 1) for item in value.values()])
+        if isinstance(value, _LISTS):
+            return 50 + sum([_size(item, depth - 1) for item in value])
+    return 50

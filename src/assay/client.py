@@ -59,8 +59,8 @@ class Client:
         cohort: labels of every interaction.
         buffer_records: the most records that wait.
         buffer_bytes: about the most bytes that they take.
-        batch_records: records to a batch, 1 to 25; a full one is sent at once.
-        flush_seconds: how long a record waits for its batch to fill.
+        batch_records: records to a batch, 1 to 25; eight full ones are sent at once.
+        flush_seconds: how long a record waits for that.
         max_record_bytes: larger records are dropped; the workers refuse them too.
         close_seconds: how long closing waits for what is still in the buffer.
         transport: something other than the queue at `redis_url`, or a `Queue` with limits of your own.

@@ -154,7 +154,7 @@ def _client(settings: Settings) -> Client:
         app="support-demo",
         redis_url=settings.broker_url,
         queue=settings.queue,
-        sample_rate=0.25,
+        sample_rate=0.1,
         # Billing is rare and dear: take all of it. Its records weigh less, so the gauges stay right.
         rules=[Rule("billing", 1.0, route="billing")],
         flush_seconds=0.25,
@@ -162,7 +162,7 @@ def _client(settings: Settings) -> Client:
 
 
 def _traffic(settings: Settings, store: Store, *, seconds: float, console: Console, alive: Any) -> None:
-    per_second = 60 if settings.judge_engine != "openai" else 6
+    per_second = 150 if settings.judge_engine != "openai" else 12
     customers = _Customers(json.loads(files("assay").joinpath("data/demo.json").read_text("utf-8"))["articles"])
     client = _client(settings)
     rubrics = [rubric.name for rubric in wiring.read_rubrics(settings)]
@@ -225,7 +225,7 @@ def _update(view: _View, store: Store, client: Client) -> None:
 
 def _report(store: Store, *, since: float, console: Console, directory: Path) -> None:
     console.print()
-    worst = next(iter(store.worst(since=datetime.fromtimestamp(since, UTC), limit=1)), None)
+    worst = next(iter(store.worst(since=datetime.fromtimestamp(since, UTC), rubric="faithfulness", limit=1)), None)
     if worst is not None and worst.payload is not None and isinstance(score := worst.evaluation.outcome, Score):
         record = decode_record(worst.payload)
         body = Text()
@@ -236,10 +236,10 @@ def _report(store: Store, *, since: float, console: Console, directory: Path) ->
         ):
             body.append(f"{name:10} ", style="bold").append(f"{text}\n")
         body.append(f"{worst.evaluation.rubric} {score.value:.2f}  ", style="bold red").append(score.explanation)
-        console.print(Panel(body, title="The worst record, and why", title_align="left"))
+        console.print(Panel(body, title="The least faithful answer, and why", title_align="left"))
     start, end = window_bounds(time.time(), _WINDOW_SECONDS)
     table = Table(
-        box=None, title="The last 5 minutes: billing is sampled 4 times as often, and is worse", title_justify="left"
+        box=None, title="The last 5 minutes: billing is sampled 10 times as often, and is worse", title_justify="left"
     )
     for column in ("rubric", "weighted gauge", "95 % interval", "plain share of sampled records"):
         table.add_column(column)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from assay import wiring
-from assay.embedded import RedisServer
+from assay.embedded import RedisServer, free_port
 from assay.errors import ProcessError
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def run_dev(settings: Settings, *, say: Callable[[str], None]) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    host, port = settings.exporter_host, settings.exporter_port or free_port()
     with local_stack(settings, data_dir=settings.data_dir) as chosen, ExitStack() as stack:
         running = {
             name: stack.enter_context(child(arguments, chosen))
             for name, arguments in {
                 "worker": ["worker"],
-                "exporter": ["exporter", "--port", str(chosen.exporter_port), "--host", chosen.exporter_host],
+                "exporter": ["exporter", "--port", str(port), "--host", host],
             }.items()
         }
         say("assay is running; Ctrl-C ends it. In another terminal:")
@@ -99,7 +100,7 @@ def run_dev(settings: Settings, *, say: Callable[[str], None]) -> None:
         say(f"  export ASSAY_DATABASE_URL='{chosen.store_url}'")
         say("  assay enqueue records.jsonl      # or Client().record(...) in your app")
         say("  assay status")
-        say(f"  curl http://{chosen.exporter_host}:{chosen.exporter_port}/metrics")
+        say(f"  curl http://{host}:{port}/metrics")
         while not stop.wait(0.5):
             for name, process in running.items():
                 if process.poll() is not None:

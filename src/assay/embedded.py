@@ -64,7 +64,7 @@ class RedisServer:
 
     def __init__(self, directory: Path, *, port: int | None = None, executable: str | None = None) -> None:
         self.directory = directory
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._password = secrets.token_hex(16)
         self._executable = executable or redis_executable()
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,7 +154,8 @@ class RedisServer:
         self.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

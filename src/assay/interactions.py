@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypedDict
@@ -57,6 +58,7 @@ class InteractionFields(TypedDict, total=False):
 #: The names of an interaction's fields.
 FIELDS: Final = frozenset(InteractionFields.__annotations__)
 
+_W3C_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _LISTS: Final = (list, tuple)
 _COLLECTIONS: Final = (list, tuple, set, frozenset)
 _STRUCTURES: Final = (Mapping, *_COLLECTIONS)
@@ -67,14 +69,11 @@ def trace_id_text(value: object) -> str:
     if isinstance(value, int):
         return f"{value:032x}"
     text = str(value)
-    plain = text.replace("-", "") if len(text) == 36 else text
-    if len(plain) == 32:
-        try:
-            int(plain, 16)
-        except ValueError:
-            return text
-        return plain.lower()
-    return text
+    lower = text.lower()
+    if lower == text and len(text) != 36:
+        return text
+    plain = lower.replace("-", "") if len(text) == 36 else lower
+    return plain if _W3C_TRACE_ID.fullmatch(plain) else text
 
 
 def copy_and_size(interaction: dict[str, Any]) -> int:

@@ -70,7 +70,7 @@ class Sampler:
     def __init__(self, rate: float, rules: Sequence[Rule] = ()) -> None:
         check_rate(rate, "sample_rate")
         self._default = _decision(rate, "default")
-        self._rules = [(_matcher(rule), _decision(rule.rate, rule.name)) for rule in rules]
+        self._rules = [(_needed(rule), _matcher(rule), _decision(rule.rate, rule.name)) for rule in rules]
         #: how often a rule's own function raised; such a rule is passed over
         self.errors = 0
 
@@ -82,7 +82,10 @@ class Sampler:
         return None
 
     def _decision(self, interaction: Mapping[str, Any]) -> Sampling | None:
-        for matches, decision in self._rules:
+        for needed, matches, decision in self._rules:
+            # This runs in the app's thread: most interactions lack what most rules ask for.
+            if needed is not None and interaction.get(needed) is None:
+                continue
             try:
                 if matches(interaction):
                     return decision
@@ -101,19 +104,24 @@ def _decision(rate: float, name: str) -> Sampling | None:
     return Sampling(probability=float(rate), rule=name) if rate > 0 else None
 
 
+def _needed(rule: Rule) -> str | None:
+    """A field without which the rule cannot match."""
+    if isinstance(rule.when, str):
+        return "feedback" if rule.when == "thumbs_down" else "finish_reason"
+    return None if rule.route is None else "route"
+
+
 def _matcher(rule: Rule) -> Callable[[Mapping[str, Any]], bool]:
     """One function for all that the rule asks, cheap for what it does not ask."""
     when = _CONDITIONS[rule.when] if isinstance(rule.when, str) else rule.when
     if rule.route is None and not rule.cohort:
         return when or _always
-    route = re.compile(fnmatch.translate(rule.route)).match if rule.route is not None else None
+    route = re.compile(fnmatch.translate(rule.route or "*")).match
     cohort = dict(rule.cohort or {})
 
     def matches(interaction: Mapping[str, Any]) -> bool:
-        if route is not None:
-            given = interaction.get("route")
-            if given is None or not route(given):
-                return False
+        if not route(interaction.get("route") or ""):
+            return False
         if cohort:
             labels = interaction.get("cohort") or {}
             if any(labels.get(label) != value for label, value in cohort.items()):
@@ -128,9 +136,7 @@ def _always(_: Mapping[str, Any]) -> bool:
 
 
 def _thumbs_down(interaction: Mapping[str, Any]) -> bool:
-    feedback = interaction.get("feedback")
-    if feedback is None:
-        return False
+    feedback = interaction["feedback"]
     thumb = feedback.thumb if isinstance(feedback, Feedback) else feedback.get("thumb")
     return bool(thumb == "down")
 

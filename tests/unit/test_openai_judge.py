@@ -42,7 +42,7 @@ REAL_ERRORS = [
     (400, told("prompt is too long: 210000 tokens > 200000 maximum"), "context_overflow"),
     (
         400,
-        [told("The input token count (120) exceeds the maximum number of tokens allowed (100).")],
+        [told("The input (120) exceeds the maximum number of tokens allowed (100).")],
         "context_overflow",
     ),
     (413, b"<html>Request Entity Too Large</html>", "context_overflow"),

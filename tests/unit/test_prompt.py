@@ -164,4 +164,4 @@ def test_the_wording_is_versioned():
     # The scales' own wording is the rubrics', and in their hash.
     for rubric in rubrics:
         sent = sent.replace(json.dumps(rubric.scale.prompt())[1:-1], "SCALE")
-    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("1", "?")
+    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("1", "b64c3494b7a5bbc6")

@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2_000_000
 #: Of a compressed body, which nobody asked for and which may be a thousand times as long.
 _MAX_PACKED_BYTES = 100_000
+_MAX_TOLD_BYTES = 20_000
 _MESSAGE_CHARACTERS = 500
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 #: Below the 5 s after which common servers close an idle connection, so that we seldom send into a closed one.
@@ -312,7 +313,7 @@ class Endpoint:
     ) -> JudgeError:
         key = self._settings.api_key
         shown = message.replace(key, "[key]") if key else message
-        shown = _KEY_LIKE.sub("[key]", shown)[:_MESSAGE_CHARACTERS]
+        shown = _KEY_LIKE.sub("[key]", shown[: 4 * _MESSAGE_CHARACTERS])[:_MESSAGE_CHARACTERS]
         return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage)
 
     def _status_failure(self, status: int, headers: Mapping[str, str], content: bytes) -> JudgeError | _Refusal:
@@ -456,7 +457,7 @@ async def _bound(response: Any) -> None:
 
 def _told(content: bytes) -> tuple[str, str | None]:
     """What an error body says, in any of the usual forms, and the parameter that it blames."""
-    text = content[:20_000].decode(errors="replace")
+    text = content[:_MAX_TOLD_BYTES].decode(errors="replace")
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
@@ -469,6 +470,7 @@ def _told(content: bytes) -> tuple[str, str | None]:
     extras = [str(error[key]) for key in ("code", "type") if isinstance(error.get(key), str) and error[key] != message]
     parameter = error.get("param")
     told = message if isinstance(message, str) else json.dumps(message)
+    told = told[: 8 * _MESSAGE_CHARACTERS]
     return (f"{told} ({', '.join(extras)})" if extras else told), parameter if isinstance(parameter, str) else None
 
 

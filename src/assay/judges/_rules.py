@@ -29,7 +29,6 @@ _FINISHED_BADLY = {
     "content_filter": "a content filter stopped the output",
     "error": "the model failed while answering",
 }
-_FENCED = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?```\s*$", re.DOTALL | re.IGNORECASE)
 _PRIVATE = re.compile(r"\[(?:secret|card)\]")
 _redactor = Redactor(kinds=("secret", "card"))
 
@@ -103,11 +102,18 @@ def _private(text: str) -> list[str]:
 def _missing_fields(record: Record) -> list[str]:
     if not record.required_fields:
         return []
-    match = _FENCED.match(record.output)
     try:
-        value = json.loads(match[1] if match else record.output)
+        value = json.loads(_unfenced(record.output))
     except (ValueError, RecursionError):
         return ["the output is not the JSON object that it should be"]
     if not isinstance(value, dict):
         return ["the output is not the JSON object that it should be"]
     return [f"the field {name} is missing" for name in record.required_fields if value.get(name) is None]
+
+
+def _unfenced(text: str) -> str:
+    """The text inside a Markdown fence that spans all of it."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        return text.partition("\n")[2].removesuffix("```")
+    return text

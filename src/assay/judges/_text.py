@@ -28,10 +28,12 @@ _STOP_WORDS = frozenset(_SAY_NOTHING.split())
 _WORD = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 #: Scripts that put no spaces between words.
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\s\"')\]]+|(?<=[\u3002\uff01\uff1f])|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+#: Bounded everywhere, so that no text makes it search twice.
 _NUMBERING = re.compile(
-    r"^\s*(?:[-*\u2022]\s*)?(?:step\s*)?\d{1,2}[.):]\s|passages?\s*:?\s*\d{1,2}(?:[\s,]+(?:and\s+)?\d{1,2})*",
+    r"^\s{0,9}(?:[-*\u2022]\s{0,3})?(?:step\s{0,3})?\d{1,2}[.):]\s"
+    r"|passages?[\s:]{0,3}\d{1,2}(?:[\s,]{1,3}(?:and\s{1,3})?\d{1,2}){0,20}",
     re.IGNORECASE,
 )
 _UP_TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelve"

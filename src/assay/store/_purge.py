@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -69,32 +69,24 @@ def purge(
 
 
 def _payloads(connection: sa.Connection, before: datetime) -> dict[str, int]:
-    old = sa.select(payloads.c.record_id).where(payloads.c.created_at < before).limit(_CHUNK)
-    return {"payloads": _delete(connection, payloads, payloads.c.record_id.in_(old.scalar_subquery()))}
+    return {"payloads": _delete(connection, payloads, _old(connection, payloads, payloads.c.created_at < before))}
 
 
 def _records(connection: sa.Connection, before: datetime) -> dict[str, int]:
-    old = sa.select(records.c.record_id).where(records.c.created_at < before).limit(_CHUNK)
-    ids = connection.execute(old).scalars().all()
-    # The records last: they are what the others refer to. An evaluation that comes in between goes with its record.
-    return {
-        table.name: _delete(connection, table, table.c.record_id.in_(ids)) for table in (evaluations, payloads, records)
-    }
+    ids = _old(connection, records, records.c.created_at < before)
+    # The records last: they are what the others refer to.
+    return {table.name: _delete(connection, table, ids) for table in (evaluations, payloads, records)}
 
 
 def _dead_letters(connection: sa.Connection, before: datetime) -> dict[str, int]:
-    old = sa.select(dead_letters.c.dead_id).where(dead_letters.c.created_at < before).limit(_CHUNK)
-    statement = (
-        sa.delete(dead_letters)
-        .where(dead_letters.c.dead_id.in_(old.scalar_subquery()))
-        .returning(dead_letters.c.reason, dead_letters.c.replayed_at)
-    )
-    gone = connection.execute(statement).all()
+    ids = _old(connection, dead_letters, dead_letters.c.created_at < before)
     additions = Additions(before.timestamp())
-    for reason, replayed_at in gone:
-        additions.count("dead_kept", reason, 0 if replayed_at else -1)
+    waiting = sa.select(dead_letters.c.reason).where(_has_key(dead_letters, ids), dead_letters.c.replayed_at.is_(None))
+    for reason in connection.execute(waiting).scalars():
+        additions.count("dead_kept", reason, -1)
+    gone = _delete(connection, dead_letters, ids)
     additions.write(connection)
-    return {"dead_letters": len(gone)}
+    return {"dead_letters": gone}
 
 
 def _minutes(connection: sa.Connection, before: datetime) -> dict[str, int]:
@@ -106,31 +98,35 @@ def _hours(connection: sa.Connection, before: datetime) -> dict[str, int]:
 
 
 def _rollups(connection: sa.Connection, resolution: int, before: datetime) -> dict[str, int]:
-    key = sa.tuple_(*rollups.primary_key)
-    old = (
-        sa.select(*rollups.primary_key)
-        .where(rollups.c.resolution_seconds == resolution, rollups.c.start < int(before.timestamp()) - resolution)
-        .limit(_CHUNK)
-    )
-    return {"rollups": _delete(connection, rollups, key.in_(old))}
+    ended = rollups.c.start < int(before.timestamp()) - resolution
+    keys = _old(connection, rollups, sa.and_(rollups.c.resolution_seconds == resolution, ended))
+    return {"rollups": _delete(connection, rollups, keys)}
 
 
 def _totals(connection: sa.Connection, before: datetime) -> dict[str, int]:
     """Totals of what is out of use, such as an old revision of a rubric; they would be exported for ever."""
-    idle = sa.select(totals.c.series_id, totals.c.instrument_id).where(totals.c.updated_at < before.timestamp())
-    statement = (
-        sa.delete(totals)
-        .where(
-            sa.tuple_(totals.c.series_id, totals.c.instrument_id).in_(idle.limit(_CHUNK)),
-            totals.c.updated_at < before.timestamp(),
-        )
-        .returning(totals.c.series_id, totals.c.instrument_id)
-    )
-    gone = [tuple(row) for row in connection.execute(statement)]
+    keys = _old(connection, totals, totals.c.updated_at < before.timestamp())
     for table in (outcome_counts, exemplars):
-        _delete(connection, table, sa.tuple_(table.c.series_id, table.c.instrument_id).in_(gone))
-    return {"totals": len(gone)}
+        _delete(connection, table, keys)
+    return {"totals": _delete(connection, totals, keys)}
 
 
-def _delete(connection: sa.Connection, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
-    return connection.execute(sa.delete(table).where(condition)).rowcount
+def _old(connection: sa.Connection, table: sa.Table, condition: sa.ColumnElement[bool]) -> list[tuple[Any, ...]]:
+    """Keys of some rows that go, locked. Those that a commit has in hand are left for the next time.
+
+    So a purge never waits for a commit while commits wait for it.
+    """
+    rows = sa.select(*table.primary_key).where(condition).limit(_CHUNK).with_for_update(skip_locked=True)
+    return [tuple(row) for row in connection.execute(rows)]
+
+
+def _has_key(table: sa.Table, keys: Sequence[tuple[Any, ...]]) -> sa.ColumnElement[bool]:
+    """Rows whose key begins with one of `keys`."""
+    columns = list(table.primary_key)[: len(keys[0])] if keys else list(table.primary_key)
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    return sa.tuple_(*columns).in_(keys)
+
+
+def _delete(connection: sa.Connection, table: sa.Table, keys: Sequence[tuple[Any, ...]]) -> int:
+    return connection.execute(sa.delete(table).where(_has_key(table, keys))).rowcount if keys else 0

@@ -1,0 +1,57 @@
+"""A measured number with its interval, or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistic:
+    """One statistic. Undefined is `value` None with a `reason`, never NaN.
+
+    `lower` and `upper` are None where no interval was made; when there is one, it holds the value.
+    """
+
+    value: float | None
+    lower: float | None = None
+    upper: float | None = None
+    #: how many records it was computed from
+    n: int = 0
+    #: how the interval was made: wilson, bootstrap, jackknife, t, ...
+    method: str = ""
+    #: why the value is undefined; None when it is defined
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "lower", "upper"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{name} is {number}: an undefined statistic is None with a reason")
+        if (self.value is None) != (self.reason is not None):
+            raise ValueError("a statistic has either a value or a reason why it has none")
+
+    @classmethod
+    def undefined(cls, reason: str, *, n: int = 0) -> Statistic:
+        """No value, because of `reason`: a sentence without its full stop."""
+        return cls(value=None, n=n, reason=reason)
+
+    @classmethod
+    def of(
+        cls, value: float, interval: tuple[float, float] | None = None, *, n: int, method: str = "", unless: str = ""
+    ) -> Statistic:
+        """A value with its interval, widened by rounding to hold it; undefined, with `unless` as reason, if NaN."""
+        if not math.isfinite(value):
+            return cls.undefined(unless or "it is not defined for these labels", n=n)
+        value = float(value)
+        if interval is None:
+            return cls(value=value, n=n, method=method)
+        lower, upper = min(value, float(interval[0])), max(value, float(interval[1]))
+        return cls(value=value, lower=lower, upper=upper, n=n, method=method)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the interval; None without one."""
+        if self.lower is None or self.upper is None:
+            return None
+        return (self.upper - self.lower) / 2

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 REFERENCE = Path(__file__).parent / "reference"
 
 
 def pages() -> dict[str, str]:
     """File name under docs/reference -> content."""
+    from assay.codec import record_schema
     from assay.metrics import metrics_markdown
     from assay.rubrics import rubric_fields_markdown, rubric_schema
-
-    from assay.codec import record_schema
     from assay.settings import settings_markdown
 
     return {
@@ -23,6 +26,7 @@ def pages() -> dict[str, str]:
         "settings.md": "# Settings\n\nEvery setting is an environment variable; a `.env` file works too.\n"
         "The app-side client reads its own few: see [the client](client.md).\n\n" + settings_markdown(),
         "commands.md": commands_markdown(),
+        "client.md": client_markdown(),
         "rubric-fields.md": rubric_fields_markdown(),
         "record.schema.json": json.dumps(record_schema(), indent=2) + "\n",
         "rubric.schema.json": json.dumps(rubric_schema(), indent=2) + "\n",
@@ -51,10 +55,56 @@ def commands_markdown() -> str:
     return "\n".join(lines)
 
 
+def client_markdown() -> str:
+    """The public names of the package, with their signatures and docstrings."""
+    import assay
+    from assay.interactions import InteractionFields
+
+    lines = [
+        "# The client",
+        "",
+        "`from assay import Client`. It needs the standard library and `redis`, and loads redis on its own thread.",
+        "It reads these environment variables, each of which an argument overrides: `ASSAY_REDIS_URL`, `ASSAY_QUEUE`,",
+        "`ASSAY_SAMPLE_RATE`, `ASSAY_USER_ID_SALT`, `ASSAY_ENABLED`.",
+        "",
+    ]
+    for name in assay.__all__:
+        value = getattr(assay, name)
+        if not inspect.isclass(value):
+            continue
+        lines += [f"## {name}", "", *described(name, value)]
+        for member, function in vars(value).items():
+            if inspect.isfunction(function) and not member.startswith("_") and function.__doc__:
+                lines += [f"### {name}.{member}", "", *described(member, function)]
+    lines += ["## Fields of an interaction", "", "What `record`, `interaction` and `observe` take by name.", ""]
+    lines += ["| field | type |", "|---|---|"]
+    for field, kind in InteractionFields.__annotations__.items():
+        text = str(getattr(kind, "__forward_arg__", kind)).replace("|", "\\|")
+        lines.append(f"| `{field}` | `{text}` |")
+    return "\n".join(lines) + "\n"
+
+
+def described(name: str, value: Any) -> list[str]:
+    """A signature where there is one, an argument a line, and the docstring."""
+    lines = []
+    if not (inspect.isclass(value) and issubclass(value, Exception)):
+        shown = []
+        for parameter in inspect.signature(value).parameters.values():
+            if parameter.name == "self" or parameter.name.startswith("_"):
+                continue
+            text = str(parameter).replace("'", "")
+            # A default that is an object is told in words below.
+            shown.append(re.sub(r"(= )(\(?[A-Z]\w+\(|<).*", r"\1...", text))
+        inner = ", ".join(shown)
+        if len(inner) > 80:
+            inner = "\n" + "".join(f"    {text},\n" for text in shown)
+        lines += ["```python", f"{name}({inner})", "```", ""]
+    # The docstring is text of fixed width: its lists and examples stay as they stand in the source.
+    return [*lines, "```text", inspect.getdoc(value) or "", "```", ""]
+
+
 def help_of(name: list[str]) -> str:
     """One command's help, in plain text of fixed width."""
-    import os
-
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASSAY_", "OPENAI_"))}
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "assay", *name, "--help"],
@@ -63,7 +113,7 @@ def help_of(name: list[str]) -> str:
         check=True,
         env=environment | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TYPER_USE_RICH": "0"},
     )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    return "\n".join(line.rstrip() for line in done.stdout.replace("python -m assay", "assay").strip().splitlines())
 
 
 def main() -> int:

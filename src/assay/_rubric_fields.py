@@ -282,7 +282,7 @@ def rubric_fields_markdown() -> str:
         for name, schema in scale["properties"].items():
             if schema.get("type") == "array":
                 lines += ["", f"An entry of `{name}`:", "", *_table(schema["items"])]
-    lines += ["", "## judge", "", _JUDGE["description"], "", *_table(_JUDGE)]
+    lines += ["", "## judge", "", str(_JUDGE["description"]), "", *_table(_JUDGE)]
     return "\n".join(lines) + "\n"
 
 

@@ -104,7 +104,7 @@ def read(path: Path) -> tuple[Node | None, list[Mistake]]:
     if len(raw) > MAX_BYTES:
         return None, [Mistake(None, None, f"is larger than {MAX_BYTES:,} bytes: no rubric needs that much, shorten it")]
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         return None, [Mistake(line, None, f"is not UTF-8 (byte 0x{raw[error.start]:02x}): save it as UTF-8")]

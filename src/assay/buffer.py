@@ -174,8 +174,9 @@ class Buffer:
             # Unique without a system call: random for the process, then counted.
             record_id = f"{self._id_prefix}{next(self._ids):012x}" if given is None else str(given)
             key = record_id
-            if interaction.get("trace_id") is not None:
-                key = interaction["trace_id"] = trace_id_text(interaction["trace_id"])
+            if (trace_id := interaction.get("trace_id")) is not None:
+                interaction["trace_id"] = trace_id = trace_id_text(trace_id)
+                key = trace_id or record_id
             if self._cohort:
                 interaction["cohort"] = {**self._cohort, **(interaction.get("cohort") or {})}
             sampling = self._sampler.decide(key, interaction)
@@ -250,7 +251,7 @@ class Buffer:
             reason: DropReason | None = None
             if self._closed:
                 reason = "closed"
-            elif size > limits.max_record_bytes:
+            elif size > 2 * limits.max_record_bytes:  # beyond doubt; the JSON's bytes are counted later
                 reason = "too_large"
             elif waiting >= limits.buffer_records or self._bytes + size > limits.buffer_bytes:
                 reason = "buffer_full"

@@ -119,6 +119,10 @@ class Client:
             connect=(lambda: open_queue(url, name)) if transport is None else (lambda: transport),
         )
         self._enabled = _environment_enabled() if enabled is None else enabled
+        if self._enabled and transport is None:
+            # redis loads this, and on the sender's thread it could not any more once the interpreter goes down: a
+            # script that ends right after it recorded would lose its records.
+            import concurrent.futures.thread  # noqa: F401
         # A client that is forgotten sends what it has, and nobody waits for it.
         weakref.finalize(self, self._buffer.begin_close).atexit = False
 

@@ -4,6 +4,8 @@
     ├ ConfigError          a person must mend a file or a setting; the CLI exits with 2, nothing is retried
     │  ├ SettingsError     an environment variable or option
     │  ├ RubricError       a rubric file: path, line and field
+    │  ├ LabelError        a label file or export: path, line and field
+    │  ├ LabelErrors       every LabelError of one file
     │  └ MissingExtraError an optional dependency: `pip install assay[worker]`
     ├ RecordError          this record can never be scored as it is; it is kept as a dead letter
     ├ JudgeError           a judge call that gave no verdict; carries the failure kind
@@ -20,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from assay.records import FailureKind, Usage
@@ -37,8 +40,8 @@ class SettingsError(ConfigError):
     """A setting (environment variable or option) is missing or not usable."""
 
 
-class RubricError(ConfigError):
-    """A rubric file is wrong. `str()` is one line: `path:line: field: message`.
+class FileError(ConfigError):
+    """A file that a person wrote is wrong. `str()` is one line: `path:line: field: message`.
 
     `line` is 1-based, or None when the whole file is meant; `field` is a dotted path such as
     `scale.levels[2].anchor`, or None.
@@ -51,6 +54,27 @@ class RubricError(ConfigError):
         self.path = path
         self.line = line
         self.field = field
+
+
+class RubricError(FileError):
+    """A rubric file is wrong."""
+
+
+class LabelError(FileError):
+    """A label file, or an export of labels, is wrong."""
+
+
+class LabelErrors(ConfigError):
+    """Everything that is wrong with a label file: `errors`, in the order of its lines. `str()` is a line for each."""
+
+    #: As many mistakes of one file as anyone mends in one go.
+    SHOWN = 100
+
+    def __init__(self, errors: Sequence[LabelError]) -> None:
+        lines = [str(error) for error in errors[: self.SHOWN]]
+        rest = len(errors) - len(lines)
+        super().__init__("\n".join([*lines, *([f"and {rest:,} more like these"] if rest else [])]))
+        self.errors = tuple(errors)
 
 
 class MissingExtraError(ConfigError):

@@ -58,14 +58,20 @@ class InteractionFields(TypedDict, total=False):
 #: The names of an interaction's fields.
 FIELDS: Final = frozenset(InteractionFields.__annotations__)
 
+_NO_TRACE: Final = "0" * 32
 _W3C_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _LISTS: Final = (list, tuple)
 _COLLECTIONS: Final = (list, tuple, set, frozenset)
 _STRUCTURES: Final = (Mapping, *_COLLECTIONS)
 
 
-def trace_id_text(value: object) -> str:
-    """A W3C trace id in lower-case hex, from whatever form it came in; other ids unchanged."""
+def trace_id_text(value: object) -> str | None:
+    """A W3C trace id in lower-case hex, from whatever form it came in; other ids unchanged.
+
+    None for what stands for no trace: nothing, or zero.
+    """
+    if not value or value == _NO_TRACE:
+        return None
     if isinstance(value, int):
         return f"{value:032x}"
     text = str(value)
@@ -161,7 +167,9 @@ def _labels(value: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _span_id(value: object) -> str | None:
-    return f"{value:016x}" if isinstance(value, int) else _optional(value)
+    if not value:
+        return None
+    return f"{value:016x}" if isinstance(value, int) else as_text(value)
 
 
 def _input(value: object) -> str | tuple[Message, ...]:

@@ -39,6 +39,7 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    # These tell of every request, and with it of URLs that may hold keys.
-    for name in ("openai", "httpx", "httpx2", "httpcore", "kombu", "amqp", "alembic.runtime.migration"):
+    logging.captureWarnings(True)
+    # These tell of every request and task, some of them with URLs that may hold keys.
+    for name in ("alembic", "celery", "httpcore", "httpx", "httpx2", "kombu", "openai"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -17,12 +17,11 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from math import isfinite
+from math import isfinite, isnan
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.samples import Exemplar
 
 from assay.errors import QueueError, SettingsError, StoreError
@@ -30,7 +29,7 @@ from assay.store import SCORE_BOUNDS
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from assay.queue import Queue
     from assay.records import Usage
@@ -114,7 +113,7 @@ def _windowed(prefix: str, of: str, *, cohort: bool) -> tuple[MetricDoc, ...]:
 #: Every metric that assay publishes, in the order of the reference.
 DOCUMENTED: tuple[MetricDoc, ...] = (
     *_windowed("assay_", "interactions with this label set", cohort=True),
-    *_windowed("assay_app_", "all interactions of the app, whatever their cohort,", cohort=False),
+    *_windowed("assay_app_", "all interactions of the app", cohort=False),
     _exporter(
         "assay_window_pending_records",
         "gauge",
@@ -261,19 +260,56 @@ def wants_openmetrics(accept: str) -> bool:
 
 
 def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str]:
-    """The exposition and its content type."""
-    encoder, content_type = choose_encoder("application/openmetrics-text; version=1.0.0" if openmetrics else "")
-    return encoder(_Collected(families)), content_type
+    """The exposition and its content type.
+
+    prometheus_client's own encoders say the same (a test compares them) and take eight times as long: a label set
+    comes back in dozens of metrics, and here it is written out once.
+    """
+    lines: list[str] = []
+    written: dict[tuple[tuple[str, str], ...], str] = {}
+    for family in families:
+        suffix, kind = ("", family.type) if openmetrics else _TEXT_TYPES.get(family.type, ("", family.type))
+        lines.append(f"# HELP {family.name}{suffix} {_escape(family.documentation, quotes=openmetrics)}\n")
+        lines.append(f"# TYPE {family.name}{suffix} {kind}\n")
+        for sample in family.samples:
+            key = tuple(sample.labels.items())
+            labels = written.get(key)
+            if labels is None:
+                labels = written[key] = _labels(sample.labels)
+            shown = _exemplar(sample.exemplar) if openmetrics and sample.exemplar else ""
+            lines.append(f"{sample.name}{labels} {_number(sample.value)}{shown}\n")
+    if openmetrics:
+        lines.append("# EOF\n")
+    return "".join(lines).encode(errors="replace"), _OPENMETRICS if openmetrics else _TEXT
 
 
-class _Collected:
-    """Families that were read already, in the shape that prometheus_client encodes."""
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, families: Iterable[Family]) -> None:
-        self._families = families
+#: The older format has no info, and names a counter by its sample.
+_TEXT_TYPES = {"counter": ("_total", "counter"), "info": ("_info", "gauge")}
 
-    def collect(self) -> Iterable[Family]:
-        return self._families
+
+def _escape(text: str, *, quotes: bool = True) -> str:
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if quotes else text
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
+
+
+def _number(value: float) -> str:
+    if isfinite(value):
+        return repr(value)
+    return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _exemplar(exemplar: Exemplar) -> str:
+    moment = "" if exemplar.timestamp is None else f" {float(exemplar.timestamp)!r}"
+    return f" # {_labels(exemplar.labels)} {_number(exemplar.value)}{moment}"
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")

@@ -137,11 +137,11 @@ class RedisInfo:
 
 
 def encode_batch(
-    records: Sequence[str], *, batch_id: str, enqueued_at: float, attempt: int = 0, replay: bool = False
+    records: Sequence[str | bytes], *, batch_id: str, enqueued_at: float, attempt: int = 0, replay: bool = False
 ) -> bytes:
-    """The payload of one batch, from the JSON of each of its records (`Record.to_json`).
+    """The payload of one batch, from the JSON of each of its records: `Record.to_json`, or `Batch.records` as it is.
 
-    Lone surrogates, which UTF-8 cannot carry, become `?`.
+    Lone surrogates in text, which UTF-8 cannot carry, become `?`.
     """
     head = json.dumps(
         {
@@ -154,7 +154,8 @@ def encode_batch(
         separators=(",", ":"),
         allow_nan=False,
     )
-    return f'{head[:-1]},"records":[{",".join(records)}]}}'.encode(errors="replace")
+    parts = [record.encode(errors="replace") if isinstance(record, str) else record for record in records]
+    return b'%s,"records":[%s]}' % (head[:-1].encode(), b",".join(parts))
 
 
 def decode_batch(payload: bytes) -> Batch:
@@ -367,12 +368,8 @@ class Queue:
 
     def depth(self) -> QueueDepth:
         """How much is pending: queued, claimed or waiting for a retry."""
-        with _queue_errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.zcard(self._prefix + "pending")
-            pipe.hget(self._prefix + "state", "records")
-            pipe.zrange(self._prefix + "pending", 0, 0, withscores=True)
-            batches, records, oldest = pipe.execute()
-        return QueueDepth(int(batches), int(records or 0), float(oldest[0][1]) if oldest else None)
+        batches, records, oldest = self._run("depth", [])
+        return QueueDepth(int(batches), int(records), float(oldest) if oldest else None)
 
     def pending_records(self, since: float | None = None) -> int:
         """How many records are pending that were enqueued at `since` (epoch seconds) or later; None: all."""
@@ -513,6 +510,8 @@ def _scan(text: str) -> tuple[dict[str, Any], tuple[bytes, ...]]:
     at = _past(text, 0, "{")
     while True:
         key, at = _DECODER.raw_decode(text, at)
+        if not isinstance(key, str):
+            raise TypeError("a name in it is not text")
         at = _past(text, at, ":")
         if key == "records" and text[at] == "[":
             records, at = _elements(text, at)
@@ -682,8 +681,11 @@ return lost
 local template, id, ring_seconds = unpack(ARGV, 1, 3)
 if remove(id) == 0 then return 0 end
 for i = 4, #ARGV, 4 do
-  add(ARGV[i], ARGV[i + 1], 1, ARGV[i + 2])
-  schedule(template, ARGV[i], tonumber(ARGV[i + 3]), tonumber(ring_seconds))
+  -- There already: its batch came and was finished twice.
+  if redis.call('HEXISTS', BATCHES, ARGV[i]) == 0 then
+    add(ARGV[i], ARGV[i + 1], 1, ARGV[i + 2])
+    schedule(template, ARGV[i], tonumber(ARGV[i + 3]), tonumber(ring_seconds))
+  end
 end
 return 1
 """,
@@ -716,6 +718,11 @@ for _, id in ipairs(ids) do
   end
 end
 return { #ids, rang }
+""",
+    "depth": _COMMON
+    + """
+local oldest = redis.call('ZRANGE', PENDING, 0, 0, 'WITHSCORES')[2]
+return { redis.call('ZCARD', PENDING), redis.call('HGET', STATE, 'records') or 0, oldest or '' }
 """,
     "pending_records": _COMMON
     + """

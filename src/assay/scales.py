@@ -111,10 +111,12 @@ class Binary:
         """See `Scale.parse`."""
         answer = _mapping(verdict)
         grades = {self.fail_label: 0.0, self.pass_label: 1.0}
-        written = _word(_required(answer, "verdict", str))
-        label = next((grade for grade in grades if grade.casefold() == written), None)
+        written = _required(answer, "verdict", str)
+        # As written first: a label may itself end in what `_word` strips.
+        words = (written[:200].strip().casefold(), _word(written))
+        label = next((grade for word in words for grade in grades if grade.casefold() == word), None)
         if label is None:
-            raise VerdictError("off_scale", f"verdict {_short(answer['verdict'])} is not one of {', '.join(grades)}")
+            raise VerdictError("off_scale", f"verdict {_short(written)} is not one of {', '.join(grades)}")
         value, details = _expected(grades, distribution, grades[label])
         return _score(answer, value, pass_threshold, raw=grades[label], label=label, details=details)
 

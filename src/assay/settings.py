@@ -59,7 +59,12 @@ class Settings(BaseSettings):
     )
     judge_max_in_flight: int = Field(64, ge=1, le=4096, description="Judge calls in flight in one worker process.")
     judge_temperature: float | None = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
-    judge_max_tokens: int = Field(2048, ge=64, description="Bound of one judge reply, in tokens.")
+    judge_max_tokens: int = Field(
+        4096, ge=64, description="Bound of one judge reply in tokens, a reasoning model's thoughts included."
+    )
+    judge_logprobs: bool = Field(
+        True, description="Ask for token probabilities; where the endpoint gives them a score is their expected value."
+    )
     prices: Path | None = Field(None, description="YAML file with prices per model. Default: the shipped table.")
 
     # -- delivery

@@ -7,13 +7,16 @@ Celery's own delivery may fail in any way it likes: the sweep rings again.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import redis
 from celery import Celery, signals
 from celery.beat import Scheduler, Service
+from celery.exceptions import CPendingDeprecationWarning
 from celery.schedules import crontab
 from kombu.exceptions import OperationalError
 
@@ -87,13 +90,15 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 def run(app: Celery, settings: Settings, worker: Worker) -> int:
     """Consume until SIGTERM or SIGINT; returns the exit code. The first signal finishes what is in flight."""
     signals.setup_logging.connect(lambda **_: logs.configure(settings), weak=False)
-    signals.worker_ready.connect(lambda **_: _log.info("worker ready", extra={"queue": settings.queue}), weak=False)
+    signals.worker_ready.connect(lambda **_: _ready(settings), weak=False)
     signals.worker_shutting_down.connect(lambda **_: worker.begin_stop(), weak=False)
     clock = Service(app, max_interval=5, scheduler_cls=Scheduler)
     worker.start()
     threading.Thread(target=clock.start, name="assay-clock", daemon=True).start()
     try:
         consumer = app.Worker(
+            # Two workers on one machine must not have one name.
+            hostname=f"assay-{os.getpid()}@{socket.gethostname()}",
             pool="threads",
             concurrency=settings.concurrency,
             queues=[settings.queue],
@@ -107,6 +112,12 @@ def run(app: Celery, settings: Settings, worker: Worker) -> int:
     finally:
         clock.stop()
         worker.stop()
+
+
+def _ready(settings: Settings) -> None:
+    # At every lost connection it says what a setting will default to in Celery 6; we set it ourselves.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    _log.info("worker ready", extra={"queue": settings.queue})
 
 
 def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> list[str]:

@@ -169,8 +169,7 @@ def pass_ratio(sums: Sums) -> Estimate | None:
     ratio = _clip(sums.sum_wp / sums.sum_w)
     if 0 < sums.passes < sums.n:
         # Σ w²(p - ratio)², taken apart by outcome so that nothing cancels.
-        passed, failed = sums.sum_w2p, max(0.0, sums.sum_w2 - sums.sum_w2p)
-        squares = (1 - ratio) ** 2 * passed + ratio**2 * failed
+        squares = (1 - ratio) ** 2 * sums.sum_w2p + ratio**2 * (sums.sum_w2 - sums.sum_w2p)
     else:
         # Counts say exactly that all are alike, whatever the rounding of the sums.
         ratio, squares = float(sums.passes > 0), 0.0

@@ -66,6 +66,7 @@ def judge_settings(settings: Settings) -> JudgeSettings:
         max_in_flight=settings.judge_max_in_flight,
         temperature=settings.judge_temperature,
         max_tokens=settings.judge_max_tokens,
+        logprobs=settings.judge_logprobs,
         prices_path=settings.prices,
     )
 

@@ -464,6 +464,25 @@ def test_the_smallest_caps(open_store: Callable[..., Store], labels: list[str], 
         open_store(max_series=1)
 
 
+def test_other_is_a_value_like_any_other_until_the_cap_is_reached(open_store: Callable[..., Store]) -> None:
+    store = open_store(cohort_labels=["user"], max_series=20)
+    for app in (OTHER, "shop"):
+        commit(store, (a_record(app=app, cohort={"user": OTHER}), 1.0))
+    for app in ("shop", "desk"):
+        commit(store, (a_record(app=app, cohort={"user": "u1"}), 1.0))
+    assert {(total.app, total.cohort["user"]) for total in store.totals()} == {
+        (OTHER, OTHER),
+        ("shop", OTHER),
+        ("shop", "u1"),
+        ("desk", "u1"),
+    }
+    assert store.counts().series_overflow == 0
+    without_labels = open_store(max_series=20)
+    for app in (OTHER, "bank"):
+        commit(without_labels, (a_record(app=app), 1.0))
+    assert "bank" in {total.app for total in without_labels.totals()}
+
+
 def test_overflow_is_counted_once_per_record(open_store: Callable[..., Store]) -> None:
     store = open_store(cohort_labels=["user"], max_series=2)
     commit(store, (a_record("a", cohort={"user": "x"}), 1.0))

@@ -152,7 +152,7 @@ def test_gauges_counters_and_exemplars_arrive(deployment: Deployment) -> None:
         'sum by (app) (assay_pass_ratio{window="1h"} * assay_window_interactions)'
         ' / sum by (app) (assay_window_interactions{window="1h"})'
     )
-    assert dict((m["app"], v) for m, v in prometheus.query(pooled))["shop"] == pytest.approx(108 / 208)
+    assert {m["app"]: v for m, v in prometheus.query(pooled)}["shop"] == pytest.approx(108 / 208)
     assert prometheus.query("sum(assay_evaluations_total)")[0][1] == 10 + len(HOSTILE)
     assert prometheus.query('assay_pass_ratio{window="5m"} < assay_pass_ratio_ci_lower') == []
     assert len(prometheus.query('assay_pass_ratio{app="odd",window="1h"}')) == len(HOSTILE)
@@ -220,8 +220,8 @@ def test_prometheus_takes_every_line_it_is_given(deployment: Deployment) -> None
     wait_for(lambda: prometheus.query("count_over_time(assay_app_pass_ratio[1m]) > 3"))
     for target in prometheus.get("targets")["activeTargets"]:
         assert (target["health"], target["lastError"]) == ("up", "")
-    added = dict((m["job"], v) for m, v in prometheus.query("scrape_samples_post_metric_relabeling"))
-    scraped = dict((m["job"], v) for m, v in prometheus.query("scrape_samples_scraped"))
+    added = {m["job"]: v for m, v in prometheus.query("scrape_samples_post_metric_relabeling")}
+    scraped = {m["job"]: v for m, v in prometheus.query("scrape_samples_scraped")}
     assert added == scraped
     log = prometheus.log().lower()
     assert "duplicate" not in log

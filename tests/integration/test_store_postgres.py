@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
 from assay.errors import StoreError
-from assay.store import Committed, Store
+from assay.store import Committed, DeadLetter, Store
+from assay.store import _tables as tables
 from servers import PostgresServer, free_port
-from stores import A_FAILURE, a_record, assert_sums_true, commit, connected, dump
+from stores import A_FAILURE, EPOCH, a_record, assert_sums_true, commit, connected, dump
 
 pytestmark = pytest.mark.integration
 
@@ -63,8 +66,11 @@ def test_a_server_that_restarts_is_found_again(postgres_server: PostgresServer) 
                     call()
             postgres_server.start()
             # Without an error in between: connections that died meanwhile are replaced.
-            store.ping()
             assert store.totals()[0].scored == 5
+        # Nor does a restart that went unnoticed show.
+        postgres_server.stop("fast")
+        postgres_server.start()
+        assert store.totals()[0].scored == 5
         assert commit(store, (a_record("after"), 0.5)) == Committed(
             inserted_records=1, inserted=1, duplicates=0, recovered=0
         )
@@ -150,15 +156,38 @@ def _refuse_counters(store: Store, state: str, *, times: int) -> None:
         )
 
 
+def test_a_purge_waits_for_nobody(store: Store) -> None:
+    commit(store, *((a_record(f"r{index}", seconds=index * 60), 0.5) for index in range(10)))
+    store.commit([], [], [DeadLetter(dead_id=f"d{i}", reason="invalid", message="", payload=b"") for i in range(10)])
+    purge = partial(store.purge, payload_days=0, score_days=0, rollup_days=0, dead_days=0)
+    with connected(store) as commit_under_way:
+        for table, condition in (
+            (tables.records, "record_id = 'r3'"),
+            (tables.rollups, f"resolution_seconds = 60 AND start = {EPOCH + 180}"),
+            (tables.dead_letters, "dead_id = 'd3'"),
+        ):
+            commit_under_way.execute(sa.text(f"SELECT 1 FROM {table.name} WHERE {condition} FOR UPDATE")).one()
+        with ThreadPoolExecutor(1) as pool:
+            gone = pool.submit(purge).result(timeout=30)
+        assert (gone["records"], gone["evaluations"], gone["dead_letters"]) == (9, 9, 9)
+        assert gone["rollups"] == 9 + 1
+    gone = purge()
+    assert (gone["records"], gone["rollups"], gone["dead_letters"]) == (1, 1, 1)
+
+
 def test_commits_in_opposite_order_do_not_deadlock(store: Store, postgres_url: str) -> None:
-    names = [f"r{index:03}" for index in range(40)]
+    rounds, size = 20, 150
     errors: list[StoreError] = []
+    together = threading.Barrier(4)
 
     def work(order: int) -> None:
         try:
-            for _ in range(20):
-                commit(store, *((a_record(name, seconds=int(name[1:]) * 60), 0.5) for name in names[::order]))
+            for number in range(rounds):
+                indexes = range(size)[::order]
+                together.wait(60)
+                commit(store, *((a_record(f"{number}-{index}", seconds=index * 60), 0.5) for index in indexes))
         except StoreError as error:
+            together.abort()
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(order,)) for order in (1, -1, 1, -1)]
@@ -167,7 +196,7 @@ def test_commits_in_opposite_order_do_not_deadlock(store: Store, postgres_url: s
     for thread in threads:
         thread.join()
     assert errors == []
-    assert store.totals()[0].scored == 40
+    assert store.totals()[0].scored == rounds * size
     # A server process reports its deadlocks when it ends, at the latest.
     store.close()
     dsn = postgres_url.replace("postgresql+psycopg", "postgresql")

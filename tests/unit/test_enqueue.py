@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.enqueue import Row, read_rows
+from assay.rows import Row, read_rows
 
 STAMP = "2026-01-31T12:00:00Z"
 

@@ -27,6 +27,17 @@ from exposition import Exposition
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
+class Counted(Metric):
+    """A family that counts how often it was encoded."""
+
+    encoded = 0
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "documentation":
+            Counted.encoded += 1
+        return super().__getattribute__(name)
+
+
 class Source:
     """Metrics that say how often they were read."""
 
@@ -45,8 +56,8 @@ class Source:
         assert self.may_read.wait(30)
         if self.error is not None:
             raise self.error
-        family = Metric("reads", "How often.", "gauge")
-        family.add_sample("reads", {}, self.reads)
+        family = Counted("reads", "How often.", "gauge")
+        family.add_sample("reads", {}, float(self.reads))
         return [family]
 
     def health(self) -> dict[str, bool]:
@@ -205,6 +216,14 @@ def test_scrapes_of_the_same_second_share_a_read(server: MetricsServer, source: 
     assert b"reads 2.0" in ask(server, Accept=OPENMETRICS)[2]
     assert b"reads 2.0" in ask(server)[2]
     assert source.reads == 2
+
+
+def test_each_format_is_encoded_once(server: MetricsServer) -> None:
+    before = Counted.encoded
+    for _ in range(3):
+        ask(server)
+        ask(server, Accept=OPENMETRICS)
+    assert Counted.encoded - before == 2
 
 
 def test_a_stampede_makes_one_read(server: MetricsServer, source: Source) -> None:

@@ -11,10 +11,13 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import Metric
+from prometheus_client.exposition import choose_encoder
 
 from assay.errors import QueueError, SettingsError
 from assay.metrics import (
@@ -110,9 +113,7 @@ def fill(store: Store) -> None:
     failed = a_record("again", seconds=ago(30))
     commit(store, (failed, A_FAILURE), (a_record(seconds=ago(30)), NOT_APPLICABLE))
     commit(store, (failed, 1.0), replay=True)
-    letters = [
-        DeadLetter(dead_id=str(n), reason="invalid", message="no timestamp", payload=b"{}") for n in range(2)
-    ]
+    letters = [DeadLetter(dead_id=str(n), reason="invalid", message="no timestamp", payload=b"{}") for n in range(2)]
     store.commit([], [], letters, duplicates=3)
     store.mark_replayed(["0"])
 
@@ -136,7 +137,11 @@ def test_every_name_is_documented_once_and_valid() -> None:
 
 def test_a_cohort_label_stands_after_the_labels_of_scores() -> None:
     doc = MetricDoc(
-        name="assay_x", type="gauge", help="X.", labels=("app", "rubric", "rubric_version", "judge", "window"), cohort=True
+        name="assay_x",
+        type="gauge",
+        help="X.",
+        labels=("app", "rubric", "rubric_version", "judge", "window"),
+        cohort=True,
     )
     assert doc.label_names(["tier"]) == ("app", "rubric", "rubric_version", "judge", "tier", "window")
 
@@ -488,9 +493,7 @@ def test_what_clients_report(collector: ScoreCollector, queue: ScriptedQueue) ->
     "name",
     ["", "{", "null", "5", '["shop"]', '["shop","taken","x"]', '["shop",5]', '[["shop"],"taken"]', "[" * 100_000],
 )
-def test_what_is_no_client_counter_is_passed_over(
-    collector: ScoreCollector, queue: ScriptedQueue, name: str
-) -> None:
+def test_what_is_no_client_counter_is_passed_over(collector: ScoreCollector, queue: ScriptedQueue, name: str) -> None:
     queue.counted = {name: 1, '["shop","taken"]': 2}
     got = Exposition.of(collector.collect())
     assert [s.value for s in got.find("assay_client_records_total")] == [2]
@@ -591,6 +594,30 @@ def test_hostile_label_values_do_not_spoil_the_scrape(
 
 
 @pytest.mark.parametrize("openmetrics", [True, False])
+def test_the_encoder_says_what_that_of_prometheus_client_says(
+    store: Store, queue: ScriptedQueue, *, openmetrics: bool
+) -> None:
+    fill(store)
+    for value in HOSTILE:
+        commit(store, (a_record(seconds=ago(30), cohort={"tier": value}, trace_id=TRACE), 1 / 3))
+    odd = Metric("odd", 'Quote ", backslash \\ and\nline break.', "gauge")
+    for value in (math.inf, -math.inf, 0, -0.0, 5, 10**18, 1e300, 5e-324, 0.1 + 0.2):
+        odd.add_sample("odd", {"value": repr(value), "hostile": 'a"b\\c\nd'}, value)
+    families = [*a_collector(store, queue, rubrics=load_rubrics()).collect(), *a_busy_worker().collect(), odd]
+    families = list({family.name: family for family in families}.values())
+    ours, content_type = encode(families, openmetrics=openmetrics)
+    encoder, their_type = choose_encoder("application/openmetrics-text; version=1.0.0" if openmetrics else "")
+    theirs = encoder(SimpleNamespace(collect=lambda: families))
+    assert their_type.startswith(content_type)
+    got, expected = Exposition.read(ours), Exposition.read(theirs)
+    assert got.samples == expected.samples
+    assert {f.name: (f.type, f.documentation) for f in got.families.values()} == {
+        f.name: (f.type, f.documentation) for f in expected.families.values()
+    }
+    assert any(sample.exemplar for sample in got.samples.values()) is openmetrics
+
+
+@pytest.mark.parametrize("openmetrics", [True, False])
 def test_no_value_is_nan(store: Store, collector: ScoreCollector, *, openmetrics: bool) -> None:
     fill(store)
     for sample in Exposition.of(collector.collect(), openmetrics=openmetrics).samples.values():
@@ -641,7 +668,7 @@ def test_the_accept_header_decides_the_format(accept: str, *, openmetrics: bool)
 
 def test_content_types(collector: ScoreCollector) -> None:
     body, content_type = encode(collector.collect(), openmetrics=True)
-    assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert body.endswith(b"# EOF\n")
     body, content_type = encode(collector.collect(), openmetrics=False)
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"

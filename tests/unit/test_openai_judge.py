@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import logging
 import math
@@ -17,7 +18,8 @@ import pytest
 
 from assay.errors import SettingsError
 from assay.judges import JudgeSettings, build_judge, resolve
-from assay.judges._endpoint import Dialect, retry_after_seconds
+from assay.judges._dialect import Dialect
+from assay.judges._errors import read_retry_after
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.rubrics import JudgeSpec
 from assay.testing import FakeJudgeServer, Reply
@@ -504,10 +506,12 @@ class TestFailures:
         assert only(ask(server.base_url, [ordinal()])).kind == "unavailable"
 
     def test_a_compressed_body_that_nobody_asked_for(self, server):
-        import gzip
-
-        packed = gzip.compress(b" " * 50_000_000, compresslevel=1)
-        assert len(packed) > 100_000
+        completion = {
+            "choices": [{"message": {"content": json.dumps({"relevance": level(5)})}}],
+            "pad": " " * 50_000_000,
+        }
+        packed = gzip.compress(json.dumps(completion).encode(), compresslevel=1)
+        assert 100_000 < len(packed) < 1_000_000
         server.script(Reply(body=packed, headers={"content-encoding": "gzip", "content-type": "application/json"}))
         assert only(ask(server.base_url, [ordinal()])).kind == "unavailable"
 
@@ -564,7 +568,7 @@ class TestRetryAfter:
         ],
     )
     def test_what_a_header_means(self, headers, expected):
-        assert retry_after_seconds(headers) == expected
+        assert read_retry_after(headers) == expected
 
     def test_a_date_is_read_by_the_clock_of_the_server(self):
         theirs = datetime(2020, 1, 1, tzinfo=UTC)
@@ -572,8 +576,8 @@ class TestRetryAfter:
             "retry-after": format_datetime(theirs + timedelta(seconds=30), usegmt=True),
             "date": format_datetime(theirs, usegmt=True),
         }
-        assert retry_after_seconds(headers) == 30
-        assert retry_after_seconds(headers | {"date": "yesterday"}) == 0
+        assert read_retry_after(headers) == 30
+        assert read_retry_after(headers | {"date": "yesterday"}) == 0
 
 
 class TestHostileRecords:
@@ -608,6 +612,11 @@ class TestKey:
         for text in (repr(settings), repr(judge), str(vars(judge)), judge.name, outcome.message, caplog.text):
             assert KEY not in text
             assert KEY[:12] not in text
+
+    def test_a_key_of_no_known_form_is_taken_out_as_well(self):
+        with FakeJudgeServer(api_key="right") as server:
+            outcome = only(ask(server.base_url, [ordinal()], api_key="plain_house_key"))
+        assert outcome.message == "HTTP 401: Incorrect API key provided: [key] (invalid_api_key, invalid_request_error)"
 
     def test_the_right_key_is_let_in(self):
         with FakeJudgeServer(api_key=KEY) as server:

@@ -59,7 +59,7 @@ def test_the_common_part_comes_first_and_does_not_depend_on_the_record():
     rubrics = [claims(), ordinal()]
     first, second = (render(a_record(output=text), rubrics)[0] for text in ("one", "two"))
     assert first == second
-    assert first["content"] == system(rubrics)
+    assert first["content"] == system(tuple(rubrics))
 
 
 def test_the_same_record_makes_the_same_prompt_and_another_record_another_code():

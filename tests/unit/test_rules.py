@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from assay.judges._rules import RulesJudge, completeness_faults, leaks
+from assay.judges._faults import completeness_faults, leaks
+from assay.judges._rules import RulesJudge
 from assay.judges._text import declines, knows_nothing
 from assay.records import NotApplicable, ToolEvent
 from judging import a_record, checklist, claims, ordinal

@@ -205,9 +205,10 @@ class TestPassRatio:
         assert got.n_effective < 10
         assert got.lower < 0.55
 
-    def test_a_rounded_sum_of_passes_is_still_all(self):
+    @pytest.mark.parametrize("sum_wp", [29.999999999999996, 30.000000000000004])
+    def test_a_rounded_sum_of_passes_is_still_all(self, sum_wp):
         """Sums added up in another order may differ in the last digit; the counts decide."""
-        sums = Sums(n=3, sum_w=0.3, sum_w2=0.03, passes=3, sum_wp=0.30000000000000004, sum_w2p=0.030000000000000006)
+        sums = Sums(n=3, sum_w=30.0, sum_w2=300.0, passes=3, sum_wp=sum_wp, sum_w2p=sum_wp * 10)
         assert pass_ratio(sums).value == 1.0
         assert pass_ratio(sums).n_effective == 3.0
 
@@ -244,6 +245,12 @@ class TestScoreMean:
         got = score_mean(sums_of([1.0] * 10, [value] * 10, [True] * 10))
         assert got.value == pytest.approx(value)
         assert got.upper - got.lower > 0.2
+
+    @pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1 / 3, 0.9])
+    @pytest.mark.parametrize("weights", [[1.0] * 1000, [1.0, 1 / 3, 1e6] * 300, [20.0, 0.1 + 0.2] * 500])
+    def test_rounding_is_not_taken_for_spread(self, value, weights):
+        sums = sums_of(weights, [value] * len(weights), [True] * len(weights))
+        assert score_mean(sums).n_effective == pytest.approx(kish(sums))
 
     def test_one_record(self):
         got = score_mean(Sums.of(weight=50.0, value=0.4, passed=False))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+#: What came together: a name or number for each record.
+Clusters: TypeAlias = "Sequence[Hashable] | npt.NDArray[np.generic]"
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -58,7 +61,8 @@ def flags(values: npt.ArrayLike, name: str, *, n: int | None = None) -> BoolArra
     odd = np.flatnonzero((column != 0.0) & (column != 1.0))
     if odd.size:
         raise ValueError(f"{name}: value {odd[0]} is {column[odd[0]]}, neither pass (1) nor fail (0)")
-    return column == 1.0
+    true: BoolArray = column == 1.0
+    return true
 
 
 def weights_or_ones(values: npt.ArrayLike | None, n: int) -> FloatArray:
@@ -81,7 +85,7 @@ def are_equal(weights: FloatArray) -> bool:
     return bool(weights.size == 0 or np.ptp(weights) <= ROUNDING * float(weights.max()))
 
 
-def groups_or_rows(clusters: Sequence[Hashable] | npt.NDArray[np.generic] | None, n: int) -> tuple[IntArray, int]:
+def groups_or_rows(clusters: Clusters | None, n: int) -> tuple[IntArray, int]:
     """The group of each row, numbered from 0, and how many groups there are; each row its own when there are none.
 
     Raises:
@@ -98,8 +102,6 @@ def groups_or_rows(clusters: Sequence[Hashable] | npt.NDArray[np.generic] | None
 
 def sums_by_group(terms: FloatArray, group: IntArray, n_groups: int) -> FloatArray:
     """Rows of `terms`, shape (n, m) or (n,), added up by group: shape (n_groups, m) or (n_groups,)."""
-    if terms.ndim == 1:
-        return np.bincount(group, weights=terms, minlength=n_groups)
-    sums = np.zeros((n_groups, terms.shape[1]))
+    sums = np.zeros((n_groups, *terms.shape[1:]))
     np.add.at(sums, group, terms)
     return sums

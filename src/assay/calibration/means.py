@@ -1,7 +1,7 @@
 """Weighted means of labelled records, with the variance that weights and clusters really give them.
 
-`assay.windows` does the same from sums, for production windows. Labels come as columns and may come in clusters (records
-of one session, summaries of one article), which sums cannot tell.
+`assay.windows` does the same from sums, for production windows. Labels come as columns and may come in clusters
+(records of one session, summaries of one article), which sums cannot tell.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from assay.calibration.distributions import t_ppf
 from assay.windows import Estimate, wilson
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
     import numpy.typing as npt
+
+    from assay.calibration._columns import Clusters
 
 #: As in `assay.windows`: few heavy records hide their own spread, so it is trusted only as far as the weights carry it.
 _TRUSTED = 30.0
@@ -50,7 +50,7 @@ def hajek_mean(
     values: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    clusters: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
+    clusters: Clusters | None = None,
 ) -> Mean | None:
     """Hájek mean of `values`, shape (n,), any finite numbers; None when there are none.
 
@@ -70,7 +70,7 @@ def hajek_ratio(
     values: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    clusters: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
+    clusters: Clusters | None = None,
 ) -> Estimate | None:
     """Hájek mean of `values` in [0, 1] with Wilson's 95 % interval on the effective number; None when there are none.
 
@@ -95,7 +95,7 @@ def hajek_ratio(
 def _hajek(
     x: FloatArray,
     sample_weight: npt.ArrayLike | None,
-    clusters: Sequence[Hashable] | npt.NDArray[np.generic] | None,
+    clusters: Clusters | None,
 ) -> Mean:
     n = x.size
     w = weights_or_ones(sample_weight, n)

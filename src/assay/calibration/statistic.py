@@ -49,6 +49,10 @@ class Statistic:
         lower, upper = min(value, float(interval[0])), max(value, float(interval[1]))
         return cls(value=value, lower=lower, upper=upper, n=n, method=method)
 
+    def holds(self, value: float) -> bool:
+        """Whether the interval does not rule out `value`; without one, nothing is ruled out."""
+        return self.lower is None or self.upper is None or self.lower <= value <= self.upper
+
     @property
     def half_width(self) -> float | None:
         """Half the width of the interval; None without one."""

@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from assay import wiring
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.codec import decode_record
-from assay.enqueue import enqueue, read_rows
+from assay.enqueue import enqueue
 from assay.errors import ConfigError, RecordError
 from assay.judges import preview
 from assay.pipeline import evaluate
 from assay.records import Evaluation, Failure, NotApplicable, Record, Score, Usage
+from assay.rows import read_rows
 from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 

@@ -10,19 +10,18 @@ import asyncio
 import importlib
 import json
 import logging
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
-from time import time
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import openai
 
 from assay.errors import JudgeError
 from assay.judges import OPENAI_BASE_URL
+from assay.judges._dialect import FORMAT, Dialect
+from assay.judges._errors import kind_of, presentable, read_retry_after, told
 from assay.records import Usage
 
 if TYPE_CHECKING:
@@ -40,80 +39,13 @@ _log = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2_000_000
 #: Of a compressed body, which nobody asked for and which may be a thousand times as long.
 _MAX_PACKED_BYTES = 100_000
-_MAX_TOLD_BYTES = 20_000
-_MESSAGE_CHARACTERS = 500
-_MAX_RETRY_AFTER_SECONDS = 86_400.0
 #: Below the 5 s after which common servers close an idle connection, so that we seldom send into a closed one.
 _KEEPALIVE_SECONDS = 4.0
 #: No tokenizer packs more characters into a token, runs of one character aside.
 _MOST_CHARACTERS_PER_TOKEN = 8.0
 _TOP_LOGPROBS = 5
 
-#: Keys as endpoints repeat them, whole or with stars inside.
-_KEY_LIKE = re.compile(r"\b(?:sk-|gsk_|xai-|AIza)[\w*.-]{4,}|(?<=Bearer )\S+|[\w-]*\*{3,}[\w-]*")
 _RUN = re.compile(r"([^\w])\1+|(\w)\2{3,}")
-
-_OVERFLOW = re.compile(
-    r"context[ _-]?(?:length|size|window)|maximum (?:prompt|model|input) length|exceed_context|max_model_len"
-    r"|(?:prompt|input|request)(?: \([^)]*\))?(?: is)? too (?:long|large)|too many (?:input |prompt )?tokens"
-    r"|input length[^.]{0,40}exceeds|reduce the length of the (?:messages|prompt|input)"
-    r"|exceeds? the (?:maximum|max) (?:number of )?(?:input )?tokens|string_above_max_length",
-    re.IGNORECASE,
-)
-_POLICY = re.compile(
-    r"content[ _-]?(?:filter|policy|management policy)|responsible ?ai ?policy|safety (?:system|policy|filter)"
-    r"|flagged (?:as|for|by)",
-    re.IGNORECASE,
-)
-_IDENTITY = re.compile(
-    r"model_not_found|invalid_api_key|api key not valid|incorrect api key|invalid model"
-    r"|model [`'\"]?[\w./:@-]+[`'\"]? (?:was |is )?(?:not found|does ?n[o']t exist)",
-    re.IGNORECASE,
-)
-_FORMAT = re.compile(
-    r"response_format|json_?schema|json_?object|structured output|\bguided|\bgrammar|\bschema\b|\bstrict\b",
-    re.IGNORECASE,
-)
-_PARAMETERS = {
-    "temperature": re.compile(r"\btemperature\b", re.IGNORECASE),
-    "logprobs": re.compile(r"\b(?:top_)?logprobs\b", re.IGNORECASE),
-    "seed": re.compile(r"\bseed\b", re.IGNORECASE),
-}
-
-Format = Literal["json_schema", "json_object", "text"]
-_LOWER: dict[Format, Format] = {"json_schema": "json_object", "json_object": "text"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """What of the API an endpoint understands: how to ask for JSON, and which parameters it refuses."""
-
-    format: Format = "json_schema"
-    #: name of the parameter that bounds the reply; None: it knows neither
-    limit: Literal["max_tokens", "max_completion_tokens"] | None = "max_tokens"
-    without: frozenset[str] = frozenset()
-
-    def after(self, refusal: str, parameter: str | None, *, guess: bool) -> Dialect | None:
-        """What to try after a refusal: its message, and the parameter it names (or None).
-
-        `guess` allows a lower format when the message names nothing that we sent. None: nothing is left to try.
-        """
-        for text in filter(None, (parameter, refusal)):
-            named = self._without_named(text)
-            if named is not None:
-                return named
-        return self._lower() if guess else None
-
-    def _without_named(self, text: str) -> Dialect | None:
-        for name, pattern in _PARAMETERS.items():
-            if name not in self.without and pattern.search(text):
-                return replace(self, without=self.without | {name})
-        if self.limit is not None and self.limit in text:
-            return replace(self, limit="max_completion_tokens" if self.limit == "max_tokens" else None)
-        return self._lower() if _FORMAT.search(text) else None
-
-    def _lower(self) -> Dialect | None:
-        return replace(self, format=_LOWER[self.format]) if self.format in _LOWER else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,26 +243,22 @@ class Endpoint:
         retry_after_seconds: float | None = None,
         usage: Usage | None = None,
     ) -> JudgeError:
-        key = self._settings.api_key
-        shown = message.replace(key, "[key]") if key else message
-        shown = _KEY_LIKE.sub("[key]", shown[: 4 * _MESSAGE_CHARACTERS])[:_MESSAGE_CHARACTERS]
+        shown = presentable(message, self._settings.api_key)
         return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage)
 
     def _status_failure(self, status: int, headers: Mapping[str, str], content: bytes) -> JudgeError | _Refusal:
-        """Names what an error status means, whichever of the servers' dialects it is told in."""
-        told, parameter = _told(content)
-        message = f"HTTP {status}: {told}" if told else f"HTTP {status}"
-        if 300 <= status < 400:
+        """Names what an error status means."""
+        said, parameter = told(content)
+        message = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+        if status < 400:
             target = headers.get("location", "nowhere").partition("?")[0]
             return self._error("unauthorized", f"{message}: redirected to {target}: correct the base URL")
-        kind = _KINDS.get(status) or ("unavailable" if status >= 500 else "rejected")
-        if status in (400, 413, 422) or status >= 500:
-            kind = _told_kind(told) or kind
-        retry_after = retry_after_seconds(headers) if kind in ("rate_limited", "unavailable") else None
+        kind = kind_of(status, said)
+        retry_after = read_retry_after(headers) if kind in ("rate_limited", "unavailable") else None
         failure = self._error(kind, message, retry_after_seconds=retry_after)
         # Some servers answer 500 to a schema that they cannot use.
-        if (kind == "rejected" and status in (400, 422)) or (kind == "unavailable" and _FORMAT.search(told)):
-            return _Refusal(failure, told, parameter, guess=kind == "rejected" and not self._proven)
+        if (kind == "rejected" and status in (400, 422)) or (kind == "unavailable" and FORMAT.search(said)):
+            return _Refusal(failure, said, parameter, guess=kind == "rejected" and not self._proven)
         return failure
 
     # -- what came back
@@ -377,12 +305,12 @@ class Endpoint:
         if reason == "error":
             raise self._error("unavailable", "the endpoint failed during the reply", usage=usage)
 
-    def _check_uncut(self, told: object, messages: Sequence[Mapping[str, str]], usage: Usage) -> None:
+    def _check_uncut(self, counted: object, messages: Sequence[Mapping[str, str]], usage: Usage) -> None:
         """Some servers (Ollama) cut a prompt that is too long and say nothing: their own count gives them away."""
-        if usage.prompt_tokens is None or not isinstance(told, Mapping):
+        if usage.prompt_tokens is None or not isinstance(counted, Mapping):
             return
         characters = sum(len(message["content"]) for message in messages)
-        tokens = usage.prompt_tokens + _cached(told)
+        tokens = usage.prompt_tokens + _cached(counted)
         if characters <= tokens * _MOST_CHARACTERS_PER_TOKEN:
             return
         characters = sum(len(_RUN.sub(" ", message["content"])) for message in messages)
@@ -394,92 +322,24 @@ class Endpoint:
                 "context_overflow", f"{problem}; give the model a larger one (Ollama: num_ctx)", usage=usage
             )
 
-    def _usage(self, told: object, model: str | None) -> Usage:
-        if not isinstance(told, Mapping):
+    def _usage(self, counted: object, model: str | None) -> Usage:
+        if not isinstance(counted, Mapping):
             return Usage()
-        prompt, completion = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
+        prompt, completion = _count(counted.get("prompt_tokens")), _count(counted.get("completion_tokens"))
         # A prompt of no tokens is a server that does not count.
         prompt = prompt or None
         price = self._prices.of(self._model, model)
         cost = None
         if price is not None and prompt is not None and completion is not None:
             cost = price.cost_usd(
-                prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=_cached(told)
+                prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=_cached(counted)
             )
         return Usage(prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
-
-
-_KINDS: dict[int, FailureKind] = {
-    401: "unauthorized",
-    402: "unauthorized",
-    403: "unauthorized",
-    404: "unauthorized",
-    405: "unauthorized",
-    408: "timeout",
-    409: "unavailable",
-    413: "context_overflow",
-    429: "rate_limited",
-}
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or a date); None if absent or not readable."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        told = headers.get(name)
-        if told is None:
-            continue
-        try:
-            seconds = float(told) * scale
-        except ValueError:
-            seconds = _until(told, headers.get("date"))
-        if math.isfinite(seconds):
-            return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
-    return None
-
-
-def _until(told: str, date: str | None) -> float:
-    """Seconds until an HTTP date, by the server's own clock if it tells its time; NaN if it is no date."""
-    try:
-        moment = parsedate_to_datetime(told).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return math.nan
-    try:
-        present = parsedate_to_datetime(date).timestamp() if date is not None else time()
-    except (ValueError, OverflowError, OSError):
-        present = time()
-    return moment - present
 
 
 async def _bound(response: Any) -> None:
     packed = response.headers.get("content-encoding", "identity").lower() != "identity"
     response.stream = _BoundedStream(response.stream, _MAX_PACKED_BYTES if packed else _MAX_BODY_BYTES)
-
-
-def _told(content: bytes) -> tuple[str, str | None]:
-    """What an error body says, in any of the usual forms, and the parameter that it blames."""
-    text = content[:_MAX_TOLD_BYTES].decode(errors="replace")
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return (" ".join(text.split()) if not text.lstrip().startswith("<") else ""), None
-    body = body[0] if isinstance(body, list) and len(body) == 1 else body
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return str(error), None
-    message = next((error[key] for key in ("message", "detail", "msg", "error") if error.get(key)), "")
-    extras = [str(error[key]) for key in ("code", "type") if isinstance(error.get(key), str) and error[key] != message]
-    parameter = error.get("param")
-    told = message if isinstance(message, str) else json.dumps(message)
-    told = told[: 8 * _MESSAGE_CHARACTERS]
-    return (f"{told} ({', '.join(extras)})" if extras else told), parameter if isinstance(parameter, str) else None
-
-
-def _told_kind(told: str) -> FailureKind | None:
-    if _OVERFLOW.search(told):
-        return "context_overflow"
-    if _POLICY.search(told):
-        return "refused"
-    return "unauthorized" if _IDENTITY.search(told) else None
 
 
 def _root(error: BaseException) -> str:
@@ -501,8 +361,8 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _cached(told: Mapping[str, Any]) -> int:
-    details = told.get("prompt_tokens_details")
+def _cached(counted: Mapping[str, Any]) -> int:
+    details = counted.get("prompt_tokens_details")
     if isinstance(details, Mapping) and _count(details.get("cached_tokens")) is not None:
         return _count(details["cached_tokens"]) or 0
-    return _count(told.get("prompt_cache_hit_tokens")) or _count(told.get("cache_read_input_tokens")) or 0
+    return _count(counted.get("prompt_cache_hit_tokens")) or _count(counted.get("cache_read_input_tokens")) or 0

@@ -2,7 +2,9 @@
 
 It sees words, numbers and names that the contexts lack, answers that share nothing with the question, refusals, and
 dangerous vocabulary. It does not understand: negation, paraphrase and false reasoning pass it by. What it is good for
-is a first look and a smoke alarm, such as retrieval that broke; how good, docs/explanation says by measured figures.
+is a first look and a smoke alarm, such as retrieval that broke. Against people's labels it ranks (AUC) faithfulness of
+RAG answers at 0.84 (RAGTruth, questions) and of mixed texts at 0.67, completeness at 0.71, safety of provoked answers
+at 0.55 and relevance of instruction following at 0.53, both near chance; answers to another question it tells at 0.96.
 
 Each dimension has a doubt, 0 for none, and a cut above which an output fails. The doubt is mapped to a value so that
 the cut falls on the rubric's own pass threshold.
@@ -15,7 +17,7 @@ from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from assay.judges._rules import completeness_faults, leaks
+from assay.judges._faults import completeness_faults, leaks
 from assay.judges._text import declines, knows_nothing, numbers, sentences, spelled_numbers, stems, words
 from assay.records import NotApplicable, Score
 

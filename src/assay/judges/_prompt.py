@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Part of every judge's fingerprint: change it with any change of wording or layout here.
 PROTOCOL = "1"
+
+#: Orders of rubrics whose common part is kept: four rubrics have 24.
+_REMEMBERED = 256
 
 _RULES = """\
 Grade one interaction with an AI application by each criterion below on its own; length and style earn nothing. \
@@ -46,17 +50,18 @@ def render(record: Record, rubrics: Sequence[Rubric], *, boundary: str | None = 
     names = ", ".join(rubric.name for rubric in rubrics)
     fenced.append(f"=== {boundary} end ===\nGrade by: {names}. Reply with the JSON object only.")
     return [
-        {"role": "system", "content": system(rubrics)},
+        {"role": "system", "content": system(tuple(rubrics))},
         {"role": "user", "content": "\n".join(fenced)},
     ]
 
 
-def system(rubrics: Sequence[Rubric]) -> str:
+@lru_cache(maxsize=_REMEMBERED)
+def system(rubrics: tuple[Rubric, ...]) -> str:
     """The part of the prompt that is the same for every record."""
     criteria = [
         f"# {rubric.name}\n{rubric.instructions.strip()}\n{rubric.scale.prompt().strip()}" for rubric in rubrics
     ]
-    return _sendable("\n\n".join([_RULES, *criteria, f"{REPLY}\n{shape(schema(rubrics))}"]))
+    return _sendable("\n\n".join([_RULES, *criteria, f"{REPLY}\n{shape(_schema(rubrics))}"]))
 
 
 def repair(rubrics: Sequence[Rubric], problems: Mapping[str, str]) -> str:
@@ -68,7 +73,12 @@ def repair(rubrics: Sequence[Rubric], problems: Mapping[str, str]) -> str:
 
 
 def schema(rubrics: Sequence[Rubric]) -> dict[str, Any]:
-    """JSON Schema of the whole reply: one verdict object per rubric, by its name."""
+    """JSON Schema of the whole reply: one verdict object per rubric, by its name. Shared: do not change it."""
+    return _schema(tuple(rubrics))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _schema(rubrics: tuple[Rubric, ...]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {rubric.name: rubric.scale.schema() for rubric in rubrics},

@@ -135,15 +135,13 @@ class Store:
                 raise ValueError("evaluations without their records")
             return Committed(inserted_records=0, inserted=0, duplicates=0, recovered=0)
         batch = Batch(records, evaluations, dead_letters, duplicates=duplicates, replay=replay)
-        learned = Learned()
 
-        def work(connection: sa.Connection) -> Committed:
-            # Another try must not keep what a rolled back one learned.
-            nonlocal learned
+        def work(connection: sa.Connection) -> tuple[Committed, Learned]:
             learned = Learned()
-            return batch.commit(connection, self._labels, learned, now())
+            return batch.commit(connection, self._labels, learned, now()), learned
 
-        committed = self._database.write(work)
+        committed, learned = self._database.write(work)
+        # Only now: a rolled back transaction has taught nothing.
         self._labels.learn(learned)
         return committed
 
@@ -180,17 +178,21 @@ class Store:
 
     def worst(self, since: datetime, rubric: str | None = None, limit: int = 1) -> list[Finding]:
         """The lowest scores of the interactions since then (aware), lowest first; of one rubric, or of all."""
+        key = (evaluations.c.record_id, evaluations.c.evaluation_id)
+        order = (evaluations.c.value, evaluations.c.timestamp.desc())
+        lowest = sa.select(*key).where(evaluations.c.timestamp >= since, evaluations.c.outcome == "scored")
+        if rubric is not None:
+            of_rubric = sa.select(instruments.c.instrument_id).where(instruments.c.rubric == rubric)
+            lowest = lowest.where(evaluations.c.instrument_id.in_(of_rubric))
+        # The few are found first and then joined: joining all of a day costs seconds.
         statement = (
             sa.select(evaluations, records.c.app, records.c.trace_id, payloads.c.payload, instruments)
             .join(records, records.c.record_id == evaluations.c.record_id)
             .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
             .outerjoin(payloads, payloads.c.record_id == evaluations.c.record_id)
-            .where(evaluations.c.timestamp >= since, evaluations.c.outcome == "scored")
-            .order_by(evaluations.c.value, evaluations.c.timestamp.desc())
-            .limit(limit)
+            .where(sa.tuple_(*key).in_(lowest.order_by(*order).limit(limit)))
+            .order_by(*order)
         )
-        if rubric is not None:
-            statement = statement.where(instruments.c.rubric == rubric)
         with self._database.read() as connection:
             return [_finding(row) for row in connection.execute(statement)]
 

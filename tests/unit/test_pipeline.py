@@ -1,0 +1,216 @@
+"""The pure core: every rubric gets exactly one evaluation, whatever a judge does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from assay.errors import JudgeError, RubricError, SettingsError
+from assay.judges import JudgeSettings
+from assay.pipeline import Judges, evaluate
+from assay.records import Failure, NotApplicable, Score, Usage
+from assay.rubrics import JudgeSpec
+from assay.testing import ScriptedJudge
+from judging import a_record, checklist, claims, ordinal
+
+
+class Broken:
+    """A judge that does one wrong thing."""
+
+    name = "broken"
+    fingerprint = "0" * 64
+
+    def __init__(self, act) -> None:
+        self.act = act
+        self.closed = 0
+
+    async def judge(self, record, rubrics):
+        return self.act(record, rubrics)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def evaluated(record, rubrics, judges):
+    return asyncio.run(evaluate(record, rubrics, judges if isinstance(judges, Judges) else Judges(judges)))
+
+
+def raising(error):
+    def act(record, rubrics):
+        raise error
+
+    return act
+
+
+def test_an_evaluation_says_who_judged_what_by_which_question():
+    judge = ScriptedJudge(Score(value=0.5, passed=False))
+    rubric = ordinal()
+    (evaluation,) = evaluated(a_record(), [rubric], judge)
+    assert evaluation.record_id == "r-1"
+    assert (evaluation.rubric, evaluation.rubric_version) == ("relevance", rubric.revision)
+    assert evaluation.rubric_hash == rubric.hash
+    assert (evaluation.judge, evaluation.judge_fingerprint) == ("scripted", judge.fingerprint)
+    assert evaluation.outcome == Score(value=0.5, passed=False)
+
+
+def test_they_come_in_the_order_of_the_rubrics_with_their_own_outcomes():
+    rubrics = [ordinal(f"rubric_{n}") for n in range(9)]
+    scores = {rubric.name: Score(value=n / 10, passed=True) for n, rubric in enumerate(rubrics)}
+    evaluations = evaluated(a_record(), rubrics, ScriptedJudge(scores))
+    assert [evaluation.rubric for evaluation in evaluations] == [rubric.name for rubric in rubrics]
+    assert [evaluation.outcome.value for evaluation in evaluations] == [n / 10 for n in range(9)]
+
+
+def test_no_rubrics_are_no_evaluations():
+    assert evaluated(a_record(), [], ScriptedJudge()) == []
+
+
+def test_what_a_record_lacks_is_not_applicable_and_costs_no_call():
+    judge = ScriptedJudge()
+    without, with_input = evaluated(a_record(contexts=()), [claims(), ordinal()], judge)
+    assert without.outcome == NotApplicable(reason="missing_contexts")
+    assert isinstance(with_input.outcome, Score)
+    assert judge.calls == [("r-1", ("relevance",))]
+
+
+def test_a_record_that_lacks_everything_is_never_shown_to_the_judge():
+    judge = ScriptedJudge()
+    evaluated(a_record(contexts=()), [claims()], judge)
+    assert judge.calls == []
+
+
+class TestCalls:
+    def test_rubrics_together_make_one_call_and_each_alone_its_own(self):
+        judge = ScriptedJudge()
+        rubrics = [ordinal("a"), ordinal("b", ask="alone"), ordinal("c"), ordinal("d", ask="alone")]
+        evaluated(a_record(), rubrics, judge)
+        assert sorted((len(names), set(names)) for _, names in judge.calls) == [(1, {"b"}), (1, {"d"}), (2, {"a", "c"})]
+
+    def test_the_order_in_a_call_varies_with_the_record_and_only_with_it(self):
+        rubrics = [ordinal(name) for name in "abcd"]
+
+        def order(record_id, given):
+            judge = ScriptedJudge()
+            evaluated(a_record(record_id=record_id), given, judge)
+            return judge.calls[0][1]
+
+        orders = {order(f"r-{n}", rubrics) for n in range(200)}
+        assert len(orders) == 24
+        assert order("r-7", rubrics) == order("r-7", rubrics[::-1])
+
+    def test_rubrics_of_different_judges_are_different_calls(self):
+        one, two = ScriptedJudge(name="one"), ScriptedJudge(name="two")
+        judges = Judges(one, {"b": two})
+        evaluations = evaluated(a_record(), [ordinal("a"), ordinal("b"), ordinal("c")], judges)
+        assert [evaluation.judge for evaluation in evaluations] == ["one", "two", "one"]
+        assert (len(one.calls), len(two.calls)) == (1, 1)
+
+    def test_calls_run_at_once(self):
+        # Each call waits for the other: one after the other would never end.
+        meeting = asyncio.Barrier(2)
+
+        class Meeting(ScriptedJudge):
+            async def judge(self, record, rubrics):
+                await meeting.wait()
+                return await super().judge(record, rubrics)
+
+        evaluations = evaluated(a_record(), [ordinal("a", ask="alone"), ordinal("b", ask="alone")], Meeting())
+        assert len(evaluations) == 2
+
+
+class TestFailures:
+    def test_a_judge_error_fails_each_rubric_with_its_kind_and_its_share_of_the_cost(self):
+        error = JudgeError(
+            "rate_limited", "slow down " * 100, retry_after_seconds=7, usage=Usage(prompt_tokens=5, cost_usd=1.0)
+        )
+        evaluations = evaluated(a_record(), [ordinal("a"), ordinal("b")], Broken(raising(error)))
+        outcomes = [evaluation.outcome for evaluation in evaluations]
+        assert [outcome.kind for outcome in outcomes] == ["rate_limited"] * 2
+        assert [outcome.retry_after_seconds for outcome in outcomes] == [7, 7]
+        assert sorted(outcome.usage.prompt_tokens for outcome in outcomes) == [2, 3]
+        assert all(outcome.usage.cost_usd == 0.5 and len(outcome.message) == 500 for outcome in outcomes)
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            raising(RuntimeError("bug")),
+            raising(KeyError("bug")),
+            lambda record, rubrics: [],
+            lambda record, rubrics: None,
+            lambda record, rubrics: [Score(value=1, passed=True)] * 3,
+            lambda record, rubrics: [0.0, 0.0],
+            lambda record, rubrics: [None, Score(value=1, passed=True)],
+        ],
+    )
+    def test_a_bug_in_a_judge_is_a_failure_and_never_a_number(self, act, caplog):
+        with caplog.at_level(logging.ERROR):
+            evaluations = evaluated(a_record(), [ordinal("a"), ordinal("b")], Broken(act))
+        assert [evaluation.outcome.kind for evaluation in evaluations] == ["internal", "internal"]
+        assert [record.message for record in caplog.records] == ["judge failed"]
+        assert caplog.records[0].record_id == "r-1"
+
+    def test_one_judges_bug_costs_the_others_nothing(self):
+        judges = Judges(ScriptedJudge(), {"b": Broken(raising(RuntimeError("bug")))})
+        first, second = evaluated(a_record(), [ordinal("a"), ordinal("b")], judges)
+        assert isinstance(first.outcome, Score)
+        assert second.outcome.kind == "internal"
+
+    def test_a_cancelled_evaluation_is_cancelled_and_no_failure(self):
+        async def use():
+            task = asyncio.create_task(evaluate(a_record(), [ordinal()], Judges(ScriptedJudge(delay_seconds=60))))
+            await asyncio.sleep(0)
+            task.cancel()
+            await task
+
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(use())
+
+
+class TestJudges:
+    def test_rubrics_that_name_no_judge_share_the_default(self):
+        judges = Judges.build([ordinal("a"), ordinal("b")], JudgeSettings())
+        assert judges.of(ordinal("a")) is judges.of(ordinal("b")) is judges.of(ordinal("unheard_of"))
+        assert [judge.name for judge in judges] == ["lexical"]
+
+    def test_equal_wishes_share_a_judge_and_different_ones_do_not(self):
+        settings = JudgeSettings(engine="openai", model="m", base_url="http://one.example/v1")
+        rubrics = [
+            ordinal("default"),
+            ordinal("same", judge=JudgeSpec(model="m")),
+            ordinal("other", judge=JudgeSpec(model="n")),
+            ordinal("other_too", judge=JudgeSpec(model="n")),
+            ordinal("longer", judge=JudgeSpec(model="n", max_tokens=9)),
+            ordinal("elsewhere", judge=JudgeSpec(model="m", base_url="http://one.example:81/v1")),
+            ordinal("free", judge=JudgeSpec(engine="rules")),
+        ]
+        judges = Judges.build(rubrics, settings)
+        of = {rubric.name: judges.of(rubric) for rubric in rubrics}
+        assert of["default"] is of["same"]
+        assert of["other"] is of["other_too"]
+        assert len({id(judge) for judge in of.values()}) == len(list(judges)) == 5
+        assert of["free"].name == "rules"
+
+    def test_settings_that_cannot_work_are_said_when_they_are_built(self):
+        with pytest.raises(SettingsError):
+            Judges.build([ordinal(judge=JudgeSpec(engine="openai", model="m"))], JudgeSettings())
+
+    def test_each_judge_is_closed_once(self):
+        one, two = Broken(None), Broken(None)
+        judges = Judges(one, {"a": two, "b": two, "c": one})
+        asyncio.run(judges.aclose())
+        assert (one.closed, two.closed) == (1, 1)
+
+
+def test_an_error_of_configuration_is_not_swallowed_as_a_verdict():
+    # It is raised where rubrics are read, long before a judge: were it raised in a judge, it is that judge's bug.
+    (evaluation,) = evaluated(a_record(), [checklist()], Broken(raising(RubricError("x", path="r.yaml"))))
+    assert evaluation.outcome.kind == "internal"
+
+
+def test_outcomes_of_a_failure_say_whether_another_try_can_help():
+    transient = evaluated(a_record(), [ordinal()], Broken(raising(JudgeError("timeout", "late"))))[0].outcome
+    final = evaluated(a_record(), [ordinal()], Broken(raising(JudgeError("refused", "no"))))[0].outcome
+    assert isinstance(transient, Failure)
+    assert (transient.transient, final.transient) == (True, False)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.errors import RecordError, SettingsError
+from assay.queue import TASK, Batch, Queue, decode_batch, doorbell, encode_batch
+
+HEAD: dict[str, Any] = {"schema_version": 1, "batch_id": "b1", "enqueued_at": 1.5}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def refused(payload: bytes) -> RecordError:
+    with pytest.raises(RecordError) as raised:
+        decode_batch(payload)
+    return raised.value
+
+
+def payload(records: str = '[{"a":1}]', **fields: Any) -> bytes:
+    return (json.dumps({**HEAD, **fields})[:-1] + f',"records":{records}}}').encode()
+
+
+def test_round_trip() -> None:
+    encoded = encode_batch(['{"a":1}', '{"b":"\u00e9"}'], batch_id="b1", enqueued_at=12.25, attempt=2, replay=True)
+    assert decode_batch(encoded) == Batch("b1", 12.25, 2, True, (b'{"a":1}', '{"b":"\u00e9"}'.encode()))
+    assert json.loads(encoded)["schema_version"] == 1
+
+
+def test_records_pass_as_bytes_unchanged() -> None:
+    raw = b'{ "a" : "\xff\xfe" }'
+    batch = decode_batch(encode_batch([raw, '{"b":2}'], batch_id="b1", enqueued_at=1.0))
+    assert batch.records == (raw, b'{"b":2}')
+
+
+@given(st.lists(json_values, min_size=1, max_size=5), st.sampled_from([None, 2]), st.booleans())
+def test_records_come_out_as_they_went_in(values: list[Any], indent: int | None, escaped: bool) -> None:
+    texts = [json.dumps(value, indent=indent, ensure_ascii=escaped) for value in values]
+    encoded = encode_batch(texts, batch_id="b1", enqueued_at=1.0)
+    assert [raw.decode() for raw in decode_batch(encoded).records] == texts
+
+
+@given(json_values, st.integers(0, 5))
+def test_any_layout_of_the_same_json(value: Any, indent: int) -> None:
+    text = json.dumps({"records": [{"x": value}], "of_another": value, **HEAD}, indent=indent)
+    batch = decode_batch(text.encode())
+    assert [json.loads(raw) for raw in batch.records] == [{"x": value}]
+    assert (batch.attempt, batch.replay) == (0, False)
+
+
+def test_a_record_in_bad_utf8_spoils_itself_only() -> None:
+    batch = decode_batch(payload().replace(b'{"a":1}', b'{"a":"\xff"},{"b":2}'))
+    assert batch.records == (b'{"a":"\xff"}', b'{"b":2}')
+
+
+def test_strings_that_look_like_the_end_of_a_record() -> None:
+    text = json.dumps({"a": '"},{"b":1}],"batch_id":"x"'})
+    assert decode_batch(payload(f"[{text}]")).records == (text.encode(),)
+
+
+def test_lone_surrogates_become_question_marks() -> None:
+    (raw,) = decode_batch(encode_batch(['{"a":"\ud800"}'], batch_id="b1", enqueued_at=1.0)).records
+    assert raw == b'{"a":"?"}'
+
+
+def test_nan_is_no_time() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        encode_batch(["{}"], batch_id="b1", enqueued_at=float("nan"))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"nonsense",
+        b"{",
+        b"[]",
+        b'"text"',
+        b'{"a" 1}',
+        b'{"a":1,}',
+        b"{1:2}",
+        b"{[]:2}",
+        payload()[:-1],
+        payload()[:-2],
+        payload() + b"x",
+        payload("[{]"),
+        payload("[1 2]"),
+        payload("[1,]"),
+        b"\xff" + payload(),
+        b"\xef\xbb\xbf" + payload(),
+        b'{"records":' + b"[" * 200_000,
+        payload("[" + "9" * 5000 + "]"),
+    ],
+)
+def test_undecodable(raw: bytes) -> None:
+    error = refused(raw)
+    assert error.reason == "undecodable"
+    assert "batch" in str(error)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_give_a_record_error(raw: bytes) -> None:
+    assert refused(raw).reason in {"undecodable", "unknown_version"}
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
+def test_unknown_version(version: Any) -> None:
+    error = refused(payload(schema_version=version))
+    assert (error.reason, error.field) == ("unknown_version", "schema_version")
+
+
+def test_missing_version() -> None:
+    assert refused(b'{"records":[1]}').reason == "unknown_version"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"batch_id": None}, "batch_id"),
+        ({"batch_id": ""}, "batch_id"),
+        ({"batch_id": "x" * 201}, "batch_id"),
+        ({"batch_id": 'a"b'}, "batch_id"),
+        ({"batch_id": "a b"}, "batch_id"),
+        ({"batch_id": "a\n"}, "batch_id"),
+        ({"batch_id": "\u00e9"}, "batch_id"),
+        ({"enqueued_at": None}, "enqueued_at"),
+        ({"enqueued_at": True}, "enqueued_at"),
+        ({"enqueued_at": "1"}, "enqueued_at"),
+        ({"enqueued_at": float("nan")}, "enqueued_at"),
+        ({"enqueued_at": 10**400}, "enqueued_at"),
+        ({"attempt": -1}, "attempt"),
+        ({"attempt": 1.0}, "attempt"),
+        ({"attempt": True}, "attempt"),
+        ({"replay": 1}, "replay"),
+    ],
+)
+def test_invalid_fields(fields: dict[str, Any], field: str) -> None:
+    error = refused(payload(**fields))
+    assert (error.reason, error.field) == ("invalid", field)
+
+
+@pytest.mark.parametrize("records", ["[]", "{}", "null", '"x"', " [ ] "])
+def test_no_records(records: str) -> None:
+    error = refused(payload(records))
+    assert (error.reason, error.field) == ("invalid", "records")
+
+
+def test_doorbells_differ_and_name_task_and_batch() -> None:
+    first, second = json.loads(doorbell("assay", "b1")), json.loads(doorbell("assay", "b1"))
+    assert first["headers"]["task"] == TASK
+    assert json.loads(first["body"])[0] == ["b1"]
+    assert first["properties"]["delivery_tag"] != second["properties"]["delivery_tag"]
+    assert first["properties"]["delivery_info"]["routing_key"] == "assay"
+
+
+class NoServer:
+    """Enough of a redis client to construct a queue."""
+
+    def register_script(self, script: str) -> None:
+        """Nothing is run."""
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "a{b}", "x" * 101, "\u00e9", "a\n"])
+def test_queue_names(name: str) -> None:
+    with pytest.raises(ValueError, match="queue name"):
+        Queue(NoServer(), name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_id", ["", "a b", 'a"', "@RING@", "x" * 201, "a\n"])
+def test_push_refuses_ids_that_would_break_a_doorbell(batch_id: str) -> None:
+    queue = Queue(NoServer())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch id"):
+        queue.push(b"{}", batch_id=batch_id, records=1, enqueued_at=1.0)
+
+
+def test_a_url_that_is_none() -> None:
+    with pytest.raises(SettingsError, match="Redis URL"):
+        Queue.from_url("http://localhost")

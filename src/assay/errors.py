@@ -6,10 +6,12 @@
     │  ├ RubricError       a rubric file: path, line and field
     │  ├ LabelError        a label file or export: path, line and field
     │  ├ LabelErrors       every LabelError of one file
+    │  ├ CalibrationError  a calibration file that cannot be used
     │  └ MissingExtraError an optional dependency: `pip install assay[worker]`
     ├ RecordError          this record can never be scored as it is; it is kept as a dead letter
     ├ JudgeError           a judge call that gave no verdict; carries the failure kind
     ├ VerdictError         a judge answered, but not with a verdict of the scale
+    ├ NoVerdictsError      not one labelled record has a verdict: nothing can be measured
     ├ ProcessError         a process that this one started ended by itself
     ├ QueueError           Redis is away or refuses writes; the caller tries again later
     └ StoreError           the database is away or refuses writes; the caller tries again later
@@ -77,6 +79,15 @@ class LabelErrors(ConfigError):
         self.errors = tuple(errors)
 
 
+class CalibrationError(ConfigError):
+    """A calibration cannot be read, written or trusted. `str()` is `path: message`, or the message without a path."""
+
+    def __init__(self, message: str, *, path: Path | str | None = None) -> None:
+        super().__init__(f"{path}: {message}" if path is not None else f"the calibration {message}")
+        self.message = message
+        self.path = path
+
+
 class MissingExtraError(ConfigError):
     """An optional dependency is not installed."""
 
@@ -127,6 +138,10 @@ class VerdictError(AssayError):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+
+
+class NoVerdictsError(AssayError):
+    """Not one labelled record has a verdict, so nothing can be measured; the message says what became of them."""
 
 
 class ProcessError(AssayError):

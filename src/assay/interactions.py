@@ -58,7 +58,7 @@ class InteractionFields(TypedDict, total=False):
 #: The names of an interaction's fields.
 FIELDS: Final = frozenset(InteractionFields.__annotations__)
 
-_NO_TRACE: Final = "0" * 32
+_NO_TRACE: Final = frozenset({"", "0" * 32})
 _W3C_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _LISTS: Final = (list, tuple)
 _COLLECTIONS: Final = (list, tuple, set, frozenset)
@@ -70,16 +70,14 @@ def trace_id_text(value: object) -> str | None:
 
     None for what stands for no trace: nothing, or zero.
     """
-    if not value or value == _NO_TRACE:
-        return None
     if isinstance(value, int):
-        return f"{value:032x}"
-    text = str(value)
+        return f"{value:032x}" if value else None
+    text = "" if value is None else str(value)
     lower = text.lower()
-    if lower == text and len(text) != 36:
-        return text
-    plain = lower.replace("-", "") if len(text) == 36 else lower
-    return plain if _W3C_TRACE_ID.fullmatch(plain) else text
+    if lower != text or len(text) == 36:
+        plain = lower.replace("-", "") if len(text) == 36 else lower
+        text = plain if _W3C_TRACE_ID.fullmatch(plain) else text
+    return None if text in _NO_TRACE else text
 
 
 def copy_and_size(interaction: dict[str, Any]) -> int:

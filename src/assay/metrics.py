@@ -9,7 +9,6 @@ the store while the store is away.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
@@ -25,6 +24,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.samples import Exemplar
 
 from assay.errors import QueueError, SettingsError, StoreError
+from assay.queue import client_counter
 from assay.store import SCORE_BOUNDS
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 
@@ -562,7 +562,7 @@ class ScoreCollector:
         for name, count in self._queue.counters().items():
             if name == "accepted":
                 families.add("assay_queue_accepted_total", (), count)
-            elif (client := _client_counter(name)) is not None:
+            elif (client := client_counter(name)) is not None:
                 app, outcome = self._client_app(client[0]), client[1]
                 if outcome.startswith("dropped:"):
                     reason = _label(outcome.removeprefix("dropped:"))
@@ -623,17 +623,6 @@ def _add_window(families: _Families, prefix: str, labels: tuple[str, ...], sums:
         families.add(f"{prefix}{name}", labels, estimate.value)
         families.add(f"{prefix}{name}_ci_lower", labels, estimate.lower)
         families.add(f"{prefix}{name}_ci_upper", labels, estimate.upper)
-
-
-def _client_counter(name: str) -> tuple[str, str] | None:
-    """(app, outcome) of a counter that clients report, or None: anyone who can write to Redis wrote it."""
-    try:
-        match json.loads(name):
-            case [str(app), str(outcome)]:
-                return app, outcome
-    except (ValueError, RecursionError):
-        pass
-    return None
 
 
 # -- the worker's

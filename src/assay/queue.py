@@ -199,6 +199,17 @@ def doorbell(queue: str, batch_id: str) -> str:
     return _bell(queue).replace("@BATCH@", batch_id).replace("@RING@", f"{batch_id}.{uuid.uuid4().hex}")
 
 
+def client_counter(name: str) -> tuple[str, str] | None:
+    """(app, outcome) of a counter that clients report; None for another, since whoever reaches Redis can write one."""
+    try:
+        match json.loads(name):
+            case [str(app), str(outcome)]:
+                return app, outcome
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
 class Queue:
     """The batches of one queue. Safe to share between threads.
 
@@ -383,15 +394,8 @@ class Queue:
 
     def client_counters(self) -> dict[tuple[str, str], int]:
         """What clients report of themselves, by (app, outcome): taken, sampled_out, sent, `dropped:<reason>`."""
-        found: dict[tuple[str, str], int] = {}
-        for name, count in self.counters().items():
-            try:
-                key = json.loads(name) if name.startswith("[") else None
-            except (ValueError, RecursionError):
-                key = None  # written by something else: not a client's
-            if isinstance(key, list) and len(key) == 2 and all(isinstance(part, str) for part in key):
-                found[key[0], key[1]] = count
-        return found
+        named = ((client_counter(name), count) for name, count in self.counters().items())
+        return {key: count for key, count in named if key is not None}
 
     def ping(self) -> None:
         """Raise QueueError unless the server answers."""

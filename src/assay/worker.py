@@ -113,6 +113,9 @@ class Worker:
         self._portal_context = start_blocking_portal()
         self._portal: BlockingPortal = self._portal_context.__enter__()
         self._judges = self._portal.call(self._make_judges)
+        if self._metrics is not None:
+            for judge in self._judges:
+                self._metrics.judge(judge.name, judge.fingerprint)
         self._keeper = threading.Thread(target=self._keep, name="assay-keeper", daemon=True)
         self._keeper.start()
 
@@ -202,7 +205,7 @@ class Worker:
         if self._metrics is not None and inserted:
             moment = now()
             for record, _ in plan.records:
-                self._metrics.lag((moment - record.timestamp).total_seconds())
+                self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
         return "handed_back" if handed_back else "done"
 
     def _plan(self, batch: Batch, plan: _Plan) -> list[tuple[Record, list[Rubric], bytes]]:

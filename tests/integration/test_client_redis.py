@@ -230,7 +230,7 @@ def test_many_processes_count_together(redis_url: str) -> None:
     script = (
         "import sys; from assay import Client\n"
         "with Client('shop', redis_url=sys.argv[1], close_seconds=30, sample_rate=0.5) as client:\n"
-        "    for number in range(200): client.record(input='a', trace_id=number)\n"
+        "    for number in range(1, 201): client.record(input='a', trace_id=number)\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, redis_url]) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]

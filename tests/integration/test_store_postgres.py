@@ -183,9 +183,11 @@ def test_commits_in_opposite_order_do_not_deadlock(store: Store, postgres_url: s
     def work(order: int) -> None:
         try:
             for number in range(rounds):
-                indexes = range(size)[::order]
-                together.wait(60)
-                commit(store, *((a_record(f"{number}-{index}", seconds=index * 60), 0.5) for index in indexes))
+                pairs = [(a_record(f"{number}-{index}", seconds=index * 60), 0.5) for index in range(size)[::order]]
+                # At first the records are new, then only their evaluations.
+                for rubric in ("relevance", "safety"):
+                    together.wait(60)
+                    commit(store, *pairs, rubric=rubric)
         except StoreError as error:
             together.abort()
             errors.append(error)
@@ -196,7 +198,7 @@ def test_commits_in_opposite_order_do_not_deadlock(store: Store, postgres_url: s
     for thread in threads:
         thread.join()
     assert errors == []
-    assert store.totals()[0].scored == rounds * size
+    assert [total.scored for total in store.totals()] == [rounds * size] * 2
     # A server process reports its deadlocks when it ends, at the latest.
     store.close()
     dsn = postgres_url.replace("postgresql+psycopg", "postgresql")

@@ -223,6 +223,7 @@ W3C = "0af7651916cd43dd8448eb211c80319c"
         (0, None),
         ("0" * 32, None),
         (None, None),
+        (uuid.UUID(int=0), None),
     ],
 )
 def test_trace_ids(value: object, expected: str | None) -> None:

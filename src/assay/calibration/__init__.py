@@ -1,7 +1,8 @@
 """Statistics of calibration: how far a judge can be trusted by human labels, and what its gauge reads once corrected.
 
 numpy only. Arrays in, small frozen dataclasses out; labels come before scores (`y_true` first). What is undefined is
-None with a reason, never NaN. Every random step takes a seed, so the same input gives the same digits. No I/O.
+None with a reason, never NaN. Every random step takes a seed, so the same input gives the same digits. No I/O but the
+artefact's own file.
 docs/explanation/calibration.md says why it is done this way.
 """
 
@@ -16,6 +17,7 @@ from assay.calibration.annotators import (
     gold_labels,
     human_ceiling,
 )
+from assay.calibration.artefact import CALIBRATION_VERSION, Calibration, JudgingCost
 from assay.calibration.audit import Audit, audit, predict_labels
 from assay.calibration.compare import Comparison, Difference, compare
 from assay.calibration.decision import Corrected, Method, State, correct
@@ -29,10 +31,12 @@ from assay.calibration.statistic import Statistic
 from assay.calibration.threshold import Purpose, Threshold, choose_threshold
 
 __all__ = [
+    "CALIBRATION_VERSION",
     "LEVELS",
     "AgreementReport",
     "AltTest",
     "Audit",
+    "Calibration",
     "CanaryResult",
     "Cause",
     "Ceiling",
@@ -44,6 +48,7 @@ __all__ = [
     "EDetector",
     "ErrorRates",
     "Gold",
+    "JudgingCost",
     "Level",
     "Method",
     "Need",

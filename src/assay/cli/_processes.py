@@ -11,7 +11,9 @@ import typer
 
 from assay import logs, wiring
 from assay.cli._screen import errors, output
+from assay.errors import StoreError
 from assay.settings import load_settings
+from assay.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -63,8 +65,16 @@ def exporter(
     from assay.exporter import serve
     from assay.metrics import ScoreCollector
 
+    store = wiring.open_store(settings, check=False)
+    try:
+        store.check()
+    except StoreError as error:
+        # One that is only away comes back: until then `assay_up` says so, and there are no gauges.
+        if _answers(store):
+            raise
+        errors.print(f"warning: {error}", markup=False)
     collector = ScoreCollector(
-        wiring.open_store(settings),
+        store,
         wiring.open_queue(settings),
         windows=settings.windows,
         cohort_labels=settings.cohort_labels,
@@ -97,6 +107,14 @@ def demo(
     from assay.demo import run_demo
 
     run_demo(load_settings(), seconds=seconds, console=output)
+
+
+def _answers(store: Store) -> bool:
+    try:
+        store.ping()
+    except StoreError:
+        return False
+    return True
 
 
 def _until_signalled() -> None:

@@ -40,7 +40,7 @@ def test_p2_clopper_pearson_and_jeffreys():
     ("b", "c", "expected"), [(86, 150, 3.716e-05), (6, 16, 0.05248), (1, 9, 0.02148), (0, 0, 1.0)]
 )
 def test_p5_mcnemar_exact(b, c, expected):
-    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=2e-4)
+    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=5e-4)
     assert mcnemar_exact(c, b) == mcnemar_exact(b, c)
 
 

@@ -27,7 +27,7 @@ from assay.queue import Queue
 from assay.records import Evaluation, NotApplicable, Record, now
 from assay.store import Store
 from assay.store import _tables as tables
-from assay.store._labels import Learned, instrument_of
+from assay.store._labels import instrument_of
 from assay.store._rollups import BUCKETS
 from assay.windows import DAY, HOUR, MINUTE
 
@@ -130,16 +130,12 @@ def _labels(store: Store, label_sets: int) -> tuple[list[int], list[int]]:
         for rubric in RUBRICS
     ]
 
-    def work(connection: sa.Connection) -> tuple[list[int], list[int]]:
-        learned = Learned()
-        places = store._labels.place(connection, records, learned)
-        numbers = store._labels.instruments(connection, evaluations, learned)
-        return (
-            sorted({place.series_id for place in places.values()}),
-            sorted(numbers[instrument_of(evaluation)] for evaluation in evaluations),
-        )
-
-    return store._database.write(work)
+    places = store._labels.places(store._database, records)
+    numbers = store._labels.instruments(store._database, evaluations)
+    return (
+        sorted({place.series_id for place in places.values()}),
+        sorted(numbers[instrument_of(evaluation)] for evaluation in evaluations),
+    )
 
 
 def empty(store: Store) -> None:

@@ -21,7 +21,7 @@ class Markup(str):
 
 
 #: What an element may hold; a plain text is escaped, None is nothing.
-Child: TypeAlias = "str | int | None | Iterable[Child]"
+Child: TypeAlias = "str | int | Iterable[Child] | None"
 
 #: A number is written with at most two decimals; None and False leave the attribute out.
 Attribute: TypeAlias = "str | float | bool | None"

@@ -11,11 +11,13 @@ redis.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import json
 import logging
 import math
 import os
+import queue
 import sys
 import threading
 import time
@@ -60,7 +62,7 @@ _WARN_SECONDS: Final = 60.0
 #: The thread is woken for so many full batches: each wake-up costs the app's thread more than the rest of `take`.
 _WAKE_BATCHES: Final = 8
 #: Pause after each record, so that the app's threads get the interpreter at once and not when Python next switches
-#: threads, which takes 5 ms. Left out when the buffer fills, and at the end.
+#: threads, which takes 5 ms. Left out when the buffer fills, when somebody waits for it, and at the end.
 _YIELD_SECONDS: Final = 0.0002
 #: Room in a batch for its own fields.
 _BATCH_HEAD_BYTES: Final = 1_000
@@ -141,9 +143,10 @@ class Buffer:
         """Start from nothing: when new, and in a forked child, whose parent keeps what was buffered and counted."""
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._wake = threading.Event()  # there is something to send
-        self._hurry = threading.Event()  # do not wait out a back-off
+        self._wake = _Signal()  # there is something to send
+        self._hurry = _Signal()  # do not wait out a back-off
         self._flushing = False
+        self._flushers = 0  # threads that wait in `flush`
         self._running = False
         self._thread: threading.Thread | None = None
         self._deadline = math.inf
@@ -217,7 +220,11 @@ class Buffer:
                 self._start()
             self._wake.set()
             self._hurry.set()
-            return self._changed.wait_for(lambda: self._resolved >= target, timeout_seconds)
+            self._flushers += 1
+            try:
+                return self._changed.wait_for(lambda: self._resolved >= target, timeout_seconds)
+            finally:
+                self._flushers -= 1
 
     def begin_close(self, timeout_seconds: float | None = None) -> None:
         """Take no more; the thread has so long (`close_seconds` by default) to send what there is. Does not wait."""
@@ -299,8 +306,7 @@ class Buffer:
         try:
             last = time.monotonic()
             while not self._closed:
-                self._wake.wait(max(0.0, last + self._limits.flush_seconds - time.monotonic()))
-                self._wake.clear()
+                self._wake.wait(last + self._limits.flush_seconds - time.monotonic())
                 with self._lock:
                     due, self._flushing = self._flushing, False
                 now = time.monotonic()
@@ -372,7 +378,7 @@ class Buffer:
                 self._resolve(1, reason)
                 continue
             length = len(text.encode(errors="replace"))
-            if len(self._waiting) < limits.buffer_records // 4 and not self._closed:
+            if len(self._waiting) < limits.buffer_records // 4 and not self._closed and not self._flushers:
                 time.sleep(_YIELD_SECONDS)
             if length <= limits.max_record_bytes:
                 return text, length
@@ -406,7 +412,6 @@ class Buffer:
                     return
                 # Apart from each other, so that many processes do not come back all at once.
                 self._hurry.wait(min(left, delay * (0.5 + os.urandom(1)[0] / 256)))
-                self._hurry.clear()
                 delay = min(delay * 2, longest)
                 continue
             self._reports.done()
@@ -447,6 +452,26 @@ class Buffer:
                 self._dropped[reason] = self._dropped.get(reason, 0) + records
             self._resolved += records
             self._changed.notify_all()
+
+
+class _Signal:
+    """Like threading.Event, but may be set from a signal handler or finalizer that interrupts `set` or `wait` itself.
+
+    An Event would deadlock then; putting into a SimpleQueue is re-entrant.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        self._tokens.put(None)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Until it is set, or was since the last wait."""
+        with contextlib.suppress(queue.Empty):
+            self._tokens.get(timeout=max(0.0, timeout_seconds))
+            while True:
+                self._tokens.get_nowait()
 
 
 class _Reports:

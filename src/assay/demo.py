@@ -61,7 +61,7 @@ class _Customers:
         asked = self.random.choices(self.articles, weights)[0]
         other, second = self.random.sample([article for article in self.articles if article is not asked], 2)
         # The billing index is the one that is worse hit.
-        wrong = self.random.random() < ((0.9 if asked["route"] == "billing" else 0.55) if broken else 0.04)
+        wrong = self.random.random() < ((0.95 if asked["route"] == "billing" else 0.4) if broken else 0.04)
         found, answer = asked, asked["right_answer"]
         if wrong:
             found = other
@@ -83,6 +83,7 @@ class _View:
     rubrics: list[str]
     history: dict[str, list[float | None]]
     broken_at: float
+    minutes: int
     now: float = 0.0
     taken: int = 0
     seen: int = 0
@@ -91,7 +92,7 @@ class _View:
 
     def table(self) -> Panel:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in ("gauge", "last 5 min", "95 % interval", "the assistant's last 40 minutes"):
+        for column in ("gauge", "last 5 min", "95 % interval", f"the assistant's last {self.minutes} minutes"):
             table.add_column(column)
         for name in self.rubrics:
             estimate = self.estimates.get(name)
@@ -168,7 +169,7 @@ def _traffic(settings: Settings, store: Store, *, seconds: float, console: Conso
     rubrics = [rubric.name for rubric in wiring.read_rubrics(settings)]
     began = time.monotonic()
     first = time.time() - seconds * (_SPEED - 1)
-    view = _View(rubrics, {name: [] for name in rubrics}, broken_at=first + seconds * _SPEED / 2)
+    view = _View(rubrics, {name: [] for name in rubrics}, broken_at=first + seconds * _SPEED / 2, minutes=int(seconds))
     ticks = int(seconds)
     with (
         Live(view.table(), console=console, refresh_per_second=4, transient=False)

@@ -66,7 +66,7 @@ class LabelError(FileError):
     """A label file, or an export of labels, is wrong."""
 
 
-class LabelErrors(ConfigError):
+class LabelErrors(ConfigError):  # noqa: N818 - many of them
     """Everything that is wrong with a label file: `errors`, in the order of its lines. `str()` is a line for each."""
 
     #: As many mistakes of one file as anyone mends in one go.

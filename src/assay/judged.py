@@ -1,12 +1,14 @@
 """Outcomes that a judge gave already, kept in files, so that only what changed is judged again.
 
-An outcome is found by what it depends on: the record's judged content, what the rubric asks (its hash, in which `ask` is
-too) and the judge's fingerprint. Files are appended to, one line an outcome; a line that a crash tore is not there.
+An outcome is found by what it depends on: the record's judged content, the rubric's hash (in which `ask` is, too) and the
+judge's fingerprint. Files are appended to, one line an outcome; a line that a crash tore counts as not there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,13 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from assay.errors import SettingsError
 from assay.records import Failure, NotApplicable, Score, Usage
-
-try:
-    import fcntl
-except (
-    ImportError
-):  # pragma: no cover - Windows: appends of other processes may tear a line, which is then judged again
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -51,16 +46,6 @@ class OutcomeKey:
     #: the same, whatever the pass threshold: a model is not told it
     question: str
 
-    @classmethod
-    def of(cls, record: Record, rubric: Rubric, judge_fingerprint: str) -> OutcomeKey:
-        """The key of this record under this rubric by this judge."""
-        content = judged_content(record)
-        question = replace(rubric, pass_threshold=1.0).hash
-        return cls(
-            exact=_digest("exact", content, rubric.hash, judge_fingerprint),
-            question=_digest("question", content, question, judge_fingerprint),
-        )
-
 
 def judged_content(record: Record) -> str:
     """SHA-256 (hex) of all that a judge may look at; two records that differ in nothing else get one verdict."""
@@ -80,6 +65,7 @@ class JudgedOutcomes:
 
     def __init__(self, directory: Path, rubric: Rubric, judge_fingerprint: str) -> None:
         self._rubric, self._fingerprint = rubric, judge_fingerprint
+        self._question = replace(rubric, pass_threshold=1.0).hash
         self.path = directory / f"{rubric.name}.{judge_fingerprint[:16]}.jsonl"
         self._file: BinaryIO | None = None
 
@@ -91,7 +77,11 @@ class JudgedOutcomes:
 
     def key(self, record: Record) -> OutcomeKey:
         """The key of a record under this rubric by this judge."""
-        return OutcomeKey.of(record, self._rubric, self._fingerprint)
+        content = judged_content(record)
+        return OutcomeKey(
+            exact=_digest("exact", content, self._rubric.hash, self._fingerprint),
+            question=_digest("question", content, self._question, self._fingerprint),
+        )
 
     def find(self, keys: Collection[OutcomeKey]) -> dict[OutcomeKey, Outcome]:
         """The outcomes that are there, of these keys. Of two for one key the first counts, so that reports stay.
@@ -121,14 +111,18 @@ class JudgedOutcomes:
         return other | found
 
     def add(self, key: OutcomeKey, outcome: Outcome) -> bool:
-        """Keep an outcome, if it is a finished one; returns whether it is.
+        """Keep an outcome, if it is a finished one; returns whether it is kept.
 
         Raises:
             SettingsError: the file cannot be written.
         """
         if isinstance(outcome, Failure) and outcome.kind not in FINISHED_FAILURES:
             return False
-        line = f"{key.exact} {key.question} {_encoded(outcome)}\n".encode()
+        try:
+            line = f"{key.exact} {key.question} {_encoded(outcome)}\n".encode()
+        except (TypeError, ValueError):
+            # A judge of somebody else's may put into `details` what is no JSON: it is used, and made anew next time.
+            return False
         try:
             file = self._file or self._open()
             with _locked(file):
@@ -136,7 +130,8 @@ class JudgedOutcomes:
                 end = file.seek(0, os.SEEK_END)
                 if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
                     line = b"\n" + line
-                file.write(line)
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise SettingsError(f"{self.path} cannot be written: {error.strerror}: set ASSAY_DATA_DIR") from None
         return True
@@ -197,9 +192,6 @@ def _digest(*parts: str) -> str:
 
 @contextlib.contextmanager
 def _locked(file: BinaryIO) -> Iterator[None]:
-    if fcntl is None:  # pragma: no cover
-        yield
-        return
     fcntl.flock(file, fcntl.LOCK_EX)
     try:
         yield

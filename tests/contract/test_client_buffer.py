@@ -431,7 +431,7 @@ def test_recording_from_a_signal_handler_that_interrupts_recording(tmp_path: Pat
     sent = run(
         """
 import signal
-c = client(buffer_records=1_000_000)
+c = client(buffer_records=1_000_000, batch_records=2)
 signal.signal(signal.SIGALRM, lambda *_: c.record(input="handler"))
 signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
 for _ in range(3_000):

@@ -125,6 +125,7 @@ def test_what_a_second_try_mends_is_tried_again(store: Store, state: str) -> Non
 
 
 def test_trying_again_has_an_end(store: Store) -> None:
+    commit(store, (a_record(), 0.5))
     _refuse_counters(store, "40001", times=1_000)
     before = dump(store)
     with pytest.raises(StoreError, match="synthetic refusal"):

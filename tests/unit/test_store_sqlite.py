@@ -10,14 +10,13 @@ import threading
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy import event
 
 from assay.errors import MissingExtraError, SettingsError, StoreError
 from assay.records import Record
 from assay.store import Store
 from assay.store._database import Database
-from assay.store._labels import Labels, Learned
+from assay.store._labels import Labels
 from stores import (
     EPOCH,
     HOUR_START,
@@ -174,7 +173,7 @@ def test_a_full_database_changes_nothing_and_recovers(store: Store) -> None:
     records = [a_record(str(i), output="x" * 5000) for i in range(25)]
     batch = (with_payloads(records), [an_evaluation(record, 0.5) for record in records])
     for _ in range(3):
-        with pytest.raises(StoreError, match=r"disk is full: free some disk space, or run `assay purge`"):
+        with pytest.raises(StoreError, match=r"disk is full: free some disk space, then run `assay purge`"):
             store.commit(*batch)
         assert dump(store) == before
     assert store.totals()[0].scored == 1, "it can still be read"
@@ -297,20 +296,15 @@ def test_a_child_of_a_fork_has_connections_of_its_own(store: Store) -> None:
 def test_a_million_cohort_values_are_as_many_label_sets_as_the_cap_lets(store: Store) -> None:
     labels = Labels(["user"], 200)
 
-    def place_all(connection: sa.Connection) -> int:
+    with statements(store) as seen:
         overflow = 0
         for first in range(0, 1_000_000, 1000):
             records = (
                 Record(record_id=str(n), timestamp=HOUR_START, cohort={"user": f"user {n}"})
                 for n in range(first, first + 1000)
             )
-            learned = Learned()
-            overflow += sum(place.overflow for place in labels.place(connection, records, learned).values())
-            labels.learn(learned)
-        return overflow
-
-    with statements(store) as seen:
-        assert store._database.write(place_all) == 1_000_000 - 180
+            overflow += sum(place.overflow for place in labels.places(store._database, records).values())
+    assert overflow == 1_000_000 - 180
     assert store.counts().series == 181, "180 cohorts and the others of the app; the rest is kept for other apps"
     assert len(labels._sets) == 181, "nor does the memory grow"
     assert len(seen) < 250, "over the cap, a batch costs no statement"

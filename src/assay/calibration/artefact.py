@@ -27,7 +27,6 @@ from assay.calibration.threshold import Threshold
 from assay.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from assay.calibration.annotators import Gold
     from assay.calibration.rates import Selection
     from assay.calibration.threshold import Purpose
 
@@ -73,8 +72,8 @@ class Calibration:
     #: the labelled records were written for the purpose
     synthetic: bool
     selection: Selection
-    #: what several annotators say together
-    gold: Gold
+    #: what several annotators say together: majority, mean, any_fail or expert:NAME
+    gold: str
     #: labelled records with a verdict, at least 1
     n: int
     #: labelled records without one, by reason: `failed:timeout`, `not_applicable:missing_contexts`

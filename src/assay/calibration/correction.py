@@ -145,16 +145,14 @@ def ppi_mean(
     y = floats(y_true, "y_true")
     f = floats(y_score, "y_score", n=len(y))
     others = floats(window, "window")
-    if len(y) < 2 or not len(others):
-        raise ValueError("it needs two labels and one record in the window")
     if tuning is None:
         if sample_weight is not None or window_weight is not None:
             raise ValueError("PPI++ is for unweighted labels and windows: give a tuning")
-        tuning = _ppi_tuning(y, f, others)
+        tuning = _ppi_tuning(y, f, others) if len(others) else 0.0
     judged = hajek_mean(tuning * others, sample_weight=window_weight)
     rest = hajek_mean(y - tuning * f, sample_weight=sample_weight)
-    assert judged is not None  # noqa: S101 - checked above
-    assert rest is not None  # noqa: S101
+    if judged is None or rest is None or rest.n < 2:
+        raise ValueError("it needs two labels and one record in the window")
     # Divided by n, not n - 1, as in the paper's code.
     variance = judged.variance * (judged.n - 1) / judged.n + rest.variance * (rest.n - 1) / rest.n
     value = judged.value + rest.value

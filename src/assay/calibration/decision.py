@@ -101,55 +101,51 @@ def correct(
     if rates is None:
         return nothing("no_calibration", "there is no calibration of this rubric with this judge")
     found = _corrected(raw, rates, fresh=fresh, strata=strata, seed=seed)
-    if isinstance(found, str):
-        return nothing("no_calibration", found)
-    method, statistic, (low, high), reason = found
-    assert statistic.value is not None  # noqa: S101 - every method that was chosen has a value
-    assert statistic.lower is not None  # noqa: S101
-    assert statistic.upper is not None  # noqa: S101
-    estimate = Estimate(
-        value=statistic.value,
-        lower=statistic.lower,
-        upper=statistic.upper,
-        n=raw.n,
-        n_effective=raw.n_effective,
-    )
+    if found is None:
+        return nothing("no_calibration", _why_not(rates))
+    if found.lower >= found.upper:
+        # Clipped to a point: no true level could read like this.
+        return nothing("refused", f"the judge passes {raw.value:.0%}, which its calibration cannot explain: it has changed")
     state: State = "ok"
-    half = (estimate.upper - estimate.lower) / 2
+    reason, half = found.reason, (found.upper - found.lower) / 2
     if stale:
         state, reason = "stale", "an audit with fresh labels says that the correction holds no more"
     elif half > max_half_width:
         state, reason = "too_wide", f"known to ±{100 * half:.0f} points only; more labels would narrow it"
     return Corrected(
         state=state,
-        method=method,
+        method=found.method,
         raw=raw,
-        estimate=estimate,
-        window_lower=min(low, estimate.value),
-        window_upper=max(high, estimate.value),
+        estimate=Estimate(
+            value=found.value, lower=found.lower, upper=found.upper, n=raw.n, n_effective=raw.n_effective
+        ),
+        window_lower=min(found.value, found.window_lower),
+        window_upper=max(found.value, found.window_upper),
         bias=bias,
         reason=reason,
     )
 
 
-_Found = tuple[Method, Statistic, tuple[float, float], str]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Correction:
+    method: Method
+    value: float
+    lower: float
+    upper: float
+    window_lower: float
+    window_upper: float
+    reason: str
 
 
 def _corrected(
     raw: Estimate, rates: ErrorRates, *, fresh: bool, strata: Mapping[str, Sums] | None, seed: int
-) -> _Found | str:
-    """Method, estimate, window-only interval and reason; or why there is no correction."""
-    sampled = rates.selection == "probability"
-    if fresh and sampled and rates.n >= MIN_LABELS and not rates.cells[ALL].is_thin:
+) -> _Correction | None:
+    if fresh and rates.selection == "probability" and rates.n >= MIN_LABELS and not rates.cells[ALL].is_thin:
         return _post_stratified(raw, rates, strata, seed)
-    for attempt in (_rogan_gladen, _offset):
-        found = attempt(raw, rates)
-        if found is not None:
-            return found
-    return _why_not(rates)
+    return _rogan_gladen(raw, rates) or _offset(raw, rates)
 
 
-def _rogan_gladen(raw: Estimate, rates: ErrorRates) -> _Found | None:
+def _rogan_gladen(raw: Estimate, rates: ErrorRates) -> _Correction | None:
     se, sp, slope = rates.sensitivity, rates.specificity, rates.youden
     if se is None or sp is None or slope.lower is None or slope.lower < MIN_YOUDEN:
         return None
@@ -164,25 +160,31 @@ def _rogan_gladen(raw: Estimate, rates: ErrorRates) -> _Found | None:
         n_fail=sp.n_effective,
     )
     low, high = (_clip((end + sp.value - 1) / (se.value + sp.value - 1)) for end in (raw.lower, raw.upper))
-    return "rogan_gladen", found, (low, high), "by the judge's sensitivity and specificity"
+    return _correction("rogan_gladen", found, (low, high), "by the judge's sensitivity and specificity")
 
 
-def _offset(raw: Estimate, rates: ErrorRates) -> _Found | None:
+def _offset(raw: Estimate, rates: ErrorRates) -> _Correction | None:
     bias = rates.bias
     if rates.selection != "probability" or rates.n < MIN_LABELS or rates.bias_p >= _ALPHA:
         return None
     if bias.value is None or bias.lower is None or bias.upper is None:
         return None
     value = raw.value - bias.value
-    # Square and add the two intervals: a Wald interval would lose the width of a window where all passed.
-    lower = value - math.hypot(raw.value - raw.lower, bias.upper - bias.value)
-    upper = value + math.hypot(raw.upper - raw.value, bias.value - bias.lower)
-    statistic = Statistic.of(_clip(value), (_clip(lower), _clip(upper)), n=raw.n, method="offset")
-    window_only = _clip(raw.lower - bias.value), _clip(raw.upper - bias.value)
-    return "offset", statistic, window_only, "by the judge's mean bias"
+    return _Correction(
+        method="offset",
+        value=_clip(value),
+        # Square and add the two intervals: a Wald interval would lose the width of a window where all passed.
+        lower=_clip(value - math.hypot(raw.value - raw.lower, bias.upper - bias.value)),
+        upper=_clip(value + math.hypot(raw.upper - raw.value, bias.value - bias.lower)),
+        window_lower=_clip(raw.lower - bias.value),
+        window_upper=_clip(raw.upper - bias.value),
+        reason="by the judge's mean bias",
+    )
 
 
-def _post_stratified(raw: Estimate, rates: ErrorRates, strata: Mapping[str, Sums] | None, seed: int) -> _Found:
+def _post_stratified(
+    raw: Estimate, rates: ErrorRates, strata: Mapping[str, Sums] | None, seed: int
+) -> _Correction | None:
     parts = _parts(raw, rates, strata)
     cells = [
         (share * verdict_share, part)
@@ -199,7 +201,21 @@ def _post_stratified(raw: Estimate, rates: ErrorRates, strata: Mapping[str, Sums
         seed=seed,
     )
     by = f" in each of {len(parts)} strata" if len(parts) > 1 else ""
-    return "post_stratified", estimate, window_only, f"by fresh labels of each verdict of the judge{by}"
+    return _correction("post_stratified", estimate, window_only, f"by fresh labels of each verdict of the judge{by}")
+
+
+def _correction(method: Method, found: Statistic, window_only: tuple[float, float], reason: str) -> _Correction | None:
+    if found.value is None or found.lower is None or found.upper is None:
+        return None
+    return _Correction(
+        method=method,
+        value=found.value,
+        lower=found.lower,
+        upper=found.upper,
+        window_lower=window_only[0],
+        window_upper=window_only[1],
+        reason=reason,
+    )
 
 
 def _parts(raw: Estimate, rates: ErrorRates, strata: Mapping[str, Sums] | None) -> list[tuple[float, float, Cell]]:

@@ -21,7 +21,7 @@ def wilson_interval(count: float, total: float, *, confidence: float = 0.95) -> 
         return 0.0, 1.0
     # The interval hangs on z and total only through z²/total.
     z = norm_ppf(0.5 + confidence / 2)
-    return wilson(count / total, total * (_Z95 / z) ** 2)
+    return wilson(min(1.0, count / total), total * (_Z95 / z) ** 2)
 
 
 def clopper_pearson_interval(count: float, total: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -66,6 +66,6 @@ def paired_difference_interval(more: float, less: float, total: float) -> tuple[
 
 
 def _check(count: float, total: float) -> None:
-    # The comparison also refuses NaN.
-    if not 0 <= count <= total:
+    # The comparison also refuses NaN. Effective numbers are rounded products.
+    if not 0 <= count <= total * (1 + 1e-9):
         raise ValueError(f"{count} of {total} is not a proportion")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: How the labelled records were chosen: by known probabilities out of production, or by hand (a golden set).
 Selection = Literal["probability", "curated"]
+
+_T = TypeVar("_T")
 
 #: A post-stratified correction needs so many labels of each verdict of the judge, in each stratum.
 MIN_CELL = 5
@@ -164,8 +166,6 @@ def error_rates(
     """
     y = units(y_true, "y_true")
     judged = flags(y_pred, "y_pred", n=len(y))
-    if not len(y):
-        raise ValueError("y_true: there are no labels")
     w = weights_or_ones(sample_weight, len(y))
     labels = _Labels(y, judged, w, None if clusters is None else groups_or_rows(clusters, len(y))[0])
     decided = np.abs(y - 0.5) > ROUNDING
@@ -209,14 +209,10 @@ class _Labels:
         return hajek_ratio(values[where], sample_weight=self.w[where], clusters=chosen)
 
     def all_of(self, values: FloatArray) -> Estimate:
-        found = hajek_ratio(values, sample_weight=self.w, clusters=self._group)
-        assert found is not None  # noqa: S101 - there is at least one label
-        return found
+        return _some(hajek_ratio(values, sample_weight=self.w, clusters=self._group))
 
     def mean(self, values: FloatArray) -> Mean:
-        found = hajek_mean(values, sample_weight=self.w, clusters=self._group)
-        assert found is not None  # noqa: S101 - there is at least one label
-        return found
+        return _some(hajek_mean(values, sample_weight=self.w, clusters=self._group))
 
     def cells(self, strata: Sequence[str] | None) -> dict[str, Cell]:
         everywhere = np.ones(len(self.y), dtype=np.bool_)
@@ -260,6 +256,12 @@ def _p_zero(mean: Mean) -> float:
     if mean.variance <= 0.0:
         return 0.0
     return 2 * t_cdf(-abs(mean.value) / math.sqrt(mean.variance), mean.clusters - 1)
+
+
+def _some(found: _T | None) -> _T:
+    if found is None:
+        raise ValueError("y_true: there are no labels")
+    return found
 
 
 def _estimate(data: Mapping[str, Any] | None) -> Estimate | None:

@@ -16,7 +16,7 @@ from assay.records import Evaluation, Record, Score, Usage, now
 from assay.store import _migrate, _purge, _reads
 from assay.store._commit import Batch
 from assay.store._database import Database
-from assay.store._labels import OTHER, Labels, Learned
+from assay.store._labels import OTHER, Labels
 from assay.store._rollups import Additions
 from assay.store._rows import (
     SCORE_BOUNDS,
@@ -135,15 +135,7 @@ class Store:
                 raise ValueError("evaluations without their records")
             return Committed(inserted_records=0, inserted=0, duplicates=0, recovered=0)
         batch = Batch(records, evaluations, dead_letters, duplicates=duplicates, replay=replay)
-
-        def work(connection: sa.Connection) -> tuple[Committed, Learned]:
-            learned = Learned()
-            return batch.commit(connection, self._labels, learned, now()), learned
-
-        committed, learned = self._database.write(work)
-        # Only now: a rolled back transaction has taught nothing.
-        self._labels.learn(learned)
-        return committed
+        return batch.commit(self._database, self._labels)
 
     # -- what a scrape reads: its cost does not grow with what is stored
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from assay.records import Evaluation, Failure, Record, Score
+from assay.errors import StoreError
+from assay.records import Evaluation, Failure, Record, Score, now
 from assay.store._insert import insert_rows
-from assay.store._labels import Labels, Learned, Place, instrument_of
+from assay.store._labels import Labels, Place, instrument_of
 from assay.store._rollups import Additions, usage_value
 from assay.store._rows import Committed, DeadLetter
 from assay.store._tables import (
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-T = TypeVar("T")
+    from assay.store._database import Database
+
 _Row = dict[str, Any]
 #: record id and evaluation id, as stored
 _Key = tuple[str, uuid.UUID]
@@ -68,24 +70,33 @@ class Batch:
         self._duplicates = duplicates
         self._replay = replay
 
-    def commit(self, connection: sa.Connection, labels: Labels, learned: Learned, moment: datetime) -> Committed:
-        """Do it; `moment` is now."""
-        additions = Additions(moment.timestamp())
-        by_id = {record_id: record for record_id, (record, _) in self._records.items()}
-        placed = labels.place(connection, by_id.values(), learned)
-        places = {record_id: placed[record.record_id] for record_id, record in by_id.items()}
-        numbers = labels.instruments(connection, self._evaluations.values(), learned)
+    def commit(self, database: Database, labels: Labels) -> Committed:
+        """Store it, or raise StoreError and store nothing."""
+        try:
+            return self._commit(database, labels, now())
+        except StoreError:
+            labels.forget()
+            raise
 
+    def _commit(self, database: Database, labels: Labels, moment: datetime) -> Committed:
+        by_id = {record_id: record for record_id, (record, _) in self._records.items()}
+        placed = labels.places(database, by_id.values())
+        places = {record_id: placed[record.record_id] for record_id, record in by_id.items()}
+        numbers = labels.instruments(database, self._evaluations.values())
+        rows: dict[_Key, _Row] = {}
+        for key, evaluation in self._evaluations.items():
+            place, instrument_id = places[key[0]], numbers[instrument_of(evaluation)]
+            rows[key] = _evaluation_row(evaluation, by_id[key[0]], place, instrument_id, key, moment)
+        return database.write(lambda connection: self._store(connection, places, rows, moment))
+
+    def _store(
+        self, connection: sa.Connection, places: Mapping[str, Place], rows: Mapping[_Key, _Row], moment: datetime
+    ) -> Committed:
+        additions = Additions(moment.timestamp())
         new_records = self._insert_records(connection, moment)
         for record_id in new_records:
             additions.count("received", places[record_id].app)
             additions.count("series_overflow", n=int(places[record_id].overflow))
-        rows = {
-            key: _evaluation_row(
-                evaluation, by_id[key[0]], places[key[0]], numbers[instrument_of(evaluation)], key, moment
-            )
-            for key, evaluation in self._evaluations.items()
-        }
         inserted = _insert_new(connection, evaluations, list(rows.values()))
         for key in sorted(inserted):
             self._count(additions, rows[key], key, recovered=False)

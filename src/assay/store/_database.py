@@ -36,7 +36,7 @@ _UPGRADE = "run `assay db upgrade`"
 _MENDS = (
     ("42P01", "no such table", _UPGRADE),
     ("42703", "no such column", _UPGRADE),
-    ("53100", "disk is full", "free some disk space, or run `assay purge`"),
+    ("53100", "disk is full", "free some disk space, then run `assay purge`"),
     ("25006", "readonly database", "the database, its file and its directory must be writable"),
     ("28P01", None, "check the user and the password in ASSAY_DATABASE_URL"),
     ("3D000", None, f"create the database, then {_UPGRADE}"),
@@ -167,6 +167,8 @@ class Database:
         cursor.execute("PRAGMA foreign_keys = ON")
         # A commit is on the disk before its batch leaves Redis.
         cursor.execute("PRAGMA synchronous = FULL")
+        # After a burst, such as a purge, the log's room is given back.
+        cursor.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
         cursor.close()
 
     def create(self) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from assay.records import Evaluation, Record
+    from assay.store._database import Database
 
 #: What takes the place of a label value once the cap is reached.
 OTHER = "other"
@@ -52,15 +53,6 @@ class Place:
     overflow: bool
 
 
-@dataclass(slots=True)
-class Learned:
-    """What a transaction found out, true once it is committed."""
-
-    sets: dict[_Set, int] = field(default_factory=dict)
-    instruments: dict[Instrument, int] = field(default_factory=dict)
-    count: int | None = None
-
-
 class Labels:
     """The ids of label sets and instruments. Thread-safe."""
 
@@ -69,7 +61,6 @@ class Labels:
             raise ValueError(f"max_series {max_series} is under 2: there must be room for one app and for the rest")
         self.names = tuple(sorted(set(names)))
         self._names_json = json.dumps(self.names)
-        self._max = max_series
         # The last place is for ("other", ...), some before it for (app, "other", ...): a flood of cohort values of one
         # app leaves room for the next app.
         self._room_for_apps = max_series - 1
@@ -80,39 +71,49 @@ class Labels:
         #: how many sets there are at least; sets are never removed
         self._count = 0
 
+    def forget(self) -> None:
+        """Know nothing: the database may have been made anew, with other ids."""
+        with self._lock:
+            self._sets.clear()
+            self._instruments.clear()
+            self._count = 0
+
     def set_of(self, record: Record) -> _Set:
         """The label set that the record has by itself, before the cap."""
         return _clean(record.app, _MAX_APP), tuple(_clean(_value(record, name), _MAX_VALUE) for name in self.names)
 
-    def learn(self, learned: Learned) -> None:
-        """Remember what a transaction found out. Call it after the commit."""
-        with self._lock:
-            self._sets.update(learned.sets)
-            self._instruments.update(learned.instruments)
-            if learned.count is not None:
-                self._count = max(self._count, learned.count)
+    def places(self, database: Database, records: Iterable[Record]) -> dict[str, Place]:
+        """The place of each record, by record id. Makes label sets while there is room.
 
-    def place(self, connection: sa.Connection, records: Iterable[Record], learned: Learned) -> dict[str, Place]:
-        """The place of each record, by record id. Makes label sets while there is room."""
+        Raises:
+            StoreError: the database is away or refuses.
+        """
         wanted = {record.record_id: self.set_of(record) for record in records}
         places: dict[_Set, Place] = {}
         missing = []
         with self._lock:
-            for labels in set(wanted.values()):
+            for labels in sorted(set(wanted.values())):
                 place = self._known(labels, self._sets, self._count)
                 if place is None:
                     missing.append(labels)
                 else:
                     places[labels] = place
         if missing:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SERIES_LOCK)))
-            sets = self._load_sets(connection)
-            for labels in sorted(missing):
-                places[labels] = self._make(connection, labels, sets)
-            learned.sets = sets
-            learned.count = len(sets)
+            # A transaction of its own, so that whoever needs the lock next waits for this only, not for a whole commit.
+            made, sets = database.write(lambda connection: self._make_all(connection, missing))
+            places |= made
+            with self._lock:
+                self._sets |= sets
+                self._count = max(self._count, len(sets))
         return {record_id: places[labels] for record_id, labels in wanted.items()}
+
+    def _make_all(
+        self, connection: sa.Connection, missing: Sequence[_Set]
+    ) -> tuple[dict[_Set, Place], dict[_Set, int]]:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SERIES_LOCK)))
+        sets = self._load_sets(connection)
+        return {labels: self._make(connection, labels, sets) for labels in missing}, sets
 
     def _known(self, labels: _Set, sets: Mapping[_Set, int], count: int) -> Place | None:
         """The place of a set, as far as it can be told from the sets that are known."""
@@ -160,23 +161,31 @@ class Labels:
         series_id: int = connection.execute(series.insert().returning(series.c.series_id), row).scalar_one()
         return series_id
 
-    def instruments(
-        self, connection: sa.Connection, evaluations: Iterable[Evaluation], learned: Learned
-    ) -> dict[Instrument, int]:
-        """The id of each instrument of the evaluations."""
+    def instruments(self, database: Database, evaluations: Iterable[Evaluation]) -> dict[Instrument, int]:
+        """The id of each instrument of the evaluations.
+
+        Raises:
+            StoreError: the database is away or refuses.
+        """
         wanted = {instrument_of(evaluation) for evaluation in evaluations}
         with self._lock:
             found = {key: self._instruments[key] for key in wanted if key in self._instruments}
         missing = sorted(wanted - found.keys())
         if missing:
-            rows = [dict(zip(_INSTRUMENT_COLUMNS, key, strict=True), digest=_digest(key)) for key in missing]
-            insert_rows(connection, instruments, rows, _do_nothing)
-            columns = [instruments.c[name] for name in ("instrument_id", *_INSTRUMENT_COLUMNS)]
-            digests = [row["digest"] for row in rows]
-            for row in connection.execute(sa.select(*columns).where(instruments.c.digest.in_(digests))):
-                learned.instruments[tuple(row[1:])] = row.instrument_id
-            found |= learned.instruments
+            made = database.write(lambda connection: _make_instruments(connection, missing))
+            found |= made
+            with self._lock:
+                self._instruments |= made
         return found
+
+
+def _make_instruments(connection: sa.Connection, missing: Sequence[Instrument]) -> dict[Instrument, int]:
+    rows = [dict(zip(_INSTRUMENT_COLUMNS, key, strict=True), digest=_digest(key)) for key in missing]
+    insert_rows(connection, instruments, rows, _do_nothing)
+    columns = [instruments.c[name] for name in ("instrument_id", *_INSTRUMENT_COLUMNS)]
+    of_these = instruments.c.digest.in_([row["digest"] for row in rows])
+    found = connection.execute(sa.select(*columns).where(of_these))
+    return {(row[1], row[2], row[3], row[4], row[5]): row[0] for row in found}
 
 
 _INSTRUMENT_COLUMNS = ("rubric", "rubric_version", "rubric_hash", "judge", "judge_fingerprint")

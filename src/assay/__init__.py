@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from assay.errors import AssayError
     from assay.records import Context, Feedback, Message, Record, ToolEvent, Usage
     from assay.redaction import Redactor
-    from assay.sampling import DEFAULT_RULES, Rule
+    from assay.sampling import ALWAYS_TAKE, Rule
 
     __version__: str
 
 __all__ = [
-    "DEFAULT_RULES",
+    "ALWAYS_TAKE",
     "AssayError",
     "Client",
     "Context",
@@ -40,7 +40,7 @@ _MODULES = {
     "AssayError": "assay.errors",
     "Client": "assay.client",
     "Context": "assay.records",
-    "DEFAULT_RULES": "assay.sampling",
+    "ALWAYS_TAKE": "assay.sampling",
     "Feedback": "assay.records",
     "Interaction": "assay.client",
     "Message": "assay.records",

@@ -85,7 +85,7 @@ class Grading:
         Raises:
             ValueError: one is not on the scale; the message says what is.
         """
-        if isinstance(value, str) and "|" in value and not self._knows(value):
+        if isinstance(value, str) and "|" in value and not self.knows(value):
             value = value.split("|")
         parts = value if isinstance(value, list | tuple) else [value]
         if not parts:
@@ -102,7 +102,7 @@ class Grading:
             return float(value)
         number = _number(value)
         word = value if isinstance(value, str) or number is None else format(number, "g")
-        if isinstance(word, str) and self._knows(word):
+        if isinstance(word, str) and self.knows(word):
             return self._words[word.strip().casefold()]
         if number is not None and not math.isfinite(number):
             raise ValueError(f"{shown(value)} is not a number: leave the label out where nobody gave one")
@@ -114,7 +114,8 @@ class Grading:
         on = f"a level ({', '.join(map(str, numbers))})" if numbers else "a grade from 0 to 1"
         raise ValueError(f"{shown(value)} is not on the scale of {self._rubric.name}: give {words} or {on}")
 
-    def _knows(self, word: str) -> bool:
+    def knows(self, word: str) -> bool:
+        """Whether this word means a grade."""
         return len(word) <= _MAX_NAME and word.strip().casefold() in self._words
 
 
@@ -315,7 +316,7 @@ def _number(value: object) -> float | None:
 
 def near(name: object, known: Sequence[str] = (*ROW_FIELDS, *sorted(RECORD_FIELDS))) -> str:
     """`: did you mean label?` where a known name is near, else nothing."""
-    found = difflib.get_close_matches(str(name)[:_MAX_NAME], known, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(name)[:_MAX_NAME], known, n=1, cutoff=0.7)
     return f": did you mean {found[0]}?" if found else ""
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Dimension = Literal["faithfulness", "relevance", "safety", "completeness", "other"]
 Ask = Literal["together", "alone"]
 Engine = Literal["openai", "rules", "lexical"]
+#: Levels of a calibration (`assay.calibration.level`) that can be asked for, lowest first; none asks for nothing.
+GateLevel = Literal["none", "trend_only", "calibrated", "human_like"]
 
 DIMENSIONS = get_args(Dimension)
 REQUIRABLE = ("input", "output", "contexts", "reference", "tool_events")
@@ -256,6 +258,14 @@ SCHEMA: dict[str, Any] = {
         },
         "judge": _JUDGE,
         "calibration": _prose("Calibration file that belongs to this rubric.", 500, "calibration/relevance.json"),
+        "gate": {
+            "type": "string",
+            "enum": list(get_args(GateLevel)),
+            "default": "none",
+            "description": "Level that a calibration of this very question and judge must reach before production is "
+            "scored with it. Until then the version before it goes on. `none`: scored at once.",
+            "examples": ["calibrated"],
+        },
     },
     "required": ["name", "version", "instructions", "scale", "pass_threshold"],
     "additionalProperties": False,

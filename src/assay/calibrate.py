@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 #: Why a row has no outcome: the budget or the judge ended before it, or only kept outcomes were asked for.
 NOT_JUDGED = "not_judged"
 
+#: Judges without a model put their cut on the rubric's own threshold: to move that moves their scores with it.
+_KEYLESS = ("lexical", "rules")
 _ROUNDING = 1e-9
 
 
@@ -73,11 +75,6 @@ class CalibrationRow:
     def note(self) -> str:
         """Why the label is what it is, in the annotator's words; "" where nobody said."""
         return self.item.note
-
-    @property
-    def annotations(self) -> Mapping[str, float]:
-        """What each annotator says: 1 pass, 0 fail, in between where grades on both sides are acceptable."""
-        return self.item.passes
 
     @property
     def weight(self) -> float:
@@ -170,9 +167,9 @@ class Calibrated:
         return _labellers(self.label_set)
 
     @property
-    def items(self) -> tuple[CalibrationRow, ...]:
-        """The rows with a verdict, in the order of `columns`."""
-        return tuple(row for row in self.rows if row.score is not None)
+    def outcomes(self) -> tuple[Outcome | None, ...]:
+        """What came of each labelled record, in the order of the file; None where nobody has judged it."""
+        return tuple(row.outcome for row in self.rows)
 
     @property
     def pass_threshold(self) -> float:
@@ -186,8 +183,9 @@ class Calibrated:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else to know before reading the numbers: sentences without full stop."""
-        return (*self.report.notes, *_left_out_notes(self.rows), *self.label_set.cautions)
+        """What to know beside the numbers, sentences without full stop; the bias is a number."""
+        notes = (note for note in self.report.notes if not note.startswith(("it reads ", "its bias ")))
+        return (*notes, *_left_out_notes(self.rows), *self.label_set.cautions)
 
     def disagreements(self, limit: int | None = None) -> tuple[CalibrationRow, ...]:
         """Rows on which judge and labels are on different sides, the farthest apart first."""
@@ -271,7 +269,7 @@ def calibrate(
         left_out=dict(sorted(left_out.items())),
         rates=report.rates,
         score_map=score_map,
-        thresholds=_thresholds(columns),
+        thresholds={} if judge in _KEYLESS else _thresholds(columns, _labellers(label_set)),
         level=report.level,
         reasons=report.reasons,
         min_fail_recall=min_fail_recall,
@@ -394,7 +392,7 @@ def _levels(label_set: LabelSet, columns: CalibrationColumns) -> tuple[float, ..
     return label_set.levels if len(np.unique(columns.y_grade)) > 2 else None
 
 
-def _thresholds(columns: CalibrationColumns) -> dict[Purpose, Threshold]:
+def _thresholds(columns: CalibrationColumns, labellers: str) -> dict[Purpose, Threshold]:
     decided = np.abs(columns.y_true - 0.5) > _ROUNDING
     if not decided.any():
         return {}
@@ -405,12 +403,13 @@ def _thresholds(columns: CalibrationColumns) -> dict[Purpose, Threshold]:
         else [name for name, kept in zip(columns.clusters, decided, strict=True) if kept],
     }
     passed, score = columns.y_true[decided] > 0.5, columns.y_score[decided]
-    return {
+    chosen: dict[Purpose, Threshold] = {
         "gauge": choose_threshold(passed, score, purpose="gauge", **shared),
         # A bad answer that gets through costs more than a good one that is looked at.
         "triage": choose_threshold(passed, score, purpose="triage", cost=(1.0, 5.0), **shared),
         "block": choose_threshold(passed, score, purpose="block", **shared),
     }
+    return {purpose: _reworded(threshold, labellers) for purpose, threshold in chosen.items()}
 
 
 def _by_stratum(columns: CalibrationColumns, label_set: LabelSet) -> dict[str, ErrorRates]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from assay._markup import Markup, clipped
-from assay.calibration import cross_val_predict
-from assay.calibration._columns import ROUNDING, groups_or_rows
 from assay.calibration.losses import calibration_curve
 from assay.calibration.means import hajek_mean, hajek_ratio
 from assay.calibration_plots import (
@@ -27,70 +25,31 @@ from assay.calibration_plots import (
     rows_plot,
     symbol,
 )
+from assay.calibration_summary import threshold_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from assay.calibration import AgreementReport, Purpose, ScoreMap, Statistic, Threshold
-    from assay.calibration._columns import BoolArray, Clusters, FloatArray
+    import numpy.typing as npt
+
+    from assay.calibrate import Calibrated
+    from assay.calibration import AgreementReport, Purpose, Statistic
     from assay.calibration_plots import Shape
+    from assay.records import Record
     from assay.windows import Estimate
+
+    BoolArray = npt.NDArray[np.bool_]
+    FloatArray = npt.NDArray[np.float64]
 
 #: Points of a curve, and single records in the plot of lengths: more cannot be told apart.
 MOST_POINTS = 300
 #: Groups shown of one kind, and bins of lengths and of mapped scores.
 MOST_GROUPS, LENGTH_BINS, SCORE_BINS = 8, 8, 20
 
+#: Thresholds written in decimal may miss the score they mean by this much.
+_ROUNDING = 1e-9
+
 _SHAPES: Mapping[Purpose, Shape] = {"gauge": "diamond", "triage": "triangle", "block": "square"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """The labelled records that the judge gave a score, as columns of one length n >= 1."""
-
-    #: labels, 1 pass to 0 fail
-    y: FloatArray
-    #: whether the judge passes it
-    judged: BoolArray
-    score: FloatArray
-    #: labels as grades in [0, 1], to compare scores with
-    grade: FloatArray
-    #: 1 / probability of selection
-    weight: FloatArray
-    clusters: Clusters | None = None
-    #: characters of the judged answers; None when the records are not there
-    lengths: FloatArray | None = None
-    #: kinds of groups, such as `stratum` or `cohort region`: the group of each record
-    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    #: who gave the labels, in the plural
-    labeller: str = "people"
-
-    @property
-    def failed(self) -> BoolArray:
-        """Records that people fail; an undecided label is neither failed nor passed."""
-        found: BoolArray = self.y < 0.5 - ROUNDING
-        return found
-
-    @property
-    def passed(self) -> BoolArray:
-        """Records that people pass."""
-        found: BoolArray = self.y > 0.5 + ROUNDING
-        return found
-
-    def ratio(self, values: FloatArray | BoolArray, where: BoolArray) -> Estimate | None:
-        """Weighted share of `values` among the records `where`; None when there are none."""
-        return hajek_ratio(values[where], sample_weight=self.weight[where], clusters=self._clusters(where))
-
-    def mean(self, values: FloatArray, where: BoolArray) -> tuple[float, float, float] | None:
-        """Weighted mean with its interval, clipped to [-1, 1]; None below two clusters."""
-        found = hajek_mean(values[where], sample_weight=self.weight[where], clusters=self._clusters(where))
-        interval = None if found is None else found.interval()
-        if found is None or interval is None:
-            return None
-        return found.value, max(-1.0, interval[0]), min(1.0, interval[1])
-
-    def _clusters(self, where: BoolArray) -> Clusters | None:
-        return None if self.clusters is None else groups_or_rows(self.clusters, len(self.y))[0][where]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,29 +66,57 @@ class Figure:
     rows: tuple[tuple[str, ...], ...] = ()
 
 
-def figures(
-    labels: Labels,
-    report: AgreementReport,
-    *,
-    score_map: ScoreMap | None,
-    thresholds: Mapping[Purpose, Threshold],
-    pass_threshold: float | None,
-) -> list[Figure]:
-    """All figures of a report, in the order to show them.
+class Labels:
+    """The labelled records that the judge gave a score, for shares and means over some of them."""
 
-    Args:
-        labels: the records that have a score.
-        report: what the labels say of the judge.
-        score_map: from score to share that passes; None without one.
-        thresholds: by purpose.
-        pass_threshold: a score passes from here on; None where it is not the score that decides.
-    """
+    def __init__(self, calibrated: Calibrated) -> None:
+        columns = calibrated.columns
+        self.y, self.grade, self.weight = columns.y_true, columns.y_grade, columns.sample_weight
+        self.judged, self.score, self.mapped = columns.y_pred, columns.y_score, columns.y_prob
+        self.lengths = columns.lengths
+        #: an undecided label is neither
+        self.failed: BoolArray = self.y < 0.5 - _ROUNDING
+        self.passed: BoolArray = self.y > 0.5 + _ROUNDING
+        #: who gave the labels, in the plural
+        self.who = calibrated.labellers
+        #: by kind, such as `route`: the group of each record
+        self.groups = _group_columns([row.record for row in calibrated.rows if row.score is not None], columns.strata)
+        self._clusters = None if columns.clusters is None else np.array(columns.clusters, dtype=object)
+
+    def ratio(self, values: FloatArray | BoolArray, where: BoolArray) -> Estimate | None:
+        """Weighted share of `values` among the records `where`; None when there are none."""
+        return hajek_ratio(values[where], sample_weight=self.weight[where], clusters=self._clusters_of(where))
+
+    def mean(self, values: FloatArray, where: BoolArray) -> tuple[float, float, float] | None:
+        """Weighted mean with its interval, clipped to [-1, 1]; None below two clusters."""
+        found = hajek_mean(values[where], sample_weight=self.weight[where], clusters=self._clusters_of(where))
+        interval = None if found is None else found.interval()
+        if found is None or interval is None:
+            return None
+        return found.value, max(-1.0, interval[0]), min(1.0, interval[1])
+
+    def _clusters_of(self, where: BoolArray) -> Sequence[str] | None:
+        return None if self._clusters is None else self._clusters[where].tolist()
+
+
+def _group_columns(records: Sequence[Record | None], strata: Sequence[str] | None) -> dict[str, list[str]]:
+    groups = {} if strata is None else {"stratum": list(strata)}
+    for name in ("app", "route", "model", "prompt_version"):
+        groups[name.replace("_", " ")] = ["" if r is None else getattr(r, name) or "" for r in records]
+    for key in sorted({key for record in records if record is not None for key in record.cohort}):
+        groups[f"cohort {key}"] = ["" if record is None else record.cohort.get(key, "") for record in records]
+    return groups
+
+
+def figures(calibrated: Calibrated) -> list[Figure]:
+    """All figures of a report, in the order to show them."""
+    labels, report = Labels(calibrated), calibrated.report
     return [
         confusion_figure(labels, report),
-        roc_figure(labels, report, thresholds),
-        histogram_figure(labels, pass_threshold),
-        reliability_figure(labels, report, score_map),
-        ceiling_figure(labels, report),
+        roc_figure(labels, calibrated),
+        histogram_figure(labels, calibrated.pass_threshold),
+        reliability_figure(labels, calibrated),
+        ceiling_figure(report),
         groups_figure(labels),
         length_figure(labels, report),
     ]
@@ -137,7 +124,7 @@ def figures(
 
 def confusion_figure(labels: Labels, report: AgreementReport) -> Figure:
     """Labels by verdicts."""
-    rates, counts, who = report.rates, report.rates.counts, labels.labeller
+    rates, counts, who = report.rates, report.rates.counts, labels.who
     fail_recall = None if rates.specificity is None else rates.specificity.value
     pass_recall = None if rates.sensitivity is None else rates.sensitivity.value
     finding = (
@@ -152,7 +139,7 @@ def confusion_figure(labels: Labels, report: AgreementReport) -> Figure:
         name="confusion",
         title="Labels by verdicts",
         finding=finding,
-        drawing=confusion_plot(counts, fail_recall=fail_recall, pass_recall=pass_recall, labeller=who),
+        drawing=confusion_plot(counts, fail_recall=fail_recall, pass_recall=pass_recall, labellers=who),
         header=("", "judge fails", "judge passes", "agreed, weighted" if rates.weighted else "agreed"),
         rows=(
             (f"{who} fail", f"{counts.both_fail:,}", f"{counts.false_pass:,}", _share(fail_recall)),
@@ -161,46 +148,43 @@ def confusion_figure(labels: Labels, report: AgreementReport) -> Figure:
     )
 
 
-def roc_figure(labels: Labels, report: AgreementReport, thresholds: Mapping[Purpose, Threshold]) -> Figure:
+def roc_figure(labels: Labels, calibrated: Calibrated) -> Figure:
     """Fail recall against false alarms at every threshold, and where the judge and the thresholds by purpose stand."""
-    title = "What another threshold would do"
+    title, auc = "What another threshold would do", calibrated.report.auc
     curve = roc_curve(labels)
     if not curve:
         return Figure(name="roc", title=title, finding=f"Nothing to draw: {_one_class(labels)}.")
-    points, legend, rows = [], [], []
-    for purpose, threshold in thresholds.items():
+    points, legend = [], []
+    for purpose, threshold in calibrated.calibration.thresholds.items():
+        shape = _SHAPES[purpose]
         if threshold.value is None:
-            legend.append((symbol(_SHAPES[purpose], "plain", hollow=True), f"{purpose}: none; {threshold.reason}"))
+            legend.append((symbol(shape, "plain", hollow=True), f"{purpose}: none; {threshold.reason}"))
             continue
-        at = _flagged(labels, labels.score < threshold.value - ROUNDING)
-        name = f"{purpose}: score from {threshold.decimal}; {threshold.reason}"
-        points.append(Point(title=_at(name, at), x=at[0], y=at[1], kind="people", shape=_SHAPES[purpose], hollow=True))
-        legend.append((symbol(_SHAPES[purpose], "people", hollow=True), name))
-        rows.append((f"{purpose}, from {threshold.decimal}", percent(at[1]), percent(at[0])))
+        at = _flagged(labels, labels.score < threshold.value - _ROUNDING)
+        name = f"{purpose}: passes from {threshold.decimal}; {threshold.reason}"
+        points.append(Point(title=_at(name, at), x=at[0], y=at[1], kind="people", shape=shape, hollow=True))
+        legend.append((symbol(shape, "people", hollow=True), name))
     at = _flagged(labels, ~labels.judged)
-    points.append(Point(title=_at("the judge as it is", at), x=at[0], y=at[1]))
-    legend.insert(0, (symbol("circle", "judge"), "the judge as it is"))
-    rows.insert(0, ("as it is", percent(at[1]), percent(at[0])))
-    auc = report.auc
-    finding = (
-        f"AUC {_interval(auc)}: how often it scores a passing answer above a failing one."
-        if auc.value is not None
-        else f"No AUC: {auc.reason}."
-    )
+    points.append(Point(title=_at("as it is", at), x=at[0], y=at[1]))
+    legend.insert(0, (symbol("circle", "judge"), f"as it is: passes from {calibrated.pass_threshold:g}"))
+    if auc.value is None:
+        finding = f"No AUC: {auc.reason}."
+    else:
+        finding = f"AUC {_interval(auc)}: how often it scores a passing answer above a failing one."
     return Figure(
         name="roc",
         title=title,
         finding=finding,
         drawing=roc_plot(_thinned(curve), points, description=f"{finding} The dashed line is chance."),
         legend=tuple(legend),
-        header=("threshold", "of fails flagged", "of passes flagged"),
-        rows=tuple(rows),
+        header=("for", "passes from", "fail recall", "fail precision", "because"),
+        rows=threshold_table(calibrated),
     )
 
 
-def histogram_figure(labels: Labels, pass_threshold: float | None) -> Figure:
+def histogram_figure(labels: Labels, pass_threshold: float) -> Figure:
     """Scores of what passes and of what fails."""
-    who, edges = labels.labeller, np.linspace(0.0, 1.0, SCORE_BINS + 1)
+    who, edges = labels.who, np.linspace(0.0, 1.0, SCORE_BINS + 1)
     passes, fails = (_histogram(labels, where) for where in (labels.passed, labels.failed))
     names = (f"{who} pass ({labels.passed.sum():,})", f"{who} fail ({labels.failed.sum():,})")
     medians = [
@@ -208,8 +192,6 @@ def histogram_figure(labels: Labels, pass_threshold: float | None) -> Figure:
         for where, verb in ((labels.passed, "pass"), (labels.failed, "fail"))
         if where.any()
     ]
-    if pass_threshold is None:
-        medians.append("what passes is not decided by the score alone, so there is no threshold to draw")
     finding = f"Shares of each class: {'; '.join(medians)}." if medians else "No label is decided."
     shown = (passes + fails) > 0
     return Figure(
@@ -229,17 +211,14 @@ def histogram_figure(labels: Labels, pass_threshold: float | None) -> Figure:
     )
 
 
-def reliability_figure(labels: Labels, report: AgreementReport, score_map: ScoreMap | None) -> Figure:
+def reliability_figure(labels: Labels, calibrated: Calibrated) -> Figure:
     """The mapped score, out of fold, against the share that passes."""
-    title = "What a score is worth"
-    if score_map is None or len(labels.y) < 2:
+    title, score_map = "What a score is worth", calibrated.calibration.score_map
+    if score_map is None or labels.mapped is None:
         return Figure(name="reliability", title=title, finding="Nothing to draw: too few labels for a score map.")
-    mapped = cross_val_predict(
-        labels.y, labels.score, kind=score_map.kind, sample_weight=labels.weight, clusters=labels.clusters
-    )
-    who = labels.labeller
+    who = labels.who
     spans, rows = [], []
-    for said, found in _reliability(labels, mapped):
+    for said, found in _reliability(labels, labels.mapped):
         text = (percent(said), percent(found.value), _ends(found.lower, found.upper), f"{found.n:,}")
         spans.append(
             Span(
@@ -252,7 +231,7 @@ def reliability_figure(labels: Labels, report: AgreementReport, score_map: Score
         )
         rows.append(text)
     raw = [(said, found.value) for said, found in _reliability(labels, labels.score)]
-    error = report.calibration_error
+    error = calibrated.report.calibration_error
     finding = f"Scores mapped to chances by {_MAPS[score_map.kind]}, each by labels that it was not fitted on"
     if error is not None and error.value is not None:
         finding += f"; off by {100 * error.value:.0f} points on average"
@@ -261,7 +240,7 @@ def reliability_figure(labels: Labels, report: AgreementReport, score_map: Score
         name="reliability",
         title=title,
         finding=finding,
-        drawing=reliability_plot(spans, raw, description=finding, labeller=who),
+        drawing=reliability_plot(spans, raw, description=finding, labellers=who),
         legend=(
             (symbol("circle", "judge"), "mapped score, with 95% interval"),
             (symbol("square", "plain", hollow=True), "score as it is"),
@@ -279,16 +258,15 @@ _MAPS = {
 }
 
 
-def ceiling_figure(labels: Labels, report: AgreementReport) -> Figure:
+def ceiling_figure(report: AgreementReport) -> Figure:
     """How well annotators agree among themselves, and the judge in the place of each."""
-    who, ceiling = labels.labeller, report.ceiling
-    title = f"The judge beside {who}"
+    ceiling, title = report.ceiling, "The judge beside the annotators"
     if ceiling is None:
         return Figure(
             name="ceiling",
             title=title,
             finding=(
-                "Nothing to draw: no record has two annotators, so how far people agree among themselves is not known. "
+                "Nothing to draw: no record has two annotators, so how far they would agree is not known. "
                 "A second annotator on 50 of the records would tell."
             ),
         )
@@ -303,18 +281,19 @@ def ceiling_figure(labels: Labels, report: AgreementReport) -> Figure:
     for name, judge, people in measured:
         marks = []
         if people is not None and people.value is not None:
-            marks.append(_statistic_mark(f"{who}, {name}", people, "people", "diamond"))
+            marks.append(_statistic_mark(f"annotators, {name}", people, "people", "diamond"))
         if judge.value is not None:
             marks.append(_statistic_mark(f"judge, {name}", judge, "judge", "circle"))
         rows.append(Row(label=name, marks=tuple(marks), reason="" if marks else judge.reason or ""))
         table.append((name, _interval(judge), "" if people is None else _interval(people)))
     singles = [kappa for kappa in ceiling.by_annotator if kappa is not None]
     if len(singles) > 1:
-        marks = [Mark(title=f"an annotator, kappa {kappa:.2f}", value=kappa, kind="people") for kappa in singles]
+        marks = [Mark(title=f"an annotator, kappa {kappa:z.2f}", value=kappa, kind="people") for kappa in singles]
         rows.append(Row(label="kappa of each annotator", marks=tuple(marks), together=True))
-        table.append(("kappa of each annotator", "", ", ".join(f"{kappa:.2f}" for kappa in singles)))
+        table.append(("kappa of each annotator", "", ", ".join(f"{kappa:z.2f}" for kappa in singles)))
     if report.share_of_ceiling is not None:
-        finding = f"The judge reaches {percent(report.share_of_ceiling)} of the kappa that {who} reach with each other."
+        share = percent(max(0.0, report.share_of_ceiling))
+        finding = f"The judge reaches {share} of the kappa that annotators reach with each other."
     else:
         finding = f"How the judge's kappa compares is not known: {ceiling.judge_kappa.reason or ceiling.kappa.reason}."
     lowest = min((mark.value if mark.lower is None else mark.lower for row in rows for mark in row.marks), default=0.0)
@@ -332,17 +311,17 @@ def ceiling_figure(labels: Labels, report: AgreementReport) -> Figure:
             write=plain,
         ),
         legend=(
-            (symbol("diamond", "people"), f"{who}, each against the others"),
+            (symbol("diamond", "people"), "annotators, each against the others"),
             (symbol("circle", "judge"), "the judge in their place"),
         ),
-        header=("", "judge (95% interval)", f"{who} (95% interval)"),
+        header=("", "judge (95% interval)", "annotators (95% interval)"),
         rows=tuple(table),
     )
 
 
 def groups_figure(labels: Labels) -> Figure:
     """Pass ratio by labels and by judge, for every group of records that there is."""
-    who = labels.labeller
+    who = labels.who
     rows: list[Row] = []
     table: list[tuple[str, ...]] = []
     apart: list[tuple[float, str]] = []
@@ -356,7 +335,7 @@ def groups_figure(labels: Labels) -> Figure:
             continue
         rows.append(
             Row(
-                label=f"{name} ({where.sum():,})",
+                label=f"{clipped(name, 28)} ({where.sum():,})",
                 marks=(_estimate_mark(who, people, "people", "diamond"), _estimate_mark("judge", judge)),
             )
         )
@@ -364,7 +343,7 @@ def groups_figure(labels: Labels) -> Figure:
         table.append((f"{kind}: {name}" if kind else name, *cells))
         if kind and (judge.lower > people.upper or judge.upper < people.lower):
             apart.append(
-                (judge.value - people.value, f"{clipped(name, 40)} ({100 * (judge.value - people.value):+.0f})")
+                (judge.value - people.value, f"{clipped(name, 28)} ({100 * (judge.value - people.value):+z.0f})")
             )
     apart.sort(key=lambda found: -abs(found[0]))
     if len(table) == 1:
@@ -392,7 +371,7 @@ def length_figure(labels: Labels, report: AgreementReport) -> Figure:
     if found.value is None:
         return Figure(name="length", title=title, finding=f"Nothing to draw: {found.reason}.")
     less = labels.score - labels.grade
-    who = labels.labeller
+    who = labels.who
     spans, rows = [], []
     for where in _bins(labels.lengths, LENGTH_BINS):
         mean = labels.mean(less, where)
@@ -401,7 +380,7 @@ def length_figure(labels: Labels, report: AgreementReport) -> Figure:
         middle = float(np.exp(np.log(labels.lengths[where]).mean()))
         value, lower, upper = mean
         reach = f"{labels.lengths[where].min():,.0f} to {labels.lengths[where].max():,.0f}"
-        text = (reach, f"{value:+.2f}", f"{lower:+.2f} to {upper:+.2f}", f"{where.sum():,}")
+        text = (reach, f"{value:+z.2f}", f"{lower:+z.2f} to {upper:+z.2f}", f"{where.sum():,}")
         title_ = f"{text[0]} characters: {text[1]} ({text[2]}), {text[3]} labels"
         spans.append(Span(title=title_, x=middle, y=value, lower=lower, upper=upper))
         rows.append(text)
@@ -410,13 +389,15 @@ def length_figure(labels: Labels, report: AgreementReport) -> Figure:
     else:
         kind = "long" if found.value > 0 else "short"
         finding = f"It is kinder than {who} to {kind} answers: correlation with log length {_interval(found)}."
-    step = max(1, -(-len(less) // MOST_POINTS))
-    points = [(float(length), float(rest)) for length, rest in zip(labels.lengths[::step], less[::step], strict=True)]
+    # In the order of their lengths, so that what is left out is left out everywhere alike.
+    order = np.argsort(labels.lengths, kind="stable")
+    shown = order[np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_POINTS)).round().astype(np.int64))]
+    points = list(zip(labels.lengths[shown].tolist(), less[shown].tolist(), strict=True))
     return Figure(
         name="length",
         title=title,
         finding=finding,
-        drawing=residual_plot(spans, points, description=finding, labeller=who),
+        drawing=residual_plot(spans, points, description=finding, labellers=who),
         header=("characters", f"judge less {who}", "95% interval", "labels"),
         rows=tuple(rows),
     )
@@ -457,7 +438,7 @@ def _histogram(labels: Labels, where: BoolArray) -> FloatArray:
     """Weighted share of the records `where` in each bin of scores; a score on an edge is in the bin above it."""
     found = np.zeros(SCORE_BINS)
     if where.any():
-        bins = np.minimum((labels.score[where] * SCORE_BINS + 1e-9).astype(np.int64), SCORE_BINS - 1)
+        bins = np.minimum((labels.score[where] * SCORE_BINS + _ROUNDING).astype(np.int64), SCORE_BINS - 1)
         np.add.at(found, bins, labels.weight[where])
         found /= found.sum()
     return found
@@ -501,7 +482,7 @@ def _bins(values: FloatArray, most: int) -> Iterator[BoolArray]:
 
 
 def _one_class(labels: Labels) -> str:
-    who = labels.labeller
+    who = labels.who
     if labels.failed.any() or labels.passed.any():
         return f"{who} {'pass' if labels.passed.any() else 'fail'} all the records"
     return "no label is decided"
@@ -527,8 +508,8 @@ def _interval(found: Statistic) -> str:
     if found.value is None:
         return f"not defined: {found.reason}"
     if found.lower is None or found.upper is None:
-        return f"{found.value:.2f}"
-    return f"{found.value:.2f} ({found.lower:.2f} to {found.upper:.2f})"
+        return f"{found.value:z.2f}"
+    return f"{found.value:z.2f} ({found.lower:z.2f} to {found.upper:z.2f})"
 
 
 def _estimate_mark(who: str, found: Estimate, kind: str = "judge", shape: Shape = "circle") -> Mark:

@@ -7,7 +7,7 @@ with its numbers, every drawing a title and a description.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log10
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -120,24 +120,24 @@ def drawing(name: str, title: str, description: str, height: float, *children: M
 
 
 def confusion_plot(
-    counts: Counts, *, fail_recall: float | None, pass_recall: float | None, labeller: str = "people"
+    counts: Counts, *, fail_recall: float | None, pass_recall: float | None, labellers: str = "people"
 ) -> Markup:
     """The four cells of label by verdict: counts, and shares of the row (weighted when the caller's are).
 
     Args:
         counts: unweighted.
-        fail_recall: share of what `labeller` fails that the judge fails; None without any.
-        pass_recall: share of what `labeller` passes that the judge passes; None without any.
-        labeller: who gave the labels, in the plural.
+        fail_recall: share of what `labellers` fails that the judge fails; None without any.
+        pass_recall: share of what `labellers` passes that the judge passes; None without any.
+        labellers: who gave the labels, in the plural.
     """
     rows = (
         (
-            f"{labeller} fail {counts.fails}",
+            f"{labellers} fail {counts.fails}",
             (counts.both_fail, "flagged", fail_recall, "agree"),
             (counts.false_pass, "missed", _rest(fail_recall), "differ"),
         ),
         (
-            f"{labeller} pass {counts.passes}",
+            f"{labellers} pass {counts.passes}",
             (counts.false_fail, "false flag", _rest(pass_recall), "differ"),
             (counts.both_pass, "passed", pass_recall, "agree"),
         ),
@@ -165,8 +165,8 @@ def confusion_plot(
                 parts.append(_words(percent(share), x + width - 12, y + 60, "share end"))
                 parts.append(_words("of this row", x + width - 12, y + 82, "tick end"))
     said = (
-        f"Of {counts.fails} that {labeller} fail, the judge fails {counts.both_fail} and passes {counts.false_pass}; "
-        f"of {counts.passes} that {labeller} pass, it passes {counts.both_pass} and fails {counts.false_fail}."
+        f"Of {counts.fails} that {labellers} fail, the judge fails {counts.both_fail} and passes {counts.false_pass}; "
+        f"of {counts.passes} that {labellers} pass, it passes {counts.both_pass} and fails {counts.false_fail}."
     )
     return drawing("confusion", "Labels by verdicts", said, top + 2 * (height + 30), *parts)
 
@@ -195,40 +195,33 @@ def roc_plot(curve: Sequence[tuple[float, float]], points: Sequence[Point], *, d
 
 
 def reliability_plot(
-    spans: Sequence[Span], raw: Sequence[tuple[float, float]], *, description: str, labeller: str = "people"
+    spans: Sequence[Span], raw: Sequence[tuple[float, float]], *, description: str, labellers: str = "people"
 ) -> Markup:
     """What the mapped score says against the share that passes, with intervals; the score as it is beside it.
 
     Args:
-        spans: one for each bin, x the mean mapped score, y the share that `labeller` pass.
-        raw: (mean score, share that `labeller` pass) of bins of the score itself.
+        spans: one for each bin, x the mean mapped score, y the share that `labellers` pass.
+        raw: (mean score, share that `labellers` pass) of bins of the score itself.
         description: what it says, in a sentence.
-        labeller: who gave the labels, in the plural.
+        labellers: who gave the labels, in the plural.
     """
     height = 340.0
     x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, height - _BOTTOM, _TOP)
+    unmapped = [
+        Point(title=f"score {s:.2f}: {percent(p)} pass", x=s, y=p, kind="plain", shape="square", hollow=True)
+        for s, p in raw
+    ]
     return drawing(
         "reliability",
         "Score against the share that passes",
         description,
         height,
-        *_axes(x, y, "what the judge says: chance to pass", f"share that {labeller} pass"),
+        *_axes(x, y, "what the judge says: chance to pass", f"share that {labellers} pass"),
         element("line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="chance"),
-        element("path", d=_path([(x(said), y(found)) for said, found in raw]), class_="curve plain") if raw else None,
-        *(
-            _point(
-                Point(
-                    title=f"score {said:.2f}: {percent(found)} pass", x=said, y=found, kind="plain", shape="square",
-                    hollow=True,
-                ),
-                x,
-                y,
-                4.0,
-            )
-            for said, found in raw
-        ),
+        element("path", d=_path([(x(point.x), y(point.y)) for point in unmapped]), class_="curve plain"),
+        *(_point(point, x, y, 4.0) for point in unmapped),
         *(_span(span, x, y) for span in spans),
-    )  # fmt: skip
+    )
 
 
 def histogram_plot(
@@ -236,7 +229,7 @@ def histogram_plot(
     passes: Sequence[float],
     fails: Sequence[float],
     *,
-    threshold: float | None,
+    threshold: float,
     names: tuple[str, str],
     description: str,
 ) -> Markup:
@@ -245,39 +238,31 @@ def histogram_plot(
     Args:
         edges: of the bins, ascending, one more than there are bins.
         passes, fails: share of its class in each bin, in [0, 1].
-        threshold: a score passes from here on; None when there is no such line.
+        threshold: a score passes from here on.
         names: what the two halves are, passes first.
         description: what it says, in a sentence.
     """
-    height, middle = 300.0, 134.0
-    most = max([*passes, *fails, 0.01])
+    height, middle = 306.0, 146.0
     x = Scale(0, 1, _LEFT - 16, _RIGHT)
-    up, down = Scale(0, most, 0, middle - 26), Scale(0, most, 0, middle - 26)
-    bars: list[Markup] = []
-    for low, high, above, below in zip(edges[:-1], edges[1:], passes, fails, strict=True):
-        start, width = x(low) + 0.5, max(1.0, x(high) - x(low) - 1)
-        for share, scale, kind in ((above, up, "pass"), (below, down, "fail")):
+    tall = Scale(0, max([*passes, *fails, 0.01]), 0, middle - 38)
+    bars = []
+    for low, high, *shares in zip(edges[:-1], edges[1:], passes, fails, strict=True):
+        for share, kind, verb in zip(shares, ("pass", "fail"), ("passes", "fails"), strict=True):
             if share > 0:
-                top = middle - scale(share) if kind == "pass" else middle
                 bars.append(
                     element(
                         "rect",
-                        element("title", f"score {low:.2f} to {high:.2f}: {percent(share)} of what {_verb(kind)}"),
-                        x=start,
-                        y=top,
-                        width=width,
-                        height=scale(share),
+                        element("title", f"score {low:.2f} to {high:.2f}: {percent(share)} of what {verb}"),
+                        x=x(low) + 0.5,
+                        y=middle - tall(share) if kind == "pass" else middle,
+                        width=max(1.0, x(high) - x(low) - 1),
+                        height=tall(share),
                         class_=f"bar {kind}",
                     )
                 )
-    mark: list[Markup] = []
-    if threshold is not None:
-        at = x(threshold)
-        side, shift = ("start", 5.0) if at < WIDTH / 2 else ("end", -5.0)
-        mark = [
-            element("line", x1=at, y1=4, x2=at, y2=2 * middle - 8, class_="threshold"),
-            _words(f"passes from {threshold:.3g}", at + shift, 12, f"label {side}"),
-        ]
+    # The words stand on the side where there is more room.
+    at = x(threshold)
+    side, shift = ("start", 5.0) if at < WIDTH / 2 else ("end", -5.0)
     return drawing(
         "histogram",
         "Scores by label",
@@ -285,10 +270,11 @@ def histogram_plot(
         height,
         *bars,
         element("line", x1=x(0), y1=middle, x2=x(1), y2=middle, class_="axis"),
-        *mark,
-        _words(clipped(names[0], MOST_LABEL), 6, 28, "label strong pass-text"),
-        _words(clipped(names[1], MOST_LABEL), 6, 2 * middle - 10, "label strong fail-text"),
-        *_x_axis(x, height - _BOTTOM + 4, "score", write=plain, line=True),
+        element("line", x1=at, y1=18, x2=at, y2=2 * middle - 26, class_="threshold"),
+        _words(f"passes from {threshold:.3g}", at + shift, 28, f"label {side}"),
+        _words(clipped(names[0], MOST_LABEL), 6, 12, "label strong pass-text"),
+        _words(clipped(names[1], MOST_LABEL), 6, 2 * middle - 22, "label strong fail-text"),
+        *_x_axis(x, 2 * middle - 20, "score", write=plain),
     )
 
 
@@ -330,49 +316,46 @@ def rows_plot(
 
 
 def residual_plot(
-    spans: Sequence[Span], points: Sequence[tuple[float, float]], *, description: str, labeller: str = "people"
+    spans: Sequence[Span], points: Sequence[tuple[float, float]], *, description: str, labellers: str = "people"
 ) -> Markup:
     """Score less label over the length of the answer (characters, on a log scale), with means by length.
 
     Args:
         spans: one for each bin of lengths, x the length, y the mean of score less label.
-        points: (length, score less label) of single records.
+        points: (length at least 1, score less label) of single records, the shortest and longest among them.
         description: what it says, in a sentence.
-        labeller: who gave the labels, in the plural.
+        labellers: who gave the labels, in the plural.
     """
     height = 300.0
-    lengths = [length for length, _ in points] + [span.x for span in spans] or [1.0]
+    lengths = [length for length, _ in points] or [1.0]
     low, high = log10(min(lengths)), log10(max(lengths))
     room = max(0.05, 0.04 * (high - low))
-    x = Scale(low - room, high + room, _LEFT, _RIGHT)
-    y = Scale(-1, 1, height - _BOTTOM, _TOP)
-    ticks = _log_ticks(min(lengths), max(lengths))
-    along = Scale(x.low, x.high, x.start, x.end)
-    mean = _path([(x(log10(span.x)), y(span.y)) for span in spans])
+    x, y = Scale(low - room, high + room, _LEFT, _RIGHT), Scale(-1, 1, height - _BOTTOM, _TOP)
+    means = [replace(span, x=log10(span.x)) for span in spans]
     return drawing(
         "length",
         "Judge less label, by length of the answer",
         description,
         height,
-        *_y_axis(y, _LEFT, _RIGHT, f"judge less {labeller}", ticks=(-1, -0.5, 0, 0.5, 1), write=lambda v: f"{v:+g}"),
+        *_y_axis(
+            y,
+            _LEFT,
+            _RIGHT,
+            f"judge less {labellers}",
+            ticks=(-1, -0.5, 0, 0.5, 1),
+            write=lambda v: f"{v:+g}" if v else "0",
+        ),
         *_x_axis(
-            along,
+            x,
             height - _BOTTOM,
             "length of the answer, characters",
-            ticks=[log10(tick) for tick in ticks],
+            ticks=[log10(tick) for tick in _log_ticks(min(lengths), max(lengths))],
             write=lambda v: f"{round(10**v):,}",
         ),
         element("line", x1=_LEFT, y1=y(0), x2=_RIGHT, y2=y(0), class_="chance"),
         *(element("circle", cx=x(log10(length)), cy=y(less), r=2, class_="dot") for length, less in points),
-        element("path", d=mean, class_="curve judge") if len(spans) > 1 else None,
-        *(
-            _span(
-                Span(title=span.title, x=log10(span.x), y=span.y, lower=span.lower, upper=span.upper),
-                x,
-                y,
-            )
-            for span in spans
-        ),
+        element("path", d=_path([(x(mean.x), y(mean.y)) for mean in means]), class_="curve judge"),
+        *(_span(mean, x, y) for mean in means),
     )
 
 
@@ -414,10 +397,6 @@ def symbol(shape: Shape, kind: str, *, hollow: bool = False) -> Markup:
 
 def _rest(share: float | None) -> float | None:
     return None if share is None else 1 - share
-
-
-def _verb(kind: str) -> str:
-    return "passes" if kind == "pass" else "fails"
 
 
 def _words(text: str, x: float, y: float, class_: str) -> Markup:

@@ -1,4 +1,4 @@
-"""The calibration report as one HTML file: no script, nothing from elsewhere, to look at, to print and to attach.
+"""The calibration report as one HTML file: no script, nothing from elsewhere; to look at, to print and to attach.
 
 What to know comes first, in sentences; then the verdict and the plots, every number in a table, the worst disagreements
 with both explanations, and where it all comes from. What is undefined says why. The texts of records are hostile:
@@ -7,68 +7,56 @@ with both explanations, and where it all comes from. What is undefined says why.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import replace
+from datetime import UTC
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from assay._markup import Markup, clipped, element, join
+from assay._markup import Markup, clipped, element
 from assay.calibration import LEVELS
-from assay.calibration_figures import Labels, figures
+from assay.calibration.level import MIN_CLASS, MIN_LABELS
+from assay.calibration_figures import figures
 from assay.calibration_plots import Mark, interval_bar, percent
+from assay.calibration_summary import cost_sentence, statistics_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from assay._markup import Child
+    from assay.calibrate import Calibrated, CalibrationRow
     from assay.calibration import AgreementReport, Level, Statistic
-    from assay.calibration.artefact import Calibration
     from assay.calibration_figures import Figure
     from assay.records import Record, Score
 
-#: Disagreements shown of each kind; characters of one text, and of a context; contexts of a record.
-MOST_DISAGREEMENTS, MOST_TEXT, MOST_CONTEXT, MOST_CONTEXTS = 10, 1_500, 600, 4
+#: Disagreements shown of each kind; annotators, contexts and parts of a verdict shown of each record.
+MOST_DISAGREEMENTS, MOST_ANNOTATORS, MOST_CONTEXTS, MOST_PARTS = 10, 8, 4, 8
+#: Characters shown of a text, and of a context or part of a verdict.
+MOST_TEXT, MOST_CONTEXT = 1_500, 600
+
+#: Nothing may be loaded or run, whatever a record's text should come to.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-class JudgedLabel(Protocol):
-    """A labelled record with the judge's score."""
-
-    item_id: str
-    record: Record | None
-    #: what each annotator says, 1 pass to 0 fail
-    annotations: Mapping[str, float]
-    label: float
-    grade: float
-    score: Score
-    weight: float
-    cluster: str
-    stratum: str
-    note: str
+class _Level(NamedTuple):
+    name: str
+    allows: str
 
 
-class Calibrated(Protocol):
-    """A calibration, the report it was made from, and the labelled records."""
-
-    calibration: Calibration
-    report: AgreementReport
-    items: Sequence[JudgedLabel]
-    pass_threshold: float | None
+_LEVELS: Mapping[Level, _Level] = {
+    "no_data": _Level("no data", "Too few labels to say anything. The gauge is shown raw, and marked."),
+    "unusable": _Level("unusable", "Build no alert on it."),
+    "trend_only": _Level("trend only", "Alert on its changes, never on its level."),
+    "calibrated": _Level("calibrated", "Alert on its changes, and on its level once corrected."),
+    "human_like": _Level(
+        "human-like", "Alert on its changes, and on its level once corrected. It may stand in for a second annotator."
+    ),
+}
 
 
 def render_html(calibrated: Calibrated) -> str:
-    """The report as a whole HTML document. The same calibration gives the same text."""
+    """The report as a whole HTML document, UTF-8. The same calibration gives the same text."""
     made = calibrated.calibration
-    words = _Words(made.annotator_kind)
-    labels = _labels(calibrated, words)
-    drawn = figures(
-        labels,
-        calibrated.report,
-        score_map=made.score_map,
-        thresholds=made.thresholds,
-        pass_threshold=calibrated.pass_threshold,
-    )
-    title = f"{made.rubric} by {made.judge}: {_LEVELS[made.level].name}"
     page = element(
         "html",
         element(
@@ -77,25 +65,24 @@ def render_html(calibrated: Calibrated) -> str:
             element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("meta", name="color-scheme", content="light dark"),
-            element("title", title),
-            element("style", _STYLE),
+            element("title", f"{made.rubric} by {clipped(made.judge, 80)}: {_LEVELS[made.level].name}"),
+            element("style", _style()),
         ),
         element(
             "body",
             element(
                 "main",
-                _header(made),
-                _warnings(made, words),
+                _header(calibrated),
+                _warning(calibrated),
+                element("div", _findings(calibrated), _verdict(calibrated), class_="first"),
                 element(
-                    "div",
-                    _summary(calibrated.report, words),
-                    _verdict(made, calibrated.report, words),
-                    class_="first",
+                    "section",
+                    element("h2", "Plots"),
+                    element("div", *(_figure(figure) for figure in figures(calibrated)), class_="figures"),
                 ),
-                element("section", element("h2", "Plots"), element("div", *map(_figure, drawn), class_="figures")),
-                _statistics(calibrated.report, words),
-                _disagreements(calibrated, words),
-                _provenance(made, words),
+                _statistics(calibrated),
+                _disagreements(calibrated),
+                _provenance(calibrated),
             ),
         ),
         lang="en",
@@ -103,185 +90,126 @@ def render_html(calibrated: Calibrated) -> str:
     return f"<!DOCTYPE html>\n{page}\n"
 
 
-class _Words:
-    """Who gave the labels: nobody is called human who is none."""
-
-    def __init__(self, kind: str) -> None:
-        self.human = kind == "human"
-        self.who = {"human": "people", "author": "the authors", "model": "the labelling models"}.get(
-            kind, "the labellers"
-        )
-
-    def __call__(self, sentence: str) -> str:
-        """A sentence about people, about those who really labelled: with a capital and a full stop."""
-        text = sentence
-        if not self.human:
-            text = re.sub(r"\bhuman (labels?)\b", r"\1", re.sub(r"\bpeople\b", self.who, text))
-        return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+def _style() -> Markup:
+    return Markup(files("assay").joinpath("data", "report.css").read_text(encoding="utf-8"))
 
 
-class _Allowed(NamedTuple):
-    """A level in words: its name, and what it allows."""
-
-    name: str
-    allows: str
+# What to know.
 
 
-_LEVELS: Mapping[Level, _Allowed] = {
-    "no_data": _Allowed("no data", "Too few labels to say anything. Its gauge is shown raw, and marked."),
-    "unusable": _Allowed("unusable", "Do not alert on it: it may tell good answers from bad hardly better than chance."),
-    "trend_only": _Allowed("trend only", "Alert on changes. Hold no level against an objective."),
-    "calibrated": _Allowed("calibrated", "A level objective may stand on the corrected gauge, and alerts on changes."),
-    "human_like": _Allowed(
-        "human-like", "A level objective may stand on the corrected gauge; it may stand in for a second annotator."
-    ),
-}
-
-
-def _labels(calibrated: Calibrated, words: _Words) -> Labels:
-    items = calibrated.items
-    records = [item.record for item in items]
-    groups: dict[str, list[str]] = {"stratum": [item.stratum for item in items]}
-    for name in ("app", "route", "model", "prompt_version"):
-        groups[name] = ["" if record is None else getattr(record, name) or "" for record in records]
-    keys = sorted({key for record in records if record is not None for key in record.cohort})
-    for key in keys:
-        groups[f"cohort {key}"] = ["" if record is None else record.cohort.get(key, "") for record in records]
-    lengths = None
-    if all(record is not None and record.output for record in records):
-        lengths = np.array([len(record.output) for record in records if record is not None], dtype=np.float64)
-    return Labels(
-        y=np.array([item.label for item in items], dtype=np.float64),
-        judged=np.array([item.score.passed for item in items], dtype=np.bool_),
-        score=np.array([item.score.value for item in items], dtype=np.float64),
-        grade=np.array([item.grade for item in items], dtype=np.float64),
-        weight=np.array([item.weight for item in items], dtype=np.float64),
-        clusters=[item.cluster for item in items] if any(item.cluster for item in items) else None,
-        lengths=lengths,
-        groups=groups,
-        labeller=words.who,
-    )
-
-
-def _header(made: Calibration) -> Markup:
-    counts = made.rates.counts
+def _header(calibrated: Calibrated) -> Markup:
+    made = calibrated.calibration
     facts = [
         f"rubric version {made.rubric_version}",
-        f"{made.n:,} labels, {counts.fails:,} of them fail",
-        f"{made.annotators:,} annotator{'' if made.annotators == 1 else 's'}",
-        _dates(made.labelled_from, made.labelled_to),
+        f"{_many(made.n, 'label')}, {made.rates.counts.fails:,} of them fail",
+        _many(made.annotators, "annotator"),
+        _days(made.labelled_from, made.labelled_to),
     ]
     return element(
         "header",
         element("p", "Calibration report", class_="kicker"),
-        element("h1", made.rubric, " ", element("span", f"by {made.judge}")),
+        element("h1", made.rubric, " ", element("span", "by ", element("bdi", clipped(made.judge, 80)))),
         element("p", " · ".join(fact for fact in facts if fact), class_="facts"),
     )
 
 
-def _warnings(made: Calibration, words: _Words) -> Markup | None:
-    """What must be known before anything is read."""
-    said = []
-    if made.synthetic:
-        said.append("The records are synthetic: written for this set, not taken from production.")
-    if not words.human:
-        who = {"author": "the authors of the set", "model": "a model"}.get(made.annotator_kind, made.annotator_kind)
-        said.append(f"The labels are not human judgements of a product: they were given by {who}.")
-    if not said:
+def _warning(calibrated: Calibrated) -> Markup | None:
+    """What must be known before anything is read: that nobody rated real records."""
+    loud = _loud(calibrated)
+    if not loud:
         return None
-    said.append("Read the numbers as a demonstration of the method, not as evidence about your traffic.")
-    lead, *rest = said
-    return element("aside", element("strong", lead), " ", " ".join(rest), class_="warning", role="note")
+    return element("aside", *(element("p", _sentence(caution)) for caution in loud), class_="warning", role="note")
 
 
-class _Sentence(NamedTuple):
-    """A finding: the text with its number in the middle, the interval, and a bar."""
+def _loud(calibrated: Calibrated) -> list[str]:
+    """The cautions that there would not be if people had labelled real records."""
+    labels = calibrated.label_set
+    others = replace(labels, annotator_kind="human", synthetic=False).cautions
+    return [caution for caution in labels.cautions if caution not in others]
+
+
+class _Finding(NamedTuple):
+    """A sentence with its number in the middle, the interval in words, and a bar."""
 
     before: str
-    number: str
-    after: str
-    range: str
+    number: str = ""
+    after: str = ""
+    interval: str = ""
     bar: Markup | None = None
 
 
-def _summary(report: AgreementReport, words: _Words) -> Markup:
-    found = [
-        _recall_sentence(report, words),
-        _precision_sentence(report, words),
-        _kappa_sentence(report, words),
-        _bias_sentence(report, words),
-    ]
+def _findings(calibrated: Calibrated) -> Markup:
+    report, who = calibrated.report, calibrated.labellers
+    found = (_recall(report, who), _precision(report, who), _kappa(report), _bias(report, who))
     return element(
         "section",
         element("h2", "What to know"),
-        element(
-            "ul",
-            *(
-                element(
-                    "li",
-                    element("p", s.before, element("b", s.number) if s.number else None, s.after, class_="say"),
-                    s.bar,
-                    element("p", s.range, class_="range") if s.range else None,
-                )
-                for s in found
-            ),
-            class_="sentences",
-        ),
-        element("ul", *(element("li", words(note)) for note in report.notes), class_="notes") if report.notes else None,
+        element("ul", *(_finding(finding) for finding in found), class_="sentences"),
         class_="card",
     )
 
 
-def _recall_sentence(report: AgreementReport, words: _Words) -> _Sentence:
-    found = report.fail_recall
-    if found.value is None:
-        return _Sentence(words(f"What it flags of bad answers is not known: {found.reason}"), "", "", "")
-    return _Sentence(
-        "It flags ", percent(found.value), f" of the answers {words.who} reject.", _spread(found), _bar(found)
+def _finding(found: _Finding) -> Markup:
+    number = element("b", found.number) if found.number else None
+    return element(
+        "li",
+        element("p", found.before, number, found.after, class_="say"),
+        found.bar,
+        element("p", found.interval, class_="range") if found.interval else None,
     )
 
 
-def _precision_sentence(report: AgreementReport, words: _Words) -> _Sentence:
+def _recall(report: AgreementReport, who: str) -> _Finding:
+    found = report.fail_recall
+    if found.value is None:
+        return _Finding(_sentence(f"how many bad answers it flags is not known: {found.reason}"))
+    after = f" of the answers that {who} reject."
+    return _Finding("It flags ", percent(found.value), after, _interval(found), interval_bar(_mark(found)))
+
+
+def _precision(report: AgreementReport, who: str) -> _Finding:
     found = report.fail_precision
     if found.value is None:
-        return _Sentence(words(f"What its flags are worth is not known: {found.reason}"), "", "", "")
-    who = f"{words.who[:1].upper()}{words.who[1:]}"
-    return _Sentence(f"{who} agree with ", percent(found.value), " of its flags.", _spread(found), _bar(found))
+        return _Finding(_sentence(f"what its flags are worth is not known: {found.reason}"))
+    before = f"{who[:1].upper()}{who[1:]} agree with "
+    return _Finding(before, percent(found.value), " of its flags.", _interval(found), interval_bar(_mark(found)))
 
 
-def _kappa_sentence(report: AgreementReport, words: _Words) -> _Sentence:
+def _kappa(report: AgreementReport) -> _Finding:
     found, ceiling = report.kappa, report.ceiling
     if found.value is None:
-        return _Sentence(words(f"Its agreement beyond chance is not known: {found.reason}"), "", "", "")
-    after, at = ", where 0 is chance and 1 is perfect.", None
+        return _Finding(_sentence(f"its agreement beyond chance is not known: {found.reason}"))
+    after, among = ", where 0 is chance and 1 is perfect.", None
     if ceiling is not None and ceiling.kappa.value is not None:
-        at = ceiling.kappa.value
-        after = f"; {words.who} among themselves reach {at:.2f}."
-        if report.share_of_ceiling is not None:
-            after = f"{after[:-1]}, so it is at {percent(report.share_of_ceiling)} of that ceiling."
+        among = ceiling.kappa.value
+        after = f"; annotators among themselves reach {among:.2f}"
+        after += (
+            "."
+            if report.share_of_ceiling is None
+            else f": {percent(max(0.0, report.share_of_ceiling))} of that ceiling."
+        )
     low = min(0.0, found.value if found.lower is None else found.lower)
-    bar = interval_bar(_mark(found), low=low, reference=at, reference_name=f"{words.who} among themselves")
-    return _Sentence("Its kappa is ", f"{found.value:.2f}", after, _numbers(found), bar)
+    bar = interval_bar(_mark(found), low=low, reference=among, reference_name="annotators among themselves")
+    return _Finding("Its kappa is ", f"{found.value:.2f}", after, _interval(found, _decimal), bar)
 
 
-def _bias_sentence(report: AgreementReport, words: _Words) -> _Sentence:
+def _bias(report: AgreementReport, who: str) -> _Finding:
     rates, found = report.rates, report.rates.bias
-    levels = f": judge {percent(rates.judge_pass.value)}, {words.who} {percent(rates.human_pass.value)}."
     if found.value is None:
-        return _Sentence(words(f"Its bias is not known: {found.reason}"), "", "", "")
-    spread = "" if found.lower is None or found.upper is None else (
-        f"{_points(found.lower)} to {_points(found.upper)} points, 95% interval"
-    )  # fmt: skip
-    reach = max(0.1, *(abs(end) for end in (found.value, found.lower or 0.0, found.upper or 0.0)))
+        return _Finding(_sentence(f"its bias is not known: {found.reason}"))
+    after = f": judge {percent(rates.judge_pass.value)}, {who} {percent(rates.human_pass.value)}."
+    interval = _interval(found, _points, unit=" points")
+    reach = max(0.1, *(abs(end) for end in (found.value, found.lower, found.upper) if end is not None))
     bar = interval_bar(_mark(found), low=-reach, high=reach, reference=0.0, reference_name="no bias")
-    if rates.bias_p < 0.05 and not found.holds(0.0):
-        way = "high" if found.value > 0 else "low"
-        points = f"{100 * abs(found.value):.0f} point{'' if round(100 * abs(found.value)) == 1 else 's'}"
-        return _Sentence("Its pass ratio reads ", points, f" too {way}{levels}", spread, bar)
-    return _Sentence("Its pass ratio shows ", "no clear bias", levels, spread, bar)
+    if rates.bias_p >= 0.05 or found.holds(0.0):
+        return _Finding("Its pass ratio shows ", "no clear bias", after, interval, bar)
+    off = round(100 * abs(found.value))
+    way = "high" if found.value > 0 else "low"
+    return _Finding("Its pass ratio reads ", _many(off, "point"), f" too {way}{after}", interval, bar)
 
 
-def _verdict(made: Calibration, report: AgreementReport, words: _Words) -> Markup:
+def _verdict(calibrated: Calibrated) -> Markup:
+    made, needs = calibrated.calibration, calibrated.report.needs
     reached = LEVELS.index(made.level)
     steps = [
         element(
@@ -292,52 +220,64 @@ def _verdict(made: Calibration, report: AgreementReport, words: _Words) -> Marku
         )
         for index, level in enumerate(LEVELS)
     ]
-    width = report.level_half_width
-    level = None if width is None else f"corrected by fresh labels like these, its level is known to ±{100 * width:.0f} points"
+    loud = _loud(calibrated)
+    notes = [note for note in calibrated.notes if note not in loud]
+    mood = "good" if reached >= LEVELS.index("calibrated") else "bad" if reached < LEVELS.index("trend_only") else ""
+    more = element("p", "Nothing that is missing.")
+    if needs:
+        more = element("ul", *(element("li", _sentence(need.sentence())) for need in needs))
+    elif made.level == "no_data":
+        # How many it takes to meet a class that was never seen, nobody can say.
+        more = element("p", f"A word on the judge, once there are {MIN_CLASS} labels of either class.")
     return element(
         "section",
         element("h2", "Verdict"),
-        element("p", _LEVELS[made.level].name, class_=f"level {'good' if reached >= 3 else 'bad' if reached < 2 else ''}"),
+        element("p", _LEVELS[made.level].name, class_=f"level {mood}".strip()),
         element("ol", *steps, class_="ladder", aria_label="levels, lowest first"),
         element("p", _LEVELS[made.level].allows),
         element("h3", "Why"),
-        element("ul", *(element("li", words(reason)) for reason in [*made.reasons, *([level] if level else [])])),
+        element("ul", *(element("li", _sentence(reason)) for reason in made.reasons)),
         element("h3", "What more labels would buy"),
-        element("ul", *(element("li", words(need.sentence())) for need in report.needs))
-        if report.needs
-        else element("p", "Nothing that is missing."),
+        more,
+        element("h3", "Keep in mind") if notes else None,
+        element("ul", *(element("li", _sentence(note)) for note in notes)) if notes else None,
         class_="card verdict",
     )
 
 
+# Plots and numbers.
+
+
 def _figure(figure: Figure) -> Markup:
-    legend = element(
-        "ul", *(element("li", mark, element("span", text)) for mark, text in figure.legend), class_="legend"
-    )
+    legend = numbers = None
+    if figure.legend:
+        entries = (element("li", mark, element("span", text)) for mark, text in figure.legend)
+        legend = element("ul", *entries, class_="legend")
+    if figure.rows:
+        table = _table(figure.header, figure.rows, caption=figure.title)
+        numbers = element("details", element("summary", "The numbers"), element("div", table, class_="numbers"))
     return element(
         "figure",
         element("h3", figure.title),
         element("figcaption", figure.finding),
         figure.drawing,
-        legend if figure.legend else None,
-        element(
-            "details", element("summary", "The numbers"), _table(figure.header, figure.rows, caption=figure.title)
-        )
-        if figure.rows
-        else None,
+        legend,
+        numbers,
         class_="card",
         id=figure.name,
     )
 
 
-def _statistics(report: AgreementReport, words: _Words) -> Markup:
-    header = ("measure", "judge", "95% interval", f"{words.who} among themselves", "labels", "what it says")
+def _statistics(calibrated: Calibrated) -> Markup:
+    rows = [(row.name, row.value, row.interval, row.note) for row in statistics_table(calibrated)]
+    absent = _absent(calibrated.report)
     return element(
         "section",
         element("h2", "All statistics"),
         element(
             "div",
-            _table(header, [_measure(*row, words) for row in _measures(report)], caption="All statistics", wide=True),
+            _table(("statistic", "value", "95% interval", "how to read it"), rows, caption="All statistics", wide=True),
+            element("p", f"Not measured: {'; '.join(absent)}.", class_="none") if absent else None,
             class_="card scroll",
             tabindex="0",
             role="region",
@@ -346,68 +286,216 @@ def _statistics(report: AgreementReport, words: _Words) -> Markup:
     )
 
 
-class _Measure(NamedTuple):
-    """A row of the table of statistics; a text in the place of a statistic is the reason why there is none."""
+def _absent(report: AgreementReport) -> list[str]:
+    """What the table has no row for, and why."""
+    absent = {
+        "weighted kappa and AC2 (only for labels on an ordinal scale of 3 levels or more)": report.weighted_kappa,
+        "agreement of annotators (no record has two)": report.ceiling,
+        "alternative annotator test (it takes 3 annotators on 50 records)": report.alt_test,
+        f"Brier score and calibration error (a score map takes {MIN_LABELS} labels)": report.brier,
+        "correlation with length (the judged answers are not at hand)": report.length_correlation,
+    }
+    return [name for name, found in absent.items() if found is None]
 
-    name: str
-    judge: Statistic | str
-    people: Statistic | None
-    says: str
-    share: bool = False
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Child]], *, caption: str, wide: bool = False) -> Markup:
+    body = (
+        element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in rest))
+        for first, *rest in rows
+    )
+    return element(
+        "table",
+        element("caption", caption),
+        element("thead", element("tr", *(element("th", name, scope="col") for name in header))),
+        element("tbody", *body),
+        class_="wide" if wide else None,
+    )
 
 
-def _measures(report: AgreementReport) -> list[_Measure]:
-    """All statistics, in display order."""
-    ceiling, rates = report.ceiling, report.rates
-    no_levels = "only for an ordinal scale of at least 3 levels"
-    no_map = "there is no score map"
-    rows = [
-        _Measure(
-            "fail recall", report.fail_recall, ceiling and ceiling.fail_recall, "of what people fail, it flags so much", True
-        ),
-        _Measure("fail precision", report.fail_precision, None, "of what it flags, people fail so much", True),
-        _Measure("kappa", report.kappa, ceiling and ceiling.kappa, "agreement beyond chance; 0 is chance"),
-        _Measure(
-            "weighted kappa",
-            report.weighted_kappa or no_levels,
-            ceiling and ceiling.weighted_kappa,
-            "the same over the levels, far misses counting more",
-        ),
-        _Measure("Krippendorff's alpha", "people only", report.alpha, "agreement of the annotators; 0.8 is reliable"),
-        _Measure("Youden's J", rates.youden, None, "slope of its pass ratio on the true one; 0 is blind"),
-        _Measure("bias of pass ratio", rates.bias, None, f"judge less people, p = {_p(rates.bias_p)}"),
-        _Measure("bias of score", report.score_bias, None, "judge less people, in score"),
-        _Measure("AUC", report.auc, None, "whatever the threshold: how well the score ranks; 0.5 is chance"),
-        _Measure("mean absolute error", report.mean_absolute_error, None, "distance of score and label"),
-        _Measure("Spearman's rho", report.spearman, None, "correlation of ranks"),
-        _Measure("Kendall's tau-b", report.kendall, None, "correlation of ranks, by pairs"),
-        _Measure("Pearson's r", report.pearson, None, "correlation of values"),
-        _Measure("Brier score", report.brier or no_map, None, "of the mapped score, out of fold; 0 is best"),
-        _Measure("calibration error", report.calibration_error or no_map, None, "of the mapped score, out of fold"),
-        _Measure("Gwet's AC1", report.ac1, None, "looks good wherever one class is rare: not for judging by"),
-        _Measure("Gwet's AC2", report.ac2 or no_levels, None, "the same over the levels"),
-        _Measure(
-            "accuracy", report.accuracy, ceiling and ceiling.accuracy, "looks good wherever one class is rare", True
-        ),
-        _Measure("F1 of fail", report.f1_fail, None, "between fail precision and fail recall"),
-        _Measure(
-            "length correlation",
-            report.length_correlation or "the judged answers are not at hand",
-            None,
-            "of judge less people with the log of the answer's length; 0 is unswayed",
-        ),
+# Disagreements.
+
+
+def _disagreements(calibrated: Calibrated) -> Markup:
+    who, apart = calibrated.labellers, calibrated.disagreements()
+    missed = [row for row in apart if row.label < 0.5]
+    flagged = [row for row in apart if row.label > 0.5]
+    return element(
+        "section",
+        element("h2", "Worst disagreements"),
+        element("p", "To mend the rubric by: where do the two explanations part?", class_="lead"),
+        _worst("missed", f"Missed: {who} fail it, the judge passes it", missed, who),
+        _worst("flagged", f"False flags: {who} pass it, the judge fails it", flagged, who),
+        class_="disagreements",
+    )
+
+
+def _worst(name: str, title: str, rows: Sequence[CalibrationRow], who: str) -> Markup:
+    shown = rows[:MOST_DISAGREEMENTS]
+    many = f"{len(rows):,}" if len(shown) == len(rows) else f"the worst {len(shown)} of {len(rows):,}"
+    return element(
+        "section",
+        element("h3", title, " ", element("span", many if rows else "none", class_="many")),
+        *(_disagreement(row, row.score, who) for row in shown if row.score is not None),
+        id=name,
+    )
+
+
+def _disagreement(row: CalibrationRow, score: Score, who: str) -> Markup:
+    said = [f"{clipped(name, 40)} {_side(share)}" for name, share in row.item.passes.items()]
+    if len(said) > MOST_ANNOTATORS:
+        said[MOST_ANNOTATORS:] = [f"{len(said) - MOST_ANNOTATORS} more"]
+    verdict = f"The judge: {clipped(score.label or _side(float(score.passed)), 40)}, score {_decimal(score.value)}"
+    given = f"{who[:1].upper()}{who[1:]}: {_side(row.label)}"
+    return element(
+        "article",
+        element("h4", element("bdi", clipped(row.item_id, 80))),
+        *_record(row.record),
+        _quoted(verdict, score.explanation, absent="It gave no explanation.", kind="judge", more=_parts(score)),
+        _quoted(f"{given} ({', '.join(said)})", row.note, absent="No note.", kind="people"),
+        class_="card",
+    )
+
+
+def _record(record: Record | None) -> tuple[Child, ...]:
+    if record is None:
+        return (element("p", "The record's texts are not in the label file.", class_="none"),)
+    contexts = None
+    if record.contexts:
+        shown = record.contexts[:MOST_CONTEXTS]
+        left = len(record.contexts) - len(shown)
+        contexts = element(
+            "details",
+            element("summary", _many(len(record.contexts), "context")),
+            *(_quoted(f"{at}", context.text, most=MOST_CONTEXT) for at, context in enumerate(shown, start=1)),
+            element("p", f"{left:,} more.", class_="none") if left else None,
+            class_="contexts",
+        )
+    return _quoted("Input", record.input_text), contexts, _quoted("Answer", record.output)
+
+
+def _parts(score: Score) -> Markup | None:
+    """The claims or items of the verdict that count against the answer."""
+    against = []
+    for claim in _mappings(score.details.get("claims")):
+        if claim.get("verdict") != "supported" or claim.get("quote_found") is False:
+            said = "quote not found" if claim.get("verdict") == "supported" else claim.get("verdict")
+            against.append(f"{said}: {claim.get('claim')}")
+    against += [f"{item}: no" for item, answer in _items(score.details.get("items")) if answer == "no"]
+    if not against:
+        return None
+    shown = [element("li", element("bdi", clipped(part, MOST_CONTEXT))) for part in against[:MOST_PARTS]]
+    if len(against) > len(shown):
+        shown.append(element("li", f"{len(against) - len(shown):,} more", class_="none"))
+    return element("ul", *shown, class_="parts")
+
+
+def _mappings(value: object) -> list[Mapping[str, object]]:
+    return [member for member in value if isinstance(member, dict)] if isinstance(value, list | tuple) else []
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    return [(str(name), answer) for name, answer in value.items()] if isinstance(value, dict) else []
+
+
+def _quoted(
+    title: str, text: str, *, absent: str = "Empty.", most: int = MOST_TEXT, kind: str = "", more: Markup | None = None
+) -> Markup:
+    """A text of a record, judge or annotator under its title: isolated from the page around it, and cut."""
+    cut = len(text) - most
+    if not text.strip():
+        body = element("p", absent, class_="none")
+    elif cut > 0:
+        rest = element("span", f" … {cut:,} more characters", class_="none")
+        body = element("blockquote", text[:most], rest, dir="auto")
+    else:
+        body = element("blockquote", text, dir="auto")
+    return element("div", element("h5", element("bdi", title)), body, more, class_=f"quoted {kind}".strip())
+
+
+# Where it comes from.
+
+_GIVEN_BY: Mapping[str, str] = {
+    "human": "people",
+    "author": "the authors of the records",
+    "model": "a model",
+    "unknown": "the file does not say by whom",
+}
+
+
+def _provenance(calibrated: Calibrated) -> Markup:
+    made, labels = calibrated.calibration, calibrated.label_set
+    weighted = "which differ" if made.rates.weighted else "all alike"
+    by_hand = made.selection == "curated"
+    left_out = ", ".join(f"{count:,} {reason.replace(':', ': ')}" for reason, count in made.left_out.items())
+    facts: list[tuple[str, Child]] = [
+        ("Rubric", f"{made.rubric}, version {made.rubric_version}"),
+        ("Rubric hash", element("code", made.rubric_hash)),
+        ("Judge", made.judge),
+        ("Judge fingerprint", element("code", made.judge_fingerprint)),
+        ("Label file", labels.path.name),
+        ("Labels hash", element("code", made.labels_sha256)),
+        ("Description", clipped(labels.description, MOST_CONTEXT) or "none"),
+        ("Labels given by", f"{_GIVEN_BY.get(made.annotator_kind, made.annotator_kind)}, {made.annotators:,} in all"),
+        ("Labelled", _days(made.labelled_from, made.labelled_to) or "the labels carry no dates"),
+        ("Records", "synthetic" if made.synthetic else "not synthetic, by what the file says"),
+        ("Selection", "picked by hand" if by_hand else f"by known probabilities, {weighted}"),
+        ("One label out of many", made.gold),
+        ("Left out", left_out or "nothing: every labelled record has a score"),
+        ("Judging a record", cost_sentence(made.cost)),
+        ("Calibrated", f"{made.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"),
+        ("Calibration id", element("code", made.calibration_id)),
     ]
-    return rows
+    return element(
+        "section",
+        element("h2", "Where it comes from"),
+        element(
+            "dl",
+            *(element("div", element("dt", name), element("dd", element("bdi", fact))) for name, fact in facts),
+            class_="card facts-list",
+        ),
+        element(
+            "p", "All intervals are 95% intervals. The level goes by their ends, never by the values.", class_="lead"
+        ),
+    )
 
 
-def _measure(row: _Measure, words: _Words) -> tuple[Child, ...]:
-    found = row.judge
-    write = percent if row.share else _decimal
-    says = words(row.says)[:-1] if not words.human else row.says
-    people = "" if row.people is None else _people(row.people, write)
-    if isinstance(found, str):
-        return row.name, element("span", found, class_="none"), "", people, "", says
-    if found.value is None:
-        return row.name, element("span", words(found.reason or "")[:-1], class_="none"), "", people, _count(found.n), says
-    ends = "" if found.lower is None or found.upper is None else f"{write(found.lower)} to {write(found.upper)}"
-    return row.name, write(found.value), ends, people, _count(found.n), says
+# Words and numbers.
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _mark(found: Statistic) -> Mark:
+    return Mark(title="", value=found.value or 0.0, lower=found.lower, upper=found.upper)
+
+
+def _interval(found: Statistic, write: Callable[[float], str] = percent, *, unit: str = "") -> str:
+    """Such as `57% to 86%, from 31 labels`."""
+    if found.lower is None or found.upper is None:
+        return f"no interval, from {_many(found.n, 'label')}"
+    return f"{write(found.lower)} to {write(found.upper)}{unit}, from {_many(found.n, 'label')}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+z.0f}"
+
+
+def _decimal(value: float) -> str:
+    return f"{value:z.2f}"
+
+
+def _side(share: float) -> str:
+    return "undecided" if abs(share - 0.5) < 1e-9 else "pass" if share > 0.5 else "fail"
+
+
+def _days(first: datetime | None, last: datetime | None) -> str:
+    if first is None or last is None:
+        return ""
+    days = [f"{moment.astimezone(UTC):%Y-%m-%d}" for moment in (first, last)]
+    return f"labelled {days[0]}" if days[0] == days[1] else f"labelled {days[0]} to {days[1]}"

@@ -21,7 +21,7 @@ from assay.errors import SettingsError
 from assay.interactions import FIELDS, InteractionFields, as_text
 from assay.queue import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES
 from assay.redaction import Redactor
-from assay.sampling import DEFAULT_RULES, Rule, Sampler
+from assay.sampling import ALWAYS_TAKE, Rule, Sampler
 
 if TYPE_CHECKING:
     import uuid
@@ -51,8 +51,8 @@ class Client:
         queue: its name; `ASSAY_QUEUE`, else assay.
         sample_rate: share of the interactions to take, 0 to 1, where no rule says otherwise; `ASSAY_SAMPLE_RATE`,
             else 1.
-        rules: sampling rules, the first that matches decides. The default takes every thumbs-down, error and answer
-            cut by length; put your own before `DEFAULT_RULES` to keep those.
+        rules: sampling rules, the first that matches decides.
+        always_take: rules that come before those: every thumbs-down, error and answer cut by length. `()` for none.
         redact: called with every record, on the sender's thread, before it leaves; None sends records as they are.
             When it raises, the record is dropped.
         user_id_salt: secret for hashing user ids; `ASSAY_USER_ID_SALT`. Without one, user ids are not sent.
@@ -77,7 +77,8 @@ class Client:
         redis_url: str | None = None,
         queue: str | None = None,
         sample_rate: float | None = None,
-        rules: Sequence[Rule] = DEFAULT_RULES,
+        rules: Sequence[Rule] = (),
+        always_take: Sequence[Rule] = ALWAYS_TAKE,
         redact: Callable[[Record], Record] | None = _DEFAULT_REDACTOR,
         user_id_salt: str | bytes | None = None,
         cohort: Mapping[str, str] | None = None,
@@ -112,7 +113,7 @@ class Client:
                 max_record_bytes=max_record_bytes,
                 close_seconds=close_seconds,
             ),
-            sampler=Sampler(_environment_rate() if sample_rate is None else sample_rate, rules),
+            sampler=Sampler(_environment_rate() if sample_rate is None else sample_rate, [*always_take, *rules]),
             redact=redact,
             salt=user_id_salt or os.environ.get("ASSAY_USER_ID_SALT"),
             cohort=cohort or {},

@@ -50,7 +50,7 @@ def enqueue(
     return sent
 
 
-def replay(letters: Sequence[DeadLetter], *, queue: Queue, store: Store, mended: bytes | None = None) -> Replayed:
+def replay(letters: Iterable[DeadLetter], *, queue: Queue, store: Store, mended: bytes | None = None) -> Replayed:
     """Put dead letters back on the queue, and note it in the store. `mended` stands in for the payload of the one.
 
     A letter whose payload is still no record stays as it is.

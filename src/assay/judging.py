@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import SettingsError
 from assay.judged import JudgedOutcomes
-from assay.judges import preview, resolve
+from assay.judges import describe_judge, preview, resolve
 from assay.judges._prices import load_prices
 from assay.pipeline import Judges, evaluate
 from assay.records import Failure, NotApplicable, Usage
@@ -148,8 +148,6 @@ class JudgingPlan:
     #: one record for each distinct content that is to be judged, and the items that it stands for
     todo: tuple[tuple[Record, tuple[str, ...]], ...]
     forecast: Forecast
-    #: not opened yet
-    judges: Judges
     directory: Path
 
 
@@ -179,11 +177,10 @@ def plan_judging(records: Sequence[tuple[str, Record]], instrument: Instrument, 
     Raises:
         ConfigError: the judge is not configured rightly, or the kept outcomes cannot be read.
     """
-    judges = instrument.judges()
-    judge = judges.of(instrument.rubric)
+    judge, fingerprint = describe_judge(instrument.rubric.judge, instrument.settings)
     known: dict[str, Outcome] = {}
     waiting: dict[OutcomeKey, tuple[Record, list[str]]] = {}
-    with JudgedOutcomes(directory, instrument.rubric, judge.fingerprint) as kept:
+    with JudgedOutcomes(directory, instrument.rubric, fingerprint) as kept:
         for item_id, record in records:
             missing = instrument.rubric.missing(record)
             if missing is not None:
@@ -196,12 +193,11 @@ def plan_judging(records: Sequence[tuple[str, Record]], instrument: Instrument, 
     todo = tuple((record, tuple(ids)) for key, (record, ids) in waiting.items() if key not in found)
     return JudgingPlan(
         instrument=instrument,
-        judge=judge.name,
-        judge_fingerprint=judge.fingerprint,
+        judge=judge,
+        judge_fingerprint=fingerprint,
         known=known,
         todo=todo,
-        forecast=_forecast(instrument, judge.name, todo, found.values(), len(records), not_applicable, len(known)),
-        judges=judges,
+        forecast=_forecast(instrument, judge, todo, found.values(), len(records), not_applicable, len(known)),
         directory=directory,
     )
 
@@ -247,24 +243,25 @@ class _Run:
 
     async def all(self) -> None:
         queue = iter(self._plan.todo)
+        judges = self._plan.instrument.judges()
         workers = min(len(self._plan.todo), self._plan.instrument.judge.max_in_flight)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
-                    group.create_task(self._work(queue))
+                    group.create_task(self._work(queue, judges))
         except BaseExceptionGroup as errors:
             # Of one kind, met by whoever came first: the outcomes cannot be kept.
             raise errors.exceptions[0] from None
         finally:
-            await self._plan.judges.aclose()
+            await judges.aclose()
             for kept in self._kept:
                 kept.close()
 
-    async def _work(self, queue: Iterator[tuple[Record, tuple[str, ...]]]) -> None:
+    async def _work(self, queue: Iterator[tuple[Record, tuple[str, ...]]], judges: Judges) -> None:
         for record, items in queue:
             if self.result.stopped is not None:
                 return
-            outcome = await self._judge(record)
+            outcome = await self._judge(record, judges)
             if outcome is None:
                 return
             self.result.outcomes.update(dict.fromkeys(items, outcome))
@@ -272,20 +269,21 @@ class _Run:
             self._on_progress(self._done, self.result.spent_usd)
             self._watch(outcome)
 
-    async def _judge(self, record: Record) -> Outcome | None:
+    async def _judge(self, record: Record, judges: Judges) -> Outcome | None:
         """The outcome of one record, after as many tries as it takes; None when the budget does not allow it."""
         outcome: Outcome | None = None
         for attempt in range(self._tries.attempts):
             bound = _most(self._plan.instrument, record)
             if not await self._purse.reserve(bound):
-                self._stop(f"the budget of {_usd(self._purse.budget)} leaves too little for another call")
+                left = f"{_usd(self._purse.left)} of the budget of {_usd(self._purse.budget)} is left"
+                self._stop(f"{left}, and a call may cost up to {_usd(bound)}")
                 return outcome
             if self.result.stopped is not None:
                 await self._purse.settle(bound, 0.0)
                 return outcome
             cost: float | None = None
             try:
-                evaluations = await evaluate(record, self._asked, self._plan.judges)
+                evaluations = await evaluate(record, self._asked, judges)
                 cost = _cost(evaluations)
             finally:
                 # A call that was cut off may be charged all the same.
@@ -340,6 +338,11 @@ class _Purse:
                 "point ASSAY_PRICES at it"
             )
         return cls(budget_usd)
+
+    @property
+    def left(self) -> float:
+        """What is not spent."""
+        return self.budget - self._spent
 
     async def reserve(self, bound: float) -> bool:
         """Set aside the most that a call can cost; waits for calls in flight when only they stand in the way."""
@@ -400,7 +403,7 @@ def _forecast(
 ) -> Forecast:
     prompt = completion = 0
     cost: float | None = 0.0
-    if not instrument.is_free:
+    if todo and not instrument.is_free:
         replies = [o.usage.completion_tokens for o in found if o.usage.completion_tokens is not None]
         verdict = sum(replies) / len(replies) if replies else _VERDICT_TOKENS
         completion = round(len(todo) * len(instrument.asked) * verdict)
@@ -425,4 +428,4 @@ def _rounded(tokens: int) -> str:
 
 
 def _usd(amount: float) -> str:
-    return f"{amount:.2f} USD" if amount >= 0.095 else f"{amount:.4f} USD"
+    return f"{amount:.2f} USD" if amount >= 0.095 or not amount else f"{amount:.4f} USD"

@@ -45,7 +45,18 @@ GOLDS: Final = ("majority", "mean", "any_fail")
 #: Version of the file format.
 LABEL_FILE = 1
 
-_HEADER = ("rubric", "rubric_version", "annotators", "synthetic", "selection", "gold", "grades", "judge", "description")
+_HEADER = (
+    "rubric",
+    "rubric_version",
+    "annotators",
+    "synthetic",
+    "selection",
+    "gold",
+    "grades",
+    "passes_from",
+    "judge",
+    "description",
+)
 _NOT_HUMAN: Final = {
     "author": "the labels are by the authors of the records, not by people who read them afresh",
     "model": "the labels are a model's, not people's: they tell how far two models agree",
@@ -109,7 +120,7 @@ class LabelSet:
 
     path: Path
     rubric: str
-    #: a grade at or above it passes
+    #: a label's grade at or above it passes: the rubric's, or `passes_from`
     pass_threshold: float
     #: grades of the levels of an ordinal scale of three or more, ascending in [0, 1]; else None
     levels: tuple[float, ...] | None
@@ -122,6 +133,8 @@ class LabelSet:
     #: who gave the scores that stand beside the labels, as the file names it; "" if nobody
     judge: str = ""
     description: str = ""
+    #: where people's grades pass from elsewhere than the judge's do
+    passes_from: float | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -240,6 +253,7 @@ def read_labels(
     values: Mapping[str, str] | None = None,
     gold: str | None = None,
     annotators: AnnotatorKind | None = None,
+    passes_from: float | None = None,
 ) -> LabelSet:
     """The labels of a file: CSV by its name, else JSON Lines.
 
@@ -251,6 +265,7 @@ def read_labels(
         values: the file's words for labels -> `pass`, `fail` or a number of the rubric's scale.
         gold: in place of what the file says: majority, mean, any_fail or expert:NAME.
         annotators: in place of what the file says of who they are.
+        passes_from: grade in (0, 1] from which on a label passes, in place of what the file says and of the rubric's.
 
     Raises:
         LabelErrors: every mistake of the file.
@@ -270,7 +285,7 @@ def read_labels(
     except OSError as error:
         problem = "does not exist: check the path" if isinstance(error, FileNotFoundError) else error.strerror
         raise LabelErrors([LabelError(f"{problem}", path=path)]) from None
-    return reader.finish(gold=gold, annotators=annotators)
+    return reader.finish(gold=gold, annotators=annotators, passes_from=passes_from)
 
 
 def write_labels(path: Path | str, labels: LabelSet) -> None:
@@ -359,7 +374,7 @@ def _cluster(item: Labelled) -> str:
 
 
 def _lines(labels: LabelSet, *, with_judge: bool) -> Iterable[str]:
-    head = {
+    head: dict[str, Any] = {
         "label_file": LABEL_FILE,
         "rubric": labels.rubric,
         "annotators": labels.annotator_kind,
@@ -368,6 +383,7 @@ def _lines(labels: LabelSet, *, with_judge: bool) -> Iterable[str]:
         "gold": labels.gold,
         "grades": "unit",
     }
+    head |= {} if labels.passes_from is None else {"passes_from": labels.passes_from}
     yield _line(head | _given(judge=labels.judge, description=labels.description))
     for item in labels.items:
         row: dict[str, Any] = {"record_id": item.item_id}
@@ -432,6 +448,10 @@ class LabelReader:
             if not is_field(name):
                 self.note(f"{shown(name)} is no field of a label file{near(name)}", field=f"columns.{column}")
 
+    def knows(self, word: str) -> bool:
+        """Whether this word of the file means a grade."""
+        return self._grading.knows(word)
+
     def note(self, message: str, *, line: int | None = None, field: str | None = None) -> None:
         """Note a mistake; `line` is 1-based, `field` a dotted path."""
         self.errors.append(LabelError(message, path=self._path, line=line or None, field=field))
@@ -472,7 +492,13 @@ class LabelReader:
         if item_id is not None and not row.mistakes:
             self._take(item_id, item, by_annotator="annotator" in renamed, at=at)
 
-    def finish(self, *, gold: str | None = None, annotators: AnnotatorKind | None = None) -> LabelSet:
+    def finish(
+        self,
+        *,
+        gold: str | None = None,
+        annotators: AnnotatorKind | None = None,
+        passes_from: float | None = None,
+    ) -> LabelSet:
         """The set of all rows; the arguments stand in for what the file says.
 
         Raises:
@@ -483,11 +509,16 @@ class LabelReader:
         if not self._rows and not self.errors:
             self.note("holds no labels: write a row for each record")
         chosen = gold or self._header.get("gold", "majority")
+        own = passes_from if passes_from is not None else self._header.get("passes_from")
+        if own is not None and not (_is_number(own) and 0.0 < own <= 1.0):
+            self.note(
+                f"{shown(own)} is not above 0 and at most 1: a grade from which on labels pass", field="passes_from"
+            )
         self._check_whole(chosen)
         if self.errors:
             self.errors.sort(key=lambda error: error.line or 0)
             raise LabelErrors(self.errors)
-        threshold = self._rubric.pass_threshold
+        threshold = self._rubric.pass_threshold if own is None else float(own)
         by_chance = any("probability" in item.given for item in self._items.values())
         return LabelSet(
             path=self._path,
@@ -501,6 +532,7 @@ class LabelReader:
             gold=chosen,
             judge=self._header.get("judge", ""),
             description=self._header.get("description", ""),
+            passes_from=None if own is None else float(own),
         )
 
     def _renamed(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -586,6 +618,10 @@ def _labelled(item_id: str, item: Item, threshold: float) -> Labelled:
         name: sum(passes(grade, threshold) for grade in grades) / len(grades) for name, grades in item.labels.items()
     }
     return Labelled(item_id=item_id, line=item.line, record=item.record, labels=item.labels, passes=said, **item.given)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _levels(rubric: Rubric) -> tuple[float, ...] | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from assay.judges import Judge, JudgeObserver, JudgeSettings
     from assay.records import Outcome, Record
-    from assay.rubrics import Rubric
+    from assay.rubrics import JudgeSpec, Rubric
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +27,15 @@ _MESSAGE_CHARACTERS = 500
 
 
 class Judges:
-    """Which judge scores which rubric: a default, and by rubric name the exceptions. Owns the judges."""
+    """Which judge scores which rubric: a default, and by rubric name the exceptions. Owns the judges.
+
+    Two versions of one rubric may name two judges; `build` keeps them apart.
+    """
 
     def __init__(self, default: Judge, overrides: Mapping[str, Judge] | None = None) -> None:
         self._default = default
         self._overrides = dict(overrides or {})
+        self._by_spec: dict[JudgeSpec | None, Judge] = {}
 
     @classmethod
     def build(cls, rubrics: Iterable[Rubric], settings: JudgeSettings, observer: JudgeObserver | None = None) -> Self:
@@ -41,21 +45,22 @@ class Judges:
             ConfigError: see `build_judge`.
         """
         built = {settings: build_judge(None, settings, observer)}
-        overrides: dict[str, Judge] = {}
+        judges = cls(built[settings])
         for rubric in rubrics:
             wanted = resolve(rubric.judge, settings)
             if wanted not in built:
                 built[wanted] = build_judge(rubric.judge, settings, observer)
-            overrides[rubric.name] = built[wanted]
-        return cls(built[settings], overrides)
+            judges._by_spec[rubric.judge] = built[wanted]
+        return judges
 
     def of(self, rubric: Rubric) -> Judge:
         """The judge of this rubric."""
-        return self._overrides.get(rubric.name, self._default)
+        return self._overrides.get(rubric.name) or self._by_spec.get(rubric.judge, self._default)
 
     def __iter__(self) -> Iterator[Judge]:
         """Each judge once."""
-        return iter({id(judge): judge for judge in (self._default, *self._overrides.values())}.values())
+        judges = (self._default, *self._overrides.values(), *self._by_spec.values())
+        return iter({id(judge): judge for judge in judges}.values())
 
     async def aclose(self) -> None:
         """Close each judge once."""
@@ -67,7 +72,8 @@ async def evaluate(record: Record, rubrics: Sequence[Rubric], judges: Judges) ->
     """One evaluation for each rubric, in their order. Never raises for what a judge or a record does.
 
     A record without what a rubric requires costs no call. Rubrics that share a judge and are to be asked together
-    make one call, in an order that depends on the record alone; the others make a call each. All calls run at once.
+    make one call, in an order that depends on the record alone; the others make a call each, and so does a second
+    version of a rubric. All calls run at once.
     """
     outcomes: dict[int, Outcome] = {}
     for index, rubric in enumerate(rubrics):
@@ -98,17 +104,16 @@ def _groups(
     record: Record, rubrics: Sequence[tuple[int, Rubric]], judges: Judges
 ) -> list[tuple[Judge, list[tuple[int, Rubric]]]]:
     """What goes into one call: (judge, [(index, rubric), ...])."""
-    together: dict[int, tuple[Judge, list[tuple[int, Rubric]]]] = {}
     groups: list[tuple[Judge, list[tuple[int, Rubric]]]] = []
     for index, rubric in rubrics:
         judge = judges.of(rubric)
-        if rubric.ask == "alone":
+        for other, members in groups:
+            # A judge answers by rubric name: a second version of one has no place in the call of the first.
+            if other is judge and all(r.ask == rubric.ask == "together" and r.name != rubric.name for _, r in members):
+                members.append((index, rubric))
+                break
+        else:
             groups.append((judge, [(index, rubric)]))
-            continue
-        if id(judge) not in together:
-            together[id(judge)] = (judge, [])
-            groups.append(together[id(judge)])
-        together[id(judge)][1].append((index, rubric))
     for _, members in groups:
         # The order of criteria shifts scores: vary it over records, so that no rubric always profits.
         members.sort(key=lambda member: hashlib.sha256(f"{record.record_id}\0{member[1].name}".encode()).digest())

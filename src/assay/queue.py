@@ -16,6 +16,7 @@ For a queue named Q the broker's list is Q itself; all else lies under `assay:Q:
     state       hash        records: pending records; rang: doorbells so far; heard: the latest one that was answered
     counters    hash        accepted, and what clients report of themselves
     report:*    hash        per client: its latest report and batch, forgotten after a day
+    unreadable  list        what was on the broker's list and is no doorbell, until a worker has made it a dead letter
 
 Redis 6.2 or later, one primary (with replicas or Sentinel as you like). Redis Cluster is not supported: the scripts
 touch several keys, and so does Celery's own Redis transport.
@@ -25,6 +26,7 @@ Standard library only at import; `redis` loads when a queue is opened.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 #: Name of the Celery task that a doorbell calls, with the batch id as its only argument.
 TASK: Final = "assay.score_batch"
+#: Name of the task that deletes what is older than the settings keep.
+PURGE_TASK: Final = "assay.purge"
 #: The most records that one batch may hold.
 MAX_BATCH_RECORDS: Final = 25
 #: The most bytes of one record's JSON, and of a whole batch.
@@ -57,6 +61,8 @@ _BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+#: The most items that are kept of what is no doorbell.
+_MAX_UNREADABLE: Final = 10_000
 #: How many batches one run of the sweep script looks at: a few milliseconds of Redis.
 _SWEEP_CHUNK: Final = 500
 
@@ -189,6 +195,25 @@ def decode_batch(payload: bytes) -> Batch:
     if not records:
         raise RecordError("must be an array of one record or more", field="records")
     return Batch(batch_id, float(enqueued_at), attempt, replay, records)
+
+
+def is_doorbell(item: bytes) -> bool:
+    """Whether something from the broker's list is a message of ours that Celery can read."""
+    try:
+        message = json.loads(item)
+        properties, body = message["properties"], message["body"]
+        if properties.get("body_encoding") == "base64":
+            body = base64.b64decode(body, validate=True)
+        args, kwargs = json.loads(body)[:2]
+        delivery = properties["delivery_info"]
+        readable = all(isinstance(delivery[name], str) for name in ("exchange", "routing_key"))
+        readable &= isinstance(properties["delivery_tag"], str) and message["content-type"] == "application/json"
+        headers = message["headers"]
+        expected = {TASK: 1, PURGE_TASK: 0}[headers["task"]]
+        readable &= isinstance(headers["id"], str) and kwargs == {} and len(args) == expected
+        return bool(readable and all(isinstance(arg, str) for arg in args))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
 
 
 def doorbell(queue: str, batch_id: str) -> str:
@@ -376,6 +401,24 @@ class Queue:
             if int(reply[0]) < chunk:
                 break
         return rang
+
+    def keep_unreadable(self, item: bytes) -> None:
+        """Put aside what was on the broker's list and is no doorbell; beyond ten thousand of them it is let go."""
+        key = self._prefix + "unreadable"
+        with _queue_errors():
+            if self._redis.llen(key) < _MAX_UNREADABLE:
+                self._redis.rpush(key, item)
+
+    def unreadable(self, limit: int = 100) -> list[bytes]:
+        """The oldest of what was put aside."""
+        with _queue_errors():
+            items: list[bytes] = self._redis.lrange(self._prefix + "unreadable", 0, limit - 1)
+        return items
+
+    def forget_unreadable(self, item: bytes) -> None:
+        """Remove one such item, once it is kept elsewhere. Harmless when another has removed it."""
+        with _queue_errors():
+            self._redis.lrem(self._prefix + "unreadable", 1, item)
 
     def depth(self) -> QueueDepth:
         """How much is pending: queued, claimed or waiting for a retry."""

@@ -24,7 +24,7 @@ from assay.scales import VERDICT_VERSION, Binary, Checklist, Claims, Item, Level
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from assay._rubric_fields import Ask, Dimension, Engine
+    from assay._rubric_fields import Ask, Dimension, Engine, GateLevel
     from assay._yaml import Node
     from assay.records import Record
     from assay.scales import Scale
@@ -88,6 +88,8 @@ class Rubric:
     judge: JudgeSpec | None = None
     #: calibration file that belongs to it
     calibration: str | None = None
+    #: level that a calibration must reach before production is scored with it
+    gate: GateLevel = "none"
     #: the file it was read from
     path: Path | None = None
 
@@ -95,8 +97,8 @@ class Rubric:
     def hash(self) -> str:
         """SHA-256 (hex) of all that changes the question or the verdict, the scale's own wording included.
 
-        Not in it: title, description, version, objective, calibration and path, which change no verdict, and the
-        judge, which has a fingerprint of its own.
+        Not in it: title, description, version, objective, calibration, gate and path, which change no verdict, and
+        the judge, which has a fingerprint of its own.
         """
         asked = {key: value for key, value in self.to_dict().items() if key in HASHED}
         asked["requires"] = sorted(self.requires)
@@ -123,6 +125,23 @@ class Rubric:
         values["pass_threshold"] = float(self.pass_threshold)
         values["judge"] = None if self.judge is None else asdict(self.judge)
         return values
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rubric:
+        """The rubric whose `to_dict`, or JSON of it, this is.
+
+        Raises:
+            ValueError: it is not, or not one of this version of assay.
+        """
+        given = {name: value for name, value in data.items() if value is not None}
+        try:
+            rubric = _build(given, None)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a rubric: {type(error).__name__}: {error}") from None
+        # What this version does not know would be lost silently.
+        if rubric.to_dict() != {**rubric.to_dict(), **data}:
+            raise ValueError("not a rubric of this version: its fields differ")
+        return rubric
 
 
 def _present(record: Record, name: str) -> bool:
@@ -248,7 +267,7 @@ def _read(path: Path) -> tuple[Rubric | None, list[Mistake], Node | None]:
     return (None if mistakes else _build(node.plain(), path)), mistakes, usable
 
 
-def _build(data: dict[str, Any], path: Path) -> Rubric:
+def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
     """The rubric of data that passed every check."""
     own_dimension = data["name"] if data["name"] in DIMENSIONS else "other"
     return Rubric(
@@ -265,6 +284,7 @@ def _build(data: dict[str, Any], path: Path) -> Rubric:
         ask=data.get("ask", "together"),
         judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
         calibration=data.get("calibration"),
+        gate=data.get("gate", "none"),
         path=path,
     )
 

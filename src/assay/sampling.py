@@ -152,7 +152,7 @@ _CONDITIONS: Final[dict[str, Callable[[Mapping[str, Any]], bool]]] = {
 }
 
 #: Take every interaction that a user disliked, that failed, or whose answer was cut.
-DEFAULT_RULES: Final = (
+ALWAYS_TAKE: Final = (
     Rule("thumbs_down", 1.0, when="thumbs_down"),
     Rule("error", 1.0, when="error"),
     Rule("length", 1.0, when="length"),

@@ -67,6 +67,14 @@ class Settings(BaseSettings):
     )
     prices: Path | None = Field(None, description="YAML file with prices per model. Default: the shipped table.")
 
+    bridge_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of records scored with both versions of a rubric: while a changed one waits for its "
+        "calibration (its field `gate`), and for a day after it took over.",
+    )
+
     # -- delivery
     concurrency: int = Field(
         16, ge=1, le=256, description="Batches (of at most 25 records) that one worker process works on at once."

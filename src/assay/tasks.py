@@ -19,14 +19,16 @@ from celery.beat import Scheduler, Service
 from celery.exceptions import CPendingDeprecationWarning
 from celery.schedules import crontab
 from kombu.exceptions import OperationalError
+from kombu.transport.redis import Channel, Transport
 
 from assay import logs
 from assay.errors import QueueError
-from assay.queue import TASK
+from assay.queue import PURGE_TASK, TASK, is_doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assay.queue import Queue
     from assay.settings import Settings
     from assay.worker import Worker
 
@@ -38,16 +40,19 @@ def celery_url(redis_url: str) -> str:
     return redis_url.replace("unix://", "redis+socket://", 1)
 
 
-def build_app(settings: Settings, worker: Worker, purge: Callable[[], object]) -> Celery:
+def build_app(settings: Settings, worker: Worker, queue: Queue, purge: Callable[[], object]) -> Celery:
     """A Celery app whose one queue is `settings.queue` and whose tasks call `worker` and `purge`."""
-    app = Celery("assay", broker=celery_url(settings.broker_url), set_as_current=False)
+    url = celery_url(settings.broker_url)
+    app = Celery("assay", broker=url, set_as_current=False)
     app.conf.update(_configuration(settings))
+    if not url.startswith("redis+"):  # there the URL names the transport
+        app.conf.broker_transport = _transport(queue)
 
     @app.task(name=TASK, acks_late=True, reject_on_worker_lost=True)
     def score_batch(batch_id: str) -> None:
         worker.work(batch_id)
 
-    @app.task(name="assay.purge", acks_late=False)
+    @app.task(name=PURGE_TASK, acks_late=False)
     def purge_old() -> None:
         # Every worker's clock rings at the same minute: the first one purges.
         with redis.Redis.from_url(settings.broker_url, socket_timeout=5.0) as client:
@@ -55,6 +60,28 @@ def build_app(settings: Settings, worker: Worker, purge: Callable[[], object]) -
                 purge()
 
     return app
+
+
+def _transport(queue: Queue) -> type[Transport]:
+    """kombu's Redis transport, but what is no doorbell is put aside: kombu's own would end the worker over it."""
+
+    class Client(redis.Redis):
+        def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+            reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+            if command_name == "BRPOP" and reply and not is_doorbell(reply[1]):
+                _log.warning("not a doorbell: put aside", extra={"bytes": len(reply[1])})
+                queue.keep_unreadable(reply[1])
+                return None  # as if nothing had come in time
+            return reply
+
+    class DoorbellChannel(Channel):
+        def _get_client(self) -> type[Client]:
+            return Client
+
+    class DoorbellTransport(Transport):
+        Channel = DoorbellChannel
+
+    return DoorbellTransport
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
@@ -82,7 +109,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         },
         "timezone": "UTC",
         "beat_schedule": {
-            "purge": {"task": "assay.purge", "schedule": crontab(minute="23", hour="*"), "options": {"expires": 1800}}
+            "purge": {"task": PURGE_TASK, "schedule": crontab(minute="23", hour="*"), "options": {"expires": 1800}}
         },
     }
 

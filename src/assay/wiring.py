@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from assay.gate import Gate
 from assay.judges import JudgeSettings
 from assay.pipeline import Judges
 from assay.queue import Queue
@@ -78,11 +79,13 @@ def build_worker(settings: Settings, *, queue: Queue, store: Store, metrics: Wor
         ConfigError: rubrics or the judge are not configured rightly.
     """
     rubrics = read_rubrics(settings)
+    gate = Gate(store, rubrics, judge_settings(settings), bridge_share=settings.bridge_share)
     return Worker(
         queue=queue,
         store=store,
         rubrics=rubrics,
-        judges=lambda: build_judges(settings, rubrics, metrics),
+        judges=lambda: build_judges(settings, gate.rubrics, metrics),
+        gate=gate,
         metrics=metrics,
         policy=DeliveryPolicy(
             lease_seconds=settings.lease_seconds,

@@ -17,6 +17,7 @@ import uuid
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from anyio.from_thread import start_blocking_portal
@@ -24,16 +25,18 @@ from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from assay.codec import decode_record
 from assay.errors import QueueError, RecordError, StoreError
+from assay.gate import Roster
 from assay.pipeline import evaluate
 from assay.queue import Batch, Retry, decode_batch, encode_batch
 from assay.records import TRANSIENT, Evaluation, Failure, Record, evaluation_id, now
 from assay.store import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from anyio.from_thread import BlockingPortal
 
+    from assay.gate import Gate
     from assay.metrics import WorkerMetrics
     from assay.pipeline import Judges
     from assay.queue import Claim, Queue
@@ -57,6 +60,8 @@ class DeliveryPolicy:
     retry_max_seconds: float = 300.0
     shutdown_seconds: float = 25.0
     max_record_bytes: int = 1_000_000
+    #: how often to look whether a rubric that waits may go on
+    gate_seconds: float = 60.0
 
     def delay(self, failures: Sequence[Failure], attempt: int) -> float:
         """Seconds until the next try: what the endpoint asked for, else exponential with full jitter."""
@@ -81,7 +86,8 @@ class _Plan:
 class Worker:
     """Works on batches of one queue until it is stopped. Thread-safe: `work` runs on as many threads as one likes.
 
-    `judges` is called once, on the worker's event loop, because the connections of a judge belong to a loop.
+    `judges` is called once, on the worker's event loop, because the connections of a judge belong to a loop. With a
+    `gate`, which the worker starts, `rubrics` are those of the gate and are not looked at here.
     """
 
     def __init__(
@@ -91,12 +97,14 @@ class Worker:
         store: Store,
         rubrics: Sequence[Rubric],
         judges: Callable[[], Judges],
+        gate: Gate | None = None,
         metrics: WorkerMetrics | None = None,
         policy: DeliveryPolicy | None = None,
     ) -> None:
         self._queue = queue
         self._store = store
-        self._rubrics = tuple(rubrics)
+        self._fixed = Roster.of(rubrics)
+        self._gate = gate
         self._build_judges = judges
         self._metrics = metrics
         self._policy = policy or DeliveryPolicy()
@@ -109,15 +117,26 @@ class Worker:
     # -- life
 
     def start(self) -> None:
-        """Start the event loop, the judges and the thread that renews leases and rings what is due."""
+        """Start the gate, the event loop, the judges, and the thread that renews leases and rings what is due.
+
+        Raises:
+            StoreError: the gate cannot decide, because the store is away.
+        """
+        if self._gate is not None:
+            self._gate.start()
         self._portal_context = start_blocking_portal()
         self._portal: BlockingPortal = self._portal_context.__enter__()
         self._judges = self._portal.call(self._make_judges)
         if self._metrics is not None:
             for judge in self._judges:
                 self._metrics.judge(judge.name, judge.fingerprint)
-        self._keeper = threading.Thread(target=self._keep, name="assay-keeper", daemon=True)
-        self._keeper.start()
+        self._threads = [threading.Thread(target=self._keep, name="assay-keeper", daemon=True)]
+        if self._gate is not None:
+            # On a thread of its own: a database that hangs must not cost the leases of what is in hand.
+            watch = partial(self._watch, self._gate)
+            self._threads.append(threading.Thread(target=watch, name="assay-gate", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def begin_stop(self) -> None:
         """Call at SIGTERM: what is in flight may finish for `shutdown_seconds`, then it is handed back."""
@@ -139,7 +158,8 @@ class Worker:
         """Hand back what is left and end the threads. The store and the queue stay open: they are the caller's."""
         self.hand_back()
         self._stopping.set()
-        self._keeper.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
         self._portal.call(self._judges.aclose)
         self._portal_context.__exit__(None, None, None)
 
@@ -222,27 +242,37 @@ class Worker:
                 continue
             decoded[record.record_id] = (record, raw)
         known = self._store.existing(list(decoded)) if decoded else {}
+        # Once for the whole batch: a switch in its midst does not split it.
+        roster = self._roster
         work = []
         for record, raw in decoded.values():
-            todo, stale = self._left_to_judge(record, known, replay=batch.replay)
-            if todo:
+            owed = self._owed(record, known, roster)
+            todo, stale = self._left_to_judge(record, known, owed, replay=batch.replay)
+            if todo or not owed:
                 plan.records.append((record, raw.decode()))
+            if todo:
                 work.append((record, todo, raw))
-            else:
+            elif owed:
                 # A failure committed just before a crash: its dead letter is written again, under the same id.
                 plan.dead_letters.extend(_exhausted(raw, record, stale, batch.attempt + 1))
                 plan.duplicates += 1
         return work
 
+    def _owed(self, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
+        """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""
+        return roster.owed(record.record_id, lambda rubric: self._identity(record, rubric) in known)
+
+    def _identity(self, record: Record, rubric: Rubric) -> uuid.UUID:
+        return evaluation_id(record.record_id, rubric.name, rubric.hash, self._judges.of(rubric).fingerprint)
+
     def _left_to_judge(
-        self, record: Record, known: Mapping[uuid.UUID, Stored], *, replay: bool
+        self, record: Record, known: Mapping[uuid.UUID, Stored], owed: Sequence[Rubric], *, replay: bool
     ) -> tuple[list[Rubric], list[tuple[str, str]]]:
         """The rubrics without an outcome, and (kind, rubric) of those that ended in a transient failure."""
         todo: list[Rubric] = []
         stale: list[tuple[str, str]] = []
-        for rubric in self._rubrics:
-            fingerprint = self._judges.of(rubric).fingerprint
-            stored = known.get(evaluation_id(record.record_id, rubric.name, rubric.hash, fingerprint))
+        for rubric in owed:
+            stored = known.get(self._identity(record, rubric))
             if stored is None or (replay and stored.outcome == "failed"):
                 todo.append(rubric)
             elif stored.kind is not None and stored.kind in TRANSIENT:
@@ -282,7 +312,9 @@ class Worker:
             else:
                 record_id = record.record_id
                 plan.records.append((record, raw.decode()))
-                plan.evaluations.extend(self._crashed(record, message))
+                known = self._store.existing([record.record_id])
+                owed = self._owed(record, known, self._roster)
+                plan.evaluations.extend(self._crashed(record, owed, message))
         plan.dead_letters.append(
             _dead_letter(raw, reason="crashed", message=message, attempts=claim.deliveries, record_id=record_id)
         )
@@ -291,8 +323,8 @@ class Worker:
         _log.error("record set aside", extra={"record_id": record_id, "reason": "crashed"})
         return "crashed"
 
-    def _crashed(self, record: Record, message: str) -> Iterator[Evaluation]:
-        for rubric in self._rubrics:
+    def _crashed(self, record: Record, owed: Sequence[Rubric], message: str) -> Iterator[Evaluation]:
+        for rubric in owed:
             judge = self._judges.of(rubric)
             yield Evaluation(
                 record_id=record.record_id,
@@ -386,9 +418,34 @@ class Worker:
                     renew_at = time.monotonic() + self._policy.lease_seconds / 4
                 if not self._handing_back.is_set():
                     self._queue.sweep()
+                    self._keep_unreadable()
             except QueueError as error:
                 _log.warning("Redis is away", extra={"error": str(error)})
                 self._stopping.wait(min(5.0, self._policy.lease_seconds / 4))
+
+    @property
+    def _roster(self) -> Roster:
+        return self._fixed if self._gate is None else self._gate.roster
+
+    def _watch(self, gate: Gate) -> None:
+        """Let rubrics that waited go on once their calibration is there."""
+        while not self._stopping.wait(self._policy.gate_seconds):
+            try:
+                gate.refresh()
+            except StoreError as error:
+                _log.warning("the gate waits", extra={"error": str(error)})
+
+    def _keep_unreadable(self) -> None:
+        """Make dead letters of what lies on the broker's list and is no doorbell."""
+        for item in self._queue.unreadable():
+            message = "found on the broker's list, and no doorbell: enqueue as docs/reference/wire-format.md says"
+            letter = _dead_letter(item, reason="undecodable", message=message, attempts=1)
+            try:
+                self._store.commit([], [], [letter])
+            except StoreError as error:
+                _log.warning("the database is away", extra={"error": str(error)})
+                return
+            self._queue.forget_unreadable(item)
 
     def _count(self, outcome: str) -> None:
         if self._metrics is not None:
@@ -400,7 +457,7 @@ def _single(batch: Batch, raw: bytes, index: int, *, due_at: float, attempt: int
     attempt = batch.attempt if attempt is None else attempt
     batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{index}/{attempt}"))
     payload = encode_batch(
-        [raw.decode()], batch_id=batch_id, enqueued_at=batch.enqueued_at, attempt=attempt, replay=batch.replay
+        [raw], batch_id=batch_id, enqueued_at=batch.enqueued_at, attempt=attempt, replay=batch.replay
     )
     return Retry(payload=payload, batch_id=batch_id, due_at=due_at, enqueued_at=batch.enqueued_at)
 

@@ -13,7 +13,7 @@ import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
-from assay.queue import TASK, Queue, doorbell, encode_batch
+from assay.queue import PURGE_TASK, TASK, Queue, doorbell, encode_batch, is_doorbell
 
 pytestmark = pytest.mark.integration
 
@@ -125,3 +125,15 @@ def test_a_celery_worker_runs_the_task(app: Celery, redis_url: str, raw: redis.R
     assert sorted(name for name, won in claimed if not won) == ["b3", "gone"]
     assert queue.depth().batches == 0
     queue.close()
+
+
+def test_ours_and_celerys_own_are_told_from_the_rest(app: Celery, raw: redis.Redis) -> None:
+    assert is_doorbell(doorbell("assay", "b").encode())
+    for task, args in ((TASK, ["b"]), (PURGE_TASK, [])):
+        raw.delete("assay")
+        app.send_task(task, args, queue="assay")
+        assert is_doorbell(raw.rpop("assay")), task
+    for task, args, kwargs in ((TASK, [], {}), (TASK, [5], {}), (TASK, ["b"], {"x": 1}), ("other.task", ["b"], {})):
+        raw.delete("assay")
+        app.send_task(task, args, kwargs, queue="assay")
+        assert not is_doorbell(raw.rpop("assay")), (task, args, kwargs)

@@ -171,3 +171,51 @@ def test_a_wrong_key_becomes_failures_and_dead_letters_that_a_right_key_replays(
         deployment.drain(worker)
         assert deployment.outcomes()["safety"] == Counter(scored=10)
         assert deployment.store.dead_letters() == []
+
+
+def test_garbage_on_the_brokers_list_stops_nobody(tmp_path: Path) -> None:
+    """Whatever lands on the list that Celery reads, the worker lives on and what was enqueued is scored."""
+    import base64
+    import json
+
+    foreign = {
+        "body": base64.b64encode(b"[[], {}, {}]").decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": "somebody.elses",
+            "id": "x",
+            "root_id": "x",
+            "argsrepr": "()",
+            "kwargsrepr": "{}",
+        },
+        "properties": {
+            "correlation_id": "x",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "assay"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": "x",
+        },
+    }
+    no_arguments = json.loads(json.dumps(foreign))
+    no_arguments["headers"]["task"] = "assay.score_batch"
+    pickled = json.loads(json.dumps(foreign))
+    pickled["content-type"] = "application/x-python-serialize"
+    with Deployment(tmp_path, f"sqlite:///{tmp_path}/assay.db", **QUICK_RETRIES) as deployment:
+        deployment.start_judge()
+        worker = deployment.start_worker("--concurrency", "2")
+        messages = [b"garbage", b"\xff\xfe", b"{}", b"[]", b'{"body": 5}', b"null"]
+        messages += [json.dumps(message).encode() for message in (foreign, no_arguments, pickled)]
+        for message in messages:
+            deployment.queue._redis.lpush("assay", message)
+            time.sleep(0.2)
+        deployment.enqueue(60)
+        deployment.drain(worker, seconds=60)
+        assert worker.poll() is None
+        assert {r: sum(c.values()) for r, c in deployment.outcomes().items()} == dict.fromkeys(RUBRICS, 60)
+        wait_until(lambda: len(deployment.store.dead_letters()) == len(messages), worker)
+        letters = deployment.store.dead_letters()
+        assert {letter.payload for letter in letters} == set(messages)
+        assert {letter.reason for letter in letters} == {"undecodable"}

@@ -20,7 +20,6 @@ from assay.queue import QueueDepth
 from assay.records import Evaluation, Record, Score
 from assay.sampling import Rule, Sampler
 from assay.store import OTHER, Store
-from assay.store._labels import Learned
 from assay.windows import wilson
 from exposition import Exposition
 from stores import EPOCH, a_record, an_evaluation, with_payloads
@@ -126,15 +125,11 @@ def place(store: Store, start: int, end: int) -> set[int]:
     """The label sets of records with these cohort values, made as a commit makes them."""
     places: set[int] = set()
     for first in range(start, end, 100_000):
-        learned = Learned()
         records: list[Any] = [
             SimpleNamespace(record_id=str(n), app="shop", cohort={"tier": f"v{n}"})
             for n in range(first, min(first + 100_000, end))
         ]
-        placed = store._database.write(
-            lambda connection, rows=records, new=learned: store._labels.place(connection, rows, new)
-        )
-        store._labels.learn(learned)
+        placed = store._labels.places(store._database, records)
         places |= {found.series_id for found in placed.values()}
     return places
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import assay
 from assay import (
-    DEFAULT_RULES,
+    ALWAYS_TAKE,
     AssayError,
     Client,
     Context,
@@ -39,8 +39,8 @@ def construct() -> None:
             Rule("tenant", 0.5, cohort={"tenant": "blue"}),
             Rule("long", 1.0, when=lambda fields: len(str(fields["output"])) > 5_000),
             Rule("bad", 1.0, when="thumbs_down"),
-            *DEFAULT_RULES,
         ],
+        always_take=ALWAYS_TAKE[:2],
         redact=Redactor(kinds=["email", "secret"], extra={"order": r"ORD-\d+"}),
         user_id_salt=b"pepper",
         cohort={"env": "production"},
@@ -84,7 +84,6 @@ def record(client: Client) -> None:
     client.record(input="q", trace_id=UUID(int=1), timestamp=1_700_000_000.0, usage={"prompt_tokens": 1})
     client.record(inputt="q")  # type: ignore[call-arg]
     client.record(input="q", latency_seconds="fast")  # type: ignore[arg-type]
-    client.record("q")  # type: ignore[call-arg, arg-type]
 
 
 def interaction(client: Client) -> None:
@@ -95,7 +94,7 @@ def interaction(client: Client) -> None:
         it.output = "a"
         it.usage = Usage(prompt_tokens=1)
         it.metadata["k"] = "v"
-        it.ouput = "a"  # type: ignore[attr-defined]
+        it.answer = "a"  # type: ignore[attr-defined]
     assert_type(it.record_id, str | None)
 
 

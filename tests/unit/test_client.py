@@ -13,7 +13,7 @@ from assay.errors import QueueError, SettingsError
 from assay.queue import MAX_BATCH_BYTES
 from assay.records import Record, Sampling
 from assay.redaction import hash_user_id
-from assay.sampling import DEFAULT_RULES, sample_unit
+from assay.sampling import sample_unit
 from transports import MemoryTransport, one_record
 
 QUESTION, ANSWER = "Where is my parcel?", "It arrives tomorrow."
@@ -169,8 +169,18 @@ def test_default_rules_take_what_matters(transport: MemoryTransport) -> None:
     assert [record.sampling.rule for record in transport.records] == ["thumbs_down", "thumbs_down", "error", "length"]
 
 
+def test_what_matters_is_taken_before_own_rules_unless_told_otherwise(transport: MemoryTransport) -> None:
+    noisy = [Rule("noisy", 0.0, route="/health")]
+    with Client(transport=transport, rules=noisy) as client:
+        assert client.record(input="a", route="/health") is None
+        assert client.record(input="a", route="/health", finish_reason="length")
+        assert sent(client, transport).sampling.rule == "length"
+    with Client(transport=transport, rules=noisy, always_take=()) as client:
+        assert client.record(input="a", route="/health", finish_reason="length") is None
+
+
 def test_own_rules_see_the_clients_cohort(transport: MemoryTransport) -> None:
-    rules = [Rule("blue", 1.0, cohort={"tenant": "blue"}), *DEFAULT_RULES]
+    rules = [Rule("blue", 1.0, cohort={"tenant": "blue"})]
     with Client(transport=transport, sample_rate=0.0, rules=rules, cohort={"tenant": "blue", "env": "x"}) as client:
         assert client.record(input="a", cohort={"env": "y"})
         assert client.record(input="a", cohort={"tenant": "red"}) is None
@@ -486,7 +496,7 @@ def test_interaction_with_an_unknown_field(client: Client, caplog: pytest.LogCap
     assert it.record_id
     assert "inputt is not a field" in caplog.text
     with pytest.raises(AttributeError):
-        it.ouput = ANSWER  # type: ignore[attr-defined]
+        it.answer = ANSWER  # type: ignore[attr-defined]
 
 
 def test_interaction_that_is_not_taken(transport: MemoryTransport) -> None:

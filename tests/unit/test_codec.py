@@ -205,7 +205,7 @@ def test_ten_megabytes_are_refused_by_default() -> None:
         ({"input": 5}, "input", "must be text, or an array of messages"),
         ({"input": [{"role": "user"}]}, "input[0].content", "is missing"),
         ({"input": [{"role": "user", "content": None}]}, "input[0].content", "must be text"),
-        ({"input": [{"role": "user", "content": "x", "contant": "y"}]}, "input[0].contant", "did you mean content?"),
+        ({"input": [{"role": "user", "content": "x", "contents": "y"}]}, "input[0].contents", "did you mean content?"),
         ({"output": 7}, "output", "must be text"),
         ({"output": None}, "output", "must be text"),
         ({"record_id": ""}, "record_id", "1 to 200"),

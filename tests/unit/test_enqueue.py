@@ -127,3 +127,8 @@ def test_no_bytes_raise(data: bytes, form: str) -> None:
 def test_no_json_raises(value: object) -> None:
     for row in rows(json.dumps(value)):
         assert (row.record is None) == (row.error is not None)
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    (row,) = rows("input,output,input\nq,a,p\n", "csv")
+    assert (row.line, row.error) == (1, "two columns are called 'input': rename one")

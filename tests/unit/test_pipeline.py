@@ -214,3 +214,28 @@ def test_outcomes_of_a_failure_say_whether_another_try_can_help():
     final = evaluated(a_record(), [ordinal()], Broken(raising(JudgeError("refused", "no"))))[0].outcome
     assert isinstance(transient, Failure)
     assert (transient.transient, final.transient) == (True, False)
+
+
+def test_two_versions_of_a_rubric_are_asked_in_two_calls_and_both_are_scored():
+    judge = ScriptedJudge(lambda _, rubric: Score(value=0.9 if rubric.version == "2" else 0.1, passed=True))
+    old, new = ordinal(version="1"), ordinal(version="2", instructions="Judge it by the new question.")
+    evaluations = evaluated(a_record(), [old, checklist(), new], judge)
+    assert [(e.rubric, e.rubric_version, e.outcome.value) for e in evaluations] == [
+        ("relevance", old.revision, 0.1),
+        ("safety", checklist().revision, 0.1),
+        ("relevance", new.revision, 0.9),
+    ]
+    assert {frozenset(names) for _, names in judge.calls} == {
+        frozenset({"relevance", "safety"}),
+        frozenset({"relevance"}),
+    }
+    assert len(judge.calls) == 2
+
+
+def test_two_versions_of_a_rubric_may_have_two_judges():
+    settings = JudgeSettings(engine="rules")
+    by_default, by_lexical = ordinal(), ordinal(judge=JudgeSpec(engine="lexical"))
+    judges = Judges.build([by_default, by_lexical, checklist()], settings)
+    assert [judges.of(rubric).name for rubric in (by_default, by_lexical, checklist())] == ["rules", "lexical", "rules"]
+    assert len(list(judges)) == 2
+    assert [e.judge for e in evaluated(a_record(), [by_default, by_lexical], judges)] == ["rules", "lexical"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.errors import RecordError, SettingsError
-from assay.queue import TASK, Batch, Queue, decode_batch, doorbell, encode_batch
+from assay.queue import TASK, Batch, Queue, decode_batch, doorbell, encode_batch, is_doorbell
 
 HEAD: dict[str, Any] = {"schema_version": 1, "batch_id": "b1", "enqueued_at": 1.5}
 
@@ -184,3 +184,22 @@ def test_push_refuses_ids_that_would_break_a_doorbell(batch_id: str) -> None:
 def test_a_url_that_is_none() -> None:
     with pytest.raises(SettingsError, match="Redis URL"):
         Queue.from_url("http://localhost")
+
+
+@given(st.binary(max_size=200) | st.from_regex(r"\{.{0,80}\}").map(str.encode))
+def test_nothing_on_the_list_raises(item: bytes) -> None:
+    assert is_doorbell(item) is False
+
+
+@given(st.data())
+def test_a_doorbell_with_a_part_missing_or_changed_is_none(data: st.DataObject) -> None:
+    message = json.loads(doorbell("assay", "b"))
+    assert is_doorbell(json.dumps(message).encode())
+    where = data.draw(st.sampled_from([message, message["headers"], message["properties"]]))
+    wanted = {"body", "headers", "properties", "content-type", "task", "id", "delivery_tag", "delivery_info"}
+    name = data.draw(st.sampled_from(sorted(wanted & where.keys())))
+    if data.draw(st.booleans()):
+        del where[name]
+    else:
+        where[name] = data.draw(st.none() | st.integers() | st.lists(st.text()))
+    assert not is_doorbell(json.dumps(message).encode())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from assay.errors import SettingsError
 from assay.records import Feedback, Sampling
-from assay.sampling import DEFAULT_RULES, Rule, Sampler, sample_unit
+from assay.sampling import ALWAYS_TAKE, Rule, Sampler, sample_unit
 
 UNIT_OF_A_TRACE = 0.10795383468468478
 UNIT_OF_NOTHING = 0.21549632904154115
@@ -149,8 +149,8 @@ def test_what_a_rule_matches(rule: Rule, fields: dict[str, Any], matches: bool) 
     ],
 )
 def test_default_rules_always_take(fields: dict[str, Any], rule: str) -> None:
-    assert Sampler(0.0, DEFAULT_RULES).decide("key", fields) == Sampling(probability=1.0, rule=rule)
-    assert Sampler(0.0, DEFAULT_RULES).decide("key", {}) is None
+    assert Sampler(0.0, ALWAYS_TAKE).decide("key", fields) == Sampling(probability=1.0, rule=rule)
+    assert Sampler(0.0, ALWAYS_TAKE).decide("key", {}) is None
 
 
 def test_a_rule_whose_function_raises_is_passed_over_and_counted() -> None:
@@ -161,7 +161,7 @@ def test_a_rule_whose_function_raises_is_passed_over_and_counted() -> None:
 
 
 def test_strange_fields_do_not_raise() -> None:
-    sampler = Sampler(0.0, [*DEFAULT_RULES, Rule("r", 1.0, route="/a", cohort={"a": "b"})])
+    sampler = Sampler(0.0, [*ALWAYS_TAKE, Rule("r", 1.0, route="/a", cohort={"a": "b"})])
     assert sampler.decide("key", {"feedback": 5, "route": "/a", "cohort": 7, "finish_reason": []}) is None
     assert sampler.errors == 2
 

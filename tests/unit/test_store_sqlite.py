@@ -103,10 +103,27 @@ def test_the_directory_is_made(tmp_path: Path) -> None:
     assert path.stat().st_size > 0
 
 
-def test_a_check_makes_no_file(path: Path) -> None:
-    with Store(f"sqlite:///{path}") as store, pytest.raises(StoreError, match="run `assay db upgrade`"):
-        store.check()
-    assert not path.exists()
+def test_nothing_but_an_upgrade_makes_a_file(path: Path) -> None:
+    with Store(f"sqlite:///{path}") as store:
+        for call in (store.check, store.ping, store.totals, lambda: commit(store, (a_record(), 0.5))):
+            with pytest.raises(StoreError, match="there is no database yet: run `assay db upgrade`"):
+                call()
+            assert not path.exists()
+
+
+def test_a_file_that_was_deleted_is_missed(store: Store, path: Path) -> None:
+    commit(store, (a_record(), 0.5))
+    path.unlink()
+    with pytest.raises(StoreError, match="there is no database"):
+        commit(store, (a_record(), 0.5))
+
+
+def test_a_file_that_cannot_be_opened_is_named(path: Path) -> None:
+    path.mkdir()
+    with Store(f"sqlite:///{path}") as store:
+        for call in (store.upgrade, store.ping):
+            with pytest.raises(StoreError, match=f"{path}: unable to open database file: .* must be readable"):
+                call()
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -116,14 +133,6 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pytest.raises(StoreError, match="must be writable"),
     ):
         store.upgrade()
-
-
-def test_a_directory_that_is_away_is_named(tmp_path: Path) -> None:
-    with (
-        Store(f"sqlite:///{tmp_path}/away/scores.db") as store,
-        pytest.raises(StoreError, match="directory must exist"),
-    ):
-        store.counts()
 
 
 def test_a_file_that_is_something_else_is_left_alone(path: Path) -> None:

@@ -131,7 +131,9 @@ class Calibration:
     def to_json(self) -> str:
         """The file's text: JSON that people can read and compare; `from_json` takes it back."""
         body = {"calibration_version": CALIBRATION_VERSION, "calibration_id": self.calibration_id} | self._body()
-        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # Readable where it goes; escaped where somebody's name holds what UTF-8 cannot carry.
+        return text if _is_utf8(text) else json.dumps(body, indent=2, allow_nan=False) + "\n"
 
     def _body(self) -> dict[str, Any]:
         body = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
@@ -163,7 +165,9 @@ class Calibration:
             raise CalibrationError("was changed since it was made: its id does not fit it; calibrate again", path=path)
         try:
             return cls(**_decoded(body))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            raise CalibrationError(f"is no calibration: it lacks {error}", path=path) from None
+        except (TypeError, ValueError, AttributeError) as error:
             raise CalibrationError(f"is no calibration: {error}", path=path) from None
 
     @classmethod
@@ -232,6 +236,14 @@ def _decoded(body: Mapping[str, Any]) -> dict[str, Any]:
 def _threshold(data: Mapping[str, Any]) -> Threshold:
     measured = {name: Statistic(**data[name]) for name in ("fail_recall", "fail_precision")}
     return Threshold(**{**data, **measured})
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(constant: str) -> float:

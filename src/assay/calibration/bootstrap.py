@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from assay.calibration._columns import FloatArray, groups_or_rows, sums_by_group
 from assay.calibration.statistic import Statistic
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 #: An interval is given only if at most this share of the resamples leaves the statistic undefined.
 MAX_UNDEFINED = 0.1
 
-#: Numbers held at once while resampling: 32 MB.
-_BLOCK = 4_000_000
-#: Numbers that a processor's cache takes: ranking is bound by memory.
-_CACHED = 32_000
+#: Draws are kept for the next statistic up to so many numbers (a byte each), and drawn again beyond.
+_KEPT = 32_000_000
+#: Numbers drawn at once.
+_BLOCK = 1_000_000
+#: Numbers worked on at once: ranking is bound by memory, and these fit a processor's cache.
+_PIECE = 32_000
 #: Up to so many distinct records are drawn as one multinomial variable.
 _DISTINCT = 100
+
+_Counts = npt.NDArray[np.uint8]
 
 
 class Bootstrap:
@@ -53,7 +58,7 @@ class Bootstrap:
         self._is_clustered = clusters is not None
         self._group, self._n_groups = groups_or_rows(clusters, n)
         self._n_resamples, self._seed, self._confidence = n_resamples, seed, confidence
-        self._kept: list[FloatArray] | None = None
+        self._kept: list[_Counts] | None = None
 
     def ci(self, terms: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, unless: str = "") -> Statistic:
         """A statistic of sums over records, with its percentile interval.
@@ -75,12 +80,7 @@ class Bootstrap:
         value = float(statistic(np.ones((1, self.n)))[0])
         if not np.isfinite(value):
             return Statistic.of(value, n=self.n, unless=unless)
-        rows = max(1, _CACHED // self.n)
-        pieces = [
-            statistic(piece[:, self._group] if self._is_clustered else piece)
-            for drawn in self._draws()
-            for piece in (drawn[start : start + rows] for start in range(0, len(drawn), rows))
-        ]
+        pieces = [statistic(drawn[:, self._group] if self._is_clustered else drawn) for drawn in self._draws()]
         return self._with_interval(value, np.concatenate(pieces))
 
     def sums(self, terms: FloatArray) -> FloatArray:
@@ -95,18 +95,23 @@ class Bootstrap:
         return np.concatenate([drawn @ by_group for drawn in self._draws()])
 
     def _draws(self) -> Iterator[FloatArray]:
-        """How often each record or cluster is drawn, in blocks of shape (some resamples, records or clusters)."""
-        if self._kept is not None:
-            yield from self._kept
-            return
+        """How often each record or cluster is drawn, in pieces of shape (some resamples, records or clusters)."""
+        if self._kept is None and self._n_resamples * self._n_groups <= _KEPT:
+            self._kept = list(self._blocks())
+        rows = max(1, _PIECE // self._n_groups)
+        for block in self._kept if self._kept is not None else self._blocks():
+            for start in range(0, len(block), rows):
+                yield block[start : start + rows].astype(np.float64)
+
+    def _blocks(self) -> Iterator[_Counts]:
         rng, size = np.random.default_rng(self._seed), self._n_groups
         most = max(1, _BLOCK // size)
-        if self._n_resamples <= most:
-            self._kept = [_drawn(rng, self._n_resamples, size)]
-            yield from self._kept
-            return
         for start in range(0, self._n_resamples, most):
-            yield _drawn(rng, min(most, self._n_resamples - start), size)
+            rows = min(most, self._n_resamples - start)
+            index = rng.integers(size, size=(rows, size))
+            index += np.arange(rows)[:, None] * size
+            # Of one record, a resample holds a few; a byte is plenty.
+            yield np.bincount(index.ravel(), minlength=rows * size).reshape(rows, size).astype(np.uint8)
 
     def _with_interval(self, value: float, replicates: FloatArray) -> Statistic:
         interval = percentile_interval(replicates, confidence=self._confidence)
@@ -121,9 +126,3 @@ def percentile_interval(replicates: FloatArray, *, confidence: float = 0.95) -> 
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(defined, [tail, 1 - tail])
     return float(lower), float(upper)
-
-
-def _drawn(rng: np.random.Generator, resamples: int, size: int) -> FloatArray:
-    index = rng.integers(size, size=(resamples, size))
-    index += np.arange(resamples)[:, None] * size
-    return np.bincount(index.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float64)

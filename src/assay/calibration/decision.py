@@ -105,7 +105,9 @@ def correct(
         return nothing("no_calibration", _why_not(rates))
     if found.lower >= found.upper:
         # Clipped to a point: no true level could read like this.
-        return nothing("refused", f"the judge passes {raw.value:.0%}, which its calibration cannot explain: it has changed")
+        return nothing(
+            "refused", f"the judge passes {raw.value:.0%}, which its calibration cannot explain: it has changed"
+        )
     state: State = "ok"
     reason, half = found.reason, (found.upper - found.lower) / 2
     if stale:

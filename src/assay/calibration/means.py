@@ -99,13 +99,15 @@ def _hajek(
 ) -> Mean:
     n = x.size
     w = weights_or_ones(sample_weight, n)
-    group, n_groups = groups_or_rows(clusters, n)
     total = float(w.sum())
     mean = float((w * x).sum() / total)
-    weight_of_group = sums_by_group(w, group, n_groups)
-    kish = total**2 / float((weight_of_group**2).sum())
     spread = float((w * (x - mean) ** 2).sum() / total)
-    squares = float((sums_by_group(w * (x - mean), group, n_groups) ** 2).sum()) / total**2
+    weight_of_group, pull_of_group, n_groups = w, w * (x - mean), n
+    if clusters is not None:
+        group, n_groups = groups_or_rows(clusters, n)
+        weight_of_group, pull_of_group = (sums_by_group(terms, group, n_groups) for terms in (w, pull_of_group))
+    kish = total**2 / float((weight_of_group**2).sum())
+    squares = float((pull_of_group**2).sum()) / total**2
     scale = float(np.abs(x).max()) or 1.0
     if n_groups < 2 or spread <= 1e-24 * scale**2 or squares <= 0.0:
         variance, n_effective = 0.0, kish

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from assay.calibration._columns import Clusters
 
-_CONSTANT = "the human labels or the judge's scores are all alike"
-_ONE_CLASS = "all human labels are of one class"
+_CONSTANT = "the labels or the judge's scores are all alike"
+_ONE_CLASS = "all labels are of one class"
 
 #: Rows of pairs compared at once.
 _BLOCK = 256

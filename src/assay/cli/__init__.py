@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import _dead, _health, _processes, _records, _rubrics
+from assay.cli import _calibrate, _dead, _health, _processes, _records, _rubrics
 from assay.cli._screen import errors
 from assay.errors import AssayError, ConfigError, RecordError
 
@@ -44,6 +44,7 @@ def _root(
 _processes.register(app)
 _records.register(app)
 _health.register(app)
+_calibrate.register(app)
 app.add_typer(_rubrics.app, name="rubrics")
 app.add_typer(_dead.app, name="dead")
 app.add_typer(_health.db, name="db")

@@ -13,6 +13,7 @@ from assay.cli._screen import Json, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError
 from assay.settings import load_settings
+from assay.store import DeadLetter
 
 app = typer.Typer(
     help="Dead letters: what could not be processed, kept to be seen, mended and replayed.", no_args_is_help=True
@@ -30,22 +31,9 @@ def list_(
 ) -> None:
     """List dead letters, newest first."""
     store = wiring.open_store(load_settings())
-    letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_)
+    letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_, payloads=False)
     if as_json:
-        print_json(
-            [
-                {
-                    "dead_id": letter.dead_id,
-                    "record_id": letter.record_id,
-                    "reason": letter.reason,
-                    "message": letter.message,
-                    "attempts": letter.attempts,
-                    "created_at": letter.created_at,
-                    "replayed_at": letter.replayed_at,
-                }
-                for letter in letters
-            ]
-        )
+        print_json([_as_json(letter) for letter in letters])
         return
     if not letters:
         output.print("No dead letters.")
@@ -77,17 +65,7 @@ def show(
     """Print one dead letter: the reason on standard error, the payload as it came on standard output."""
     letter = wiring.open_store(load_settings()).dead_letter(dead_id)
     if as_json:
-        print_json(
-            {
-                "dead_id": letter.dead_id,
-                "record_id": letter.record_id,
-                "reason": letter.reason,
-                "message": letter.message,
-                "attempts": letter.attempts,
-                "created_at": letter.created_at,
-                "payload": letter.payload.decode(errors="backslashreplace"),
-            }
-        )
+        print_json(_as_json(letter) | {"payload": letter.payload.decode(errors="backslashreplace")})
         return
     print(f"{letter.reason}: {letter.message}", file=sys.stderr)
     sys.stdout.buffer.write(letter.payload + b"\n")
@@ -114,13 +92,28 @@ def replay_(
         raise ConfigError("--payload mends one dead letter: name its id")
     settings = load_settings()
     store, queue = wiring.open_store(settings), wiring.open_queue(settings)
-    letters = [store.dead_letter(dead_id)] if dead_id else store.dead_letters(reason=reason, limit=1_000_000)
+    # Ids first: all payloads at once might not fit into memory.
+    listed = [] if dead_id else store.dead_letters(reason=reason, limit=1_000_000, payloads=False)
+    ids = [dead_id] if dead_id else [letter.dead_id for letter in listed]
+    letters = (store.dead_letter(letter_id) for letter_id in ids)
     done = replay(letters, queue=queue, store=store, mended=payload.read_bytes() if payload else None)
     if as_json:
         print_json({"replayed": done.replayed, "refused": [{"dead_id": i, "error": e} for i, e in done.refused]})
     else:
-        output.print(f"{done.replayed} of {len(letters)} back on the queue.")
+        output.print(f"{done.replayed} of {len(ids)} back on the queue.")
         for letter_id, error in done.refused:
             output.print(f"{letter_id[:12]} stays: {error}", markup=False)
     if done.refused:
         raise typer.Exit(2)
+
+
+def _as_json(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "dead_id": letter.dead_id,
+        "record_id": letter.record_id,
+        "reason": letter.reason,
+        "message": letter.message,
+        "attempts": letter.attempts,
+        "created_at": letter.created_at,
+        "replayed_at": letter.replayed_at,
+    }

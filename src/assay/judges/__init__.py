@@ -142,6 +142,26 @@ def build_judge(spec: JudgeSpec | None, settings: JudgeSettings, observer: Judge
     raise SettingsError(f"judge engine: {resolved.engine!r} is not one of openai, lexical, rules")
 
 
+def describe_judge(spec: JudgeSpec | None, settings: JudgeSettings) -> tuple[str, str]:
+    """Name and fingerprint of the judge that `build_judge` would build, without what it takes to build and call it.
+
+    Raises:
+        SettingsError: an unknown engine, no model, or a base URL that is none.
+    """
+    resolved = resolve(spec, settings)
+    if resolved.engine == "openai":
+        from assay.judges._identity import identify
+
+        return identify(resolved)[:2]
+    judge = build_judge(spec, settings)
+    return judge.name, judge.fingerprint
+
+
+def lacks_key(settings: JudgeSettings) -> bool:
+    """Whether the engine `openai` cannot be asked for want of a key: only OpenAI's own endpoint always takes one."""
+    return _origin(settings.base_url) == _origin(None) and not settings.api_key
+
+
 def preview(rubrics: Sequence[Rubric], record: Record | None = None) -> tuple[list[dict[str, str]], dict[str, object]]:
     """What the engine `openai` sends for `rubrics` asked together: the messages, and the JSON Schema of the reply.
 

@@ -6,18 +6,16 @@ One call for all rubrics it is given; what of the reply is no valid verdict is a
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from assay.errors import JudgeError, SettingsError, VerdictError
-from assay.judges import OPENAI_BASE_URL
+from assay.judges import lacks_key
 from assay.judges._endpoint import Endpoint
+from assay.judges._identity import identify
 from assay.judges._prices import load_prices
-from assay.judges._prompt import PROTOCOL, render, repair, schema
-from assay.judges._reply import PARSER, Verdicts, find_verdicts, grade_distribution
+from assay.judges._prompt import render, repair, schema
+from assay.judges._reply import Verdicts, find_verdicts, grade_distribution
 from assay.judges._text import declines
 from assay.records import TRANSIENT, Failure, Usage
 
@@ -39,20 +37,16 @@ class OpenAIJudge:
 
     def __init__(self, settings: JudgeSettings, observer: JudgeObserver | None = None) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""
-        if not settings.model:
-            raise SettingsError("the judge `openai` needs a model: set ASSAY_JUDGE_MODEL, such as gpt-5-mini")
-        base_url = settings.base_url or OPENAI_BASE_URL
-        if base_url == OPENAI_BASE_URL and not settings.api_key:
+        self.name, self.fingerprint, model = identify(settings)
+        if lacks_key(settings):
             raise SettingsError(
                 "the judge `openai` needs a key: set ASSAY_JUDGE_API_KEY or OPENAI_API_KEY, "
                 "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
             )
-        self.name = f"openai:{settings.model}"
-        self.fingerprint = _fingerprint(settings, _host(base_url))
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._endpoint = Endpoint(
-            settings, settings.model, load_prices(settings.prices_path), judge=self.name, observer=observer
+            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer
         )
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
@@ -211,29 +205,3 @@ def _distribution(
         return None
     grades = [str(grade) for grade in rubric.scale.schema()["properties"][field]["enum"]]
     return grade_distribution(logprobs, verdicts.text, span, grades)
-
-
-def _host(base_url: str) -> str:
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname if parts.scheme in ("http", "https") else None
-        _ = parts.port
-    except ValueError:
-        host = None
-    if not host:
-        raise SettingsError("the judge's base URL is none: write it like http://localhost:11434/v1")
-    return host
-
-
-def _fingerprint(settings: JudgeSettings, host: str) -> str:
-    """Of what changes verdicts. The host is in it, because one model name means different models elsewhere."""
-    parts: dict[str, Any] = {
-        "engine": "openai",
-        "host": host,
-        "model": settings.model,
-        "temperature": settings.temperature,
-        "logprobs": settings.logprobs,
-        "prompt": PROTOCOL,
-        "parser": PARSER,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

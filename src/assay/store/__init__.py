@@ -7,28 +7,35 @@ delivered twice. The time series are read from those sums alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 
+from assay.codec import decode_record
 from assay.errors import ConfigError
 from assay.records import Evaluation, Record, Score, Usage, now
-from assay.store import _migrate, _purge, _reads
+from assay.store import _calibrations, _label_requests, _migrate, _purge, _reads
 from assay.store._commit import Batch
 from assay.store._database import Database
 from assay.store._labels import OTHER, Labels
 from assay.store._rollups import Additions
 from assay.store._rows import (
     SCORE_BOUNDS,
+    CalibrationState,
     Committed,
     Counts,
     DeadLetter,
     Exemplar,
     Finding,
+    LabelCandidate,
+    LabelRequest,
     OutcomeName,
     Rollup,
+    RubricVersion,
     Stored,
+    StoredCalibration,
     Total,
+    VersionState,
 )
 from assay.store._tables import dead_letters, evaluations, instruments, payloads, records, text
 
@@ -37,19 +44,27 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from datetime import datetime
 
+    from assay.calibration import Calibration
+
 __all__ = [
     "OTHER",
     "SCORE_BOUNDS",
+    "CalibrationState",
     "Committed",
     "Counts",
     "DeadLetter",
     "Exemplar",
     "Finding",
+    "LabelCandidate",
+    "LabelRequest",
     "OutcomeName",
     "Rollup",
+    "RubricVersion",
     "Store",
     "Stored",
+    "StoredCalibration",
     "Total",
+    "VersionState",
 ]
 
 
@@ -140,7 +155,7 @@ class Store:
     # -- what a scrape reads: its cost does not grow with what is stored
 
     def rollups(self, start: int, end: int) -> list[Rollup]:
-        """Sums over the interactions that happened in [start, end), one for each label set that has any.
+        """Sums over the interactions that happened in [start, end), for each label set and instrument that has any.
 
         `start` and `end` are epoch seconds on a minute. Minutes are kept for two days, hours longer.
         """
@@ -187,6 +202,108 @@ class Store:
         )
         with self._database.read() as connection:
             return [_finding(row) for row in connection.execute(statement)]
+
+    # -- calibrations, and the rubrics that wait for one
+
+    def save_calibration(self, calibration: Calibration) -> None:
+        """Keep a calibration, which from now on is the latest of its rubric hash and judge fingerprint.
+
+        One that was saved before stays as it was first saved, and stale if it was marked so.
+        """
+        _calibrations.save_calibration(
+            self._database,
+            StoredCalibration(
+                calibration_id=calibration.calibration_id,
+                rubric=calibration.rubric,
+                rubric_version=calibration.rubric_version,
+                rubric_hash=calibration.rubric_hash,
+                judge=calibration.judge,
+                judge_fingerprint=calibration.judge_fingerprint,
+                created_at=calibration.created_at,
+                body=calibration.to_json(),
+            ),
+        )
+
+    def calibrations(self, rubric: str | None = None, *, bodies: bool = True) -> list[StoredCalibration]:
+        """The latest calibration of each rubric hash and judge fingerprint; of one rubric name, or of all.
+
+        Without `bodies` theirs are empty: see `calibration_bodies`.
+        """
+        return _calibrations.read_calibrations(self._database, rubric=rubric, bodies=bodies)
+
+    def calibration_bodies(self, calibration_ids: Collection[str]) -> dict[str, str]:
+        """The bodies of those that are stored, by id. A body never changes."""
+        return _calibrations.read_bodies(self._database, calibration_ids) if calibration_ids else {}
+
+    def mark_calibration_stale(self, calibration_id: str, reason: str) -> bool:
+        """Note that an audit failed, and why (one sentence). False when it was stale already, or is not stored."""
+        return _calibrations.mark_stale(self._database, calibration_id, reason)
+
+    def rubric_versions(self, rubric: str | None = None) -> list[RubricVersion]:
+        """The versions that ever were placed, of one rubric or of all; by rubric, the latest change first."""
+        return _calibrations.read_versions(self._database, rubric=rubric)
+
+    def has_scores(self, rubric_hash: str, judge_fingerprint: str) -> bool:
+        """Whether any record was ever scored under this question by this judge."""
+        return _calibrations.has_scores(self._database, rubric_hash, judge_fingerprint)
+
+    def place_rubric(self, version: RubricVersion) -> None:
+        """Make a version active, or let it wait. Any number of processes may place the same one, in any order.
+
+        A new active version retires the one before it, and every version that waits; a waiting one retires those
+        that wait, but not the active one. What is active does not begin to wait.
+        """
+        _calibrations.place_version(self._database, version)
+
+    # -- labels
+
+    def label_candidates(
+        self,
+        rubric: str,
+        start: datetime,
+        end: datetime,
+        *,
+        instrument: tuple[str, str] | None = None,
+        payloads: bool = True,
+    ) -> list[LabelCandidate]:
+        """Records scored under a rubric that people can label, by time of the interaction in [start, end), in order.
+
+        Each record once, with its latest score; those whose text was purged are left out.
+
+        Args:
+            rubric: its name.
+            instrument: (rubric hash, judge fingerprint): only scores of this one.
+            payloads: without it, texts are left out: ask for those of the few that were picked.
+        """
+        return _label_requests.read_candidates(
+            self._database, rubric, start, end, instrument=instrument, with_payload=payloads
+        )
+
+    def request_labels(self, requests: Sequence[LabelRequest]) -> int:
+        """Note which records were picked for people to label; returns how many were not picked before.
+
+        A record that was picked under the rubric already keeps the probability it was picked with first. One that is
+        not stored is left out.
+        """
+        return _label_requests.request_labels(self._database, requests)
+
+    def label_requests(self, rubric: str | None = None) -> list[LabelRequest]:
+        """Every request whose record is still stored; by rubric and time."""
+        return _label_requests.read_requests(self._database, rubric)
+
+    def mark_labels(self, rubric: str, record_ids: Iterable[str], step: Literal["exported", "labelled"]) -> int:
+        """Note that requests were handed to people, or came back; returns how many had not come so far until now."""
+        return _label_requests.mark_step(self._database, rubric, record_ids, step)
+
+    def payloads(self, record_ids: Iterable[str]) -> dict[str, str]:
+        """The wire forms of these records, by record id; without those that are not stored, or no more."""
+        return _label_requests.read_payloads(self._database, record_ids)
+
+    def records(self, record_ids: Iterable[str]) -> list[Record]:
+        """These records, in order of their ids; without those that are not stored, or no more."""
+        found = sorted(self.payloads(record_ids).items())
+        # As large as it was when it was stored.
+        return [decode_record(payload, max_bytes=len(payload.encode())) for _, payload in found]
 
     # -- dead letters
 

@@ -40,7 +40,7 @@ _MENDS = (
     ("25006", "readonly database", "the database, its file and its directory must be writable"),
     ("28P01", None, "check the user and the password in ASSAY_DATABASE_URL"),
     ("3D000", None, f"create the database, then {_UPGRADE}"),
-    (None, "unable to open database file", "its directory must exist and be writable"),
+    (None, "unable to open database file", "the file and its directory must be readable and writable"),
     ("53300", None, "raise max_connections, or run fewer workers"),
     (None, "file is not a database", "ASSAY_DATABASE_URL must name an SQLite file"),
     (None, "database is locked", "another process has been writing for too long"),
@@ -87,6 +87,7 @@ class Database:
         Raises:
             StoreError: the database is away or refuses.
         """
+        self._see_file()
         with self._translated(), self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -105,6 +106,7 @@ class Database:
             wait=wait_random_exponential(multiplier=0.02, max=1.0),
             reraise=True,
         )
+        self._see_file()
         with self._translated():
             result: T = again(self._write, work)
         return result
@@ -114,6 +116,11 @@ class Database:
             connection.execution_options(assay_begin="BEGIN IMMEDIATE")
             with connection.begin():
                 return work(connection)
+
+    def _see_file(self) -> None:
+        # SQLite would make an empty file, or go on writing to one that was deleted.
+        if self.is_sqlite and not Path(self.name).exists():
+            raise StoreError(f"{self.name}: there is no database yet: {_UPGRADE}")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

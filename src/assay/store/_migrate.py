@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -41,9 +40,6 @@ def upgrade(database: Database) -> None:
 
 def check(database: Database) -> None:
     """See `Store.check`."""
-    # Opening an SQLite file that is not there would make one.
-    if database.is_sqlite and not Path(database.name).exists():
-        raise StoreError(f"{database.name}: there is no database yet: run `assay db upgrade`")
     with database.read() as connection:
         revision = current(connection)
     known = revisions()

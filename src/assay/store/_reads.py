@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """The labels that a row is published with."""
+    """The labels that a row is published with, and what measured."""
 
     app: str
     cohort: tuple[str, ...]
     rubric: str
     rubric_version: str
     judge: str
+    #: no labels: judges of one name may differ
+    rubric_hash: str
+    judge_fingerprint: str
 
 
 class Names:
@@ -38,7 +41,7 @@ class Names:
         self._labels = tuple(cohort_labels)
         self._lock = threading.Lock()
         self._series: dict[int, tuple[str, tuple[str, ...]]] = {}
-        self._instruments: dict[int, tuple[str, str, str]] = {}
+        self._instruments: dict[int, tuple[str, str, str, str, str]] = {}
 
     def cohort(self, key: Key) -> Mapping[str, str]:
         """The cohort labels of a key, by name."""
@@ -56,13 +59,13 @@ class Names:
     def _load(self, connection: sa.Connection) -> None:
         for row in connection.execute(sa.select(series.c.series_id, series.c.app, series.c.cohort)):
             self._series[row.series_id] = (row.app, tuple(row.cohort.get(name, "") for name in self._labels))
-        columns = (instruments.c[name] for name in ("instrument_id", "rubric", "rubric_version", "judge"))
+        columns = (instruments.c[name] for name in ("instrument_id", *Key._fields[2:]))
         for number, *names in connection.execute(sa.select(*columns)):
             self._instruments[number] = tuple(names)
 
 
 def read_rollups(connection: sa.Connection, names: Names, start: int, end: int) -> list[Rollup]:
-    """Sums of [start, end), epoch seconds on the minute, one for each label set that has any."""
+    """Sums of [start, end), epoch seconds on the minute, one for each label set and instrument that has any."""
     spans = cover(start, end)
     if not spans:
         return []
@@ -90,7 +93,12 @@ def read_rollups(connection: sa.Connection, names: Names, start: int, end: int) 
         for index, value in enumerate(row[2:]):
             known[index] += value
     return [
-        Rollup(**_labels(names, key), **dict(zip(SUMS, sums, strict=True)))  # type: ignore[arg-type]
+        Rollup(
+            **_labels(names, key),
+            rubric_hash=key.rubric_hash,
+            judge_fingerprint=key.judge_fingerprint,
+            **dict(zip(SUMS, sums, strict=True)),  # type: ignore[arg-type]
+        )
         for key, sums in sorted(merged.items())
     ]
 
@@ -98,7 +106,8 @@ def read_rollups(connection: sa.Connection, names: Names, start: int, end: int) 
 def read_totals(connection: sa.Connection, names: Names) -> list[Total]:
     """Everything ever counted, one for each label set."""
     rows = connection.execute(sa.select(totals)).all()
-    keys = names.keys(connection, ((row.series_id, row.instrument_id) for row in rows))
+    found = names.keys(connection, ((row.series_id, row.instrument_id) for row in rows))
+    keys = {pair: key._replace(rubric_hash="", judge_fingerprint="") for pair, key in found.items()}
     sums: dict[Key, dict[str, Any]] = {}
     for row in rows:
         known = sums.setdefault(keys[row.series_id, row.instrument_id], dict.fromkeys((*TOTALS, *USAGE), None))

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 OutcomeName = Literal["scored", "failed", "not_applicable"]
 
+#: stale: an audit has found that it holds no more.
+CalibrationState = Literal["active", "stale"]
+
+#: waiting: no record is scored with it, a bridge's share aside. retired: another took its place.
+VersionState = Literal["waiting", "active", "retired"]
+
 #: Upper bounds (inclusive) of the histogram of score values; the last one holds every value, as values end at 1.
 SCORE_BOUNDS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -60,7 +66,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollup:
-    """Sums over the scored records of a window, for one label set. Weight w, value y in [0, 1], p = 1 if passed.
+    """Sums over the scored records of a window, for one label set and instrument (rubric hash, judge fingerprint).
+
+    Weight w, value y in [0, 1], p = 1 if passed.
 
     The sums have the names that `assay.windows.Sums` takes.
     """
@@ -71,6 +79,9 @@ class Rollup:
     rubric: str
     rubric_version: str
     judge: str
+    #: two judges of one name have two fingerprints; so label sets may come more than once
+    rubric_hash: str
+    judge_fingerprint: str
     n: int
     sum_w: float
     sum_w2: float
@@ -164,3 +175,82 @@ class Finding:
     #: the record's wire form, None once its text was purged
     payload: str | None
     evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCalibration:
+    """What labels said about a judge under a rubric, as it was saved. `assay.calibration.Calibration` reads `body`."""
+
+    calibration_id: str
+    rubric: str
+    rubric_version: str
+    rubric_hash: str
+    judge: str
+    judge_fingerprint: str
+    #: when it was first made; aware, UTC
+    created_at: datetime
+    #: JSON text; "" where only the rest was asked for
+    body: str
+    state: CalibrationState = "active"
+    #: why it is stale
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RubricVersion:
+    """A rubric as it was asked of a judge, and whether it is asked now."""
+
+    rubric: str
+    rubric_version: str
+    rubric_hash: str
+    judge: str
+    judge_fingerprint: str
+    #: JSON text: the fields of the rubric file, with the judge written out
+    body: str
+    state: VersionState
+    #: why it is in that state, one sentence
+    reason: str
+    #: in that state since then; set by the store; aware, UTC
+    since: datetime | None = None
+    #: when it last became active, None if it never was; set by the store; aware, UTC
+    activated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCandidate:
+    """A scored record whose text is still there, so that people can label it."""
+
+    record_id: str
+    app: str
+    session_id: str | None
+    timestamp: datetime
+    #: with which it was sampled for judging, in (0, 1]
+    probability: float
+    rubric_version: str
+    rubric_hash: str
+    judge: str
+    judge_fingerprint: str
+    #: the judge's score in [0, 1]
+    value: float
+    passed: bool
+    explanation: str
+    #: the record's wire form; "" where only the rest was asked for
+    payload: str
+    #: with which it was picked for labelling, None when it was not
+    picked_with: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRequest:
+    """A record that was picked for people to label under a rubric."""
+
+    record_id: str
+    rubric: str
+    #: with which it was picked, in (0, 1]: the label weighs 1 / (this x the record's own)
+    probability: float
+    #: a second person should label it too
+    twice: bool = False
+    #: these are set by the store; aware, UTC
+    picked_at: datetime | None = None
+    exported_at: datetime | None = None
+    labelled_at: datetime | None = None

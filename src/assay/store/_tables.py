@@ -310,3 +310,60 @@ dead_letters = sa.Table(
     sa.Column("created_at", Moment, nullable=False, index=True),
     sa.Column("replayed_at", Moment),
 )
+
+#: What labels said about a judge under a rubric: `body` is the text of `assay.calibration.Calibration`, whose own id is
+#: the key. `saved_at` is when it was last saved: the latest of a rubric hash and a fingerprint is the one that counts.
+calibrations = sa.Table(
+    "calibrations",
+    metadata,
+    sa.Column("calibration_id", sa.Text, primary_key=True),
+    sa.Column("rubric", sa.Text, nullable=False),
+    sa.Column("rubric_version", sa.Text, nullable=False),
+    sa.Column("rubric_hash", sa.Text, nullable=False),
+    sa.Column("judge", sa.Text, nullable=False),
+    sa.Column("judge_fingerprint", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("saved_at", Moment, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    #: why it is stale
+    sa.Column("reason", sa.Text),
+    sa.CheckConstraint("state IN ('active', 'stale')", name="state"),
+    sa.CheckConstraint("(state = 'stale') = (reason IS NOT NULL)", name="reason_of_stale_only"),
+)
+
+#: Rubrics as they were asked of a judge, so that an old one can go on while a new one waits for its calibration.
+rubric_versions = sa.Table(
+    "rubric_versions",
+    metadata,
+    sa.Column("rubric", sa.Text, primary_key=True),
+    sa.Column("rubric_hash", sa.Text, primary_key=True),
+    sa.Column("judge_fingerprint", sa.Text, primary_key=True),
+    sa.Column("rubric_version", sa.Text, nullable=False),
+    sa.Column("judge", sa.Text, nullable=False),
+    #: JSON: the fields of the rubric file, with the judge written out
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    #: why it is in that state
+    sa.Column("reason", sa.Text, nullable=False),
+    #: in that state since then
+    sa.Column("since", Moment, nullable=False),
+    #: when it last became active
+    sa.Column("activated_at", Moment),
+    sa.CheckConstraint("state IN ('waiting', 'active', 'retired')", name="state"),
+)
+
+#: Records picked for people to label under a rubric, with the probability that they were picked with.
+label_requests = sa.Table(
+    "label_requests",
+    metadata,
+    sa.Column("record_id", sa.Text, sa.ForeignKey("records.record_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("rubric", sa.Text, primary_key=True),
+    sa.Column("probability", sa.Double, nullable=False),
+    #: a second person should label it too
+    sa.Column("twice", sa.Boolean, nullable=False),
+    sa.Column("picked_at", Moment, nullable=False),
+    sa.Column("exported_at", Moment),
+    sa.Column("labelled_at", Moment),
+    sa.CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
+)

@@ -157,12 +157,16 @@ def agreement_by_loops(items, similarity, chance_of):
         return None
     agreement = np.mean(
         [
-            np.mean([similarity(values.index(a), values.index(b), len(values)) for a, b in itertools.permutations(item, 2)])
+            np.mean(
+                [similarity(values.index(a), values.index(b), len(values)) for a, b in itertools.permutations(item, 2)]
+            )
             for item in paired
         ]
     )
     shares = [np.mean([item.count(value) / len(item) for item in rated]) for value in values]
-    chance = chance_of(shares, sum(similarity(i, j, len(values)) for i in range(len(values)) for j in range(len(values))))
+    chance = chance_of(
+        shares, sum(similarity(i, j, len(values)) for i in range(len(values)) for j in range(len(values)))
+    )
     return (agreement - chance) / (1 - chance)
 
 
@@ -199,7 +203,9 @@ def alpha_by_loops(items, distance):
     pooled = [value for item in paired for value in item]
     if len(set(pooled)) < 2:
         return None
-    observed = sum(distance(a, b, pooled) / (len(item) - 1) for item in paired for a, b in itertools.permutations(item, 2))
+    observed = sum(
+        distance(a, b, pooled) / (len(item) - 1) for item in paired for a, b in itertools.permutations(item, 2)
+    )
     expected = sum(distance(a, b, pooled) for a, b in itertools.permutations(pooled, 2)) / (len(pooled) - 1)
     return 1 - observed / expected
 

@@ -17,7 +17,9 @@ from assay.calibration.bootstrap import Bootstrap
 _ = float("nan")
 
 
-@pytest.mark.skip(reason="A11 needs the data of the alternative annotator test's authors, which stay out of this project")
+@pytest.mark.skip(
+    reason="A11 needs the data of the alternative annotator test's authors, which stay out of this project"
+)
 def test_a11_alt_test_on_the_authors_data():
     """A12 has the same answers as the authors' code on synthetic annotations."""
 
@@ -216,7 +218,9 @@ def test_ceiling_bootstrap_draws_records_with_all_their_annotators():
 def test_nearest_level(values):
     levels = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
     found = nearest_level(np.array(values), levels)
-    assert (np.abs(levels[found] - values) <= np.abs(levels[None, :] - np.array(values)[:, None]).min(axis=1) + 1e-8).all()
+    assert (
+        np.abs(levels[found] - values) <= np.abs(levels[None, :] - np.array(values)[:, None]).min(axis=1) + 1e-8
+    ).all()
 
 
 def test_half_way_is_the_higher_level():

@@ -45,7 +45,11 @@ def test_a_better_judge_is_told_in_a_sentence():
     assert found.auc.is_clear
     value, low, high = (
         round(100 * part)
-        for part in (found.fail_recall.difference.value, found.fail_recall.difference.lower, found.fail_recall.difference.upper)
+        for part in (
+            found.fail_recall.difference.value,
+            found.fail_recall.difference.lower,
+            found.fail_recall.difference.upper,
+        )
     )
     assert found.fail_recall.sentence() == f"fail recall +{value} points ({low} to {high})"
     assert found.kappa.sentence().startswith("kappa +0.")

@@ -122,8 +122,10 @@ def spread(n, start):
 )
 def test_ppi_is_ppi_pythons(n, others, soft, tuning, value, lower, upper):
     y = (spread(n, 0.1) < 0.8).astype(float)
-    f = np.clip(0.6 * y + 0.5 * spread(n, 0.37), 0, 1) if soft else np.where(
-        spread(n, 0.53) * 0.7 + 0.3 * spread(n, 0.2) < 0.72, y, 1 - y
+    f = (
+        np.clip(0.6 * y + 0.5 * spread(n, 0.37), 0, 1)
+        if soft
+        else np.where(spread(n, 0.53) * 0.7 + 0.3 * spread(n, 0.2) < 0.72, y, 1 - y)
     )
     window = spread(others, 0.9) if soft else (spread(others, 0.9) < 0.75).astype(float)
     found = ppi_mean(y, f, window, tuning=tuning).estimate
@@ -203,9 +205,7 @@ def test_c11_begg_greenes():
     assert begg_greenes(0.5, 0.0, 0.0) is None
 
 
-@pytest.mark.parametrize(
-    ("disagreement", "bias", "expected"), [(0.10, 0.05, 39), (0.10, 0.02, 249), (0.20, 0.05, 79)]
-)
+@pytest.mark.parametrize(("disagreement", "bias", "expected"), [(0.10, 0.05, 39), (0.10, 0.02, 249), (0.20, 0.05, 79)])
 def test_c12_labels_to_beat_raw(disagreement, bias, expected):
     assert labels_to_beat_raw(disagreement, bias) == pytest.approx(expected)
     assert labels_to_beat_raw(disagreement, -bias) == pytest.approx(expected)
@@ -240,7 +240,12 @@ class TestGeneralisedRoganGladen:
             widths.append(found.upper - found.lower)
             passed, judged = y, score >= 0.5
             lower, upper = lang_reiczigel(
-                (window >= 0.5).mean(), 1000, judged[passed].mean(), passed.sum(), (~judged[~passed]).mean(), (~passed).sum()
+                (window >= 0.5).mean(),
+                1000,
+                judged[passed].mean(),
+                passed.sum(),
+                (~judged[~passed]).mean(),
+                (~passed).sum(),
             )[1]
             plain.append(upper - lower)
         assert 0.92 <= np.mean(held) <= 0.975

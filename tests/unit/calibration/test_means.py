@@ -93,6 +93,10 @@ def test_records_of_one_cluster_count_as_one():
     assert copies.value == once.value
     assert copies.n_effective == pytest.approx(once.n_effective, rel=0.15)
     assert hajek_ratio(values).n_effective == pytest.approx(100)
+    # 100 records over their design effect, 11: clusters of 10 alike, on 9 degrees of freedom instead of 99.
+    mean = hajek_mean(values, clusters=clusters)
+    assert mean.n_effective == pytest.approx(0.7 * 0.3 / mean.variance * 100 / 99)
+    assert mean.n_effective == pytest.approx(100 / 11)
 
 
 def test_t_interval_is_scipys():

@@ -36,9 +36,7 @@ def test_p2_clopper_pearson_and_jeffreys():
     assert jeffreys_interval(15, 148) == pytest.approx((0.060449, 0.157643), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("b", "c", "expected"), [(86, 150, 3.716e-05), (6, 16, 0.05248), (1, 9, 0.02148), (0, 0, 1.0)]
-)
+@pytest.mark.parametrize(("b", "c", "expected"), [(86, 150, 3.716e-05), (6, 16, 0.05248), (1, 9, 0.02148), (0, 0, 1.0)])
 def test_p5_mcnemar_exact(b, c, expected):
     assert mcnemar_exact(b, c) == pytest.approx(expected, rel=5e-4)
     assert mcnemar_exact(c, b) == mcnemar_exact(b, c)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix
 
 from assay.calibration import ErrorRates, error_rates
 from assay.calibration.proportions import mcnemar_exact, wilson_interval
@@ -38,14 +37,6 @@ def test_counts_and_shares_by_hand():
     assert cell.given_pass.value == pytest.approx(70 / 75)
     assert cell.given_fail.value == pytest.approx(10 / 25)
     assert not rates.weighted
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_counts_are_scikit_learns(rows):
-    y, judged = np.array(rows).T
-    counts = error_rates(y, judged).counts
-    expected = confusion_matrix(y, judged, labels=[False, True])
-    assert [[counts.both_fail, counts.false_pass], [counts.false_fail, counts.both_pass]] == expected.tolist()
 
 
 def test_one_class_only():
@@ -153,7 +144,10 @@ def test_c16_labels_picked_by_verdict_are_undone_by_their_weights():
         picked.append(chosen)
         weights.append(np.full(len(chosen), len(where) / len(chosen)))
     chosen, weight = np.concatenate(picked), np.concatenate(weights)
-    weighted, plain = error_rates(y[chosen], judged[chosen], sample_weight=weight), error_rates(y[chosen], judged[chosen])
+    weighted, plain = (
+        error_rates(y[chosen], judged[chosen], sample_weight=weight),
+        error_rates(y[chosen], judged[chosen]),
+    )
     assert weighted.human_pass.value == pytest.approx(0.9, abs=0.01)
     assert weighted.sensitivity.value == pytest.approx(0.8, abs=0.01)
     assert weighted.specificity.value == pytest.approx(0.9, abs=0.02)

@@ -46,9 +46,7 @@ def test_the_numbers_are_those_of_the_functions():
     assert report.pearson.value == pytest.approx(pearsonr(y, score))
     assert report.ac1.value == pytest.approx(gwet_ac([y, judged]))
     assert report.accuracy.value == pytest.approx((y == judged).mean())
-    assert report.f1_fail.value == pytest.approx(
-        2 * (bad & flagged).sum() / (bad.sum() + flagged.sum())
-    )
+    assert report.f1_fail.value == pytest.approx(2 * (bad & flagged).sum() / (bad.sum() + flagged.sum()))
     assert report.score_bias.value == pytest.approx((score - y).mean())
     assert report.mean_absolute_error.value == pytest.approx(np.abs(score - y).mean())
     assert report.alpha.value == pytest.approx(krippendorff_alpha(people))

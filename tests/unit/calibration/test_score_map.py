@@ -62,31 +62,6 @@ def test_conformal_radius_covers():
     assert 0.885 <= np.mean(held) <= 0.925
 
 
-@given(labelled)
-def test_isotonic_is_scikit_learns(rows):
-    isotonic = pytest.importorskip("sklearn.isotonic", reason="scikit-learn is in the test group")
-    y, s, w = np.array(rows).T
-    theirs = isotonic.IsotonicRegression(out_of_bounds="clip").fit(s, y, sample_weight=w)
-    ours = fit_score_map(y, s, kind="isotonic", sample_weight=w)
-    grid = np.linspace(-1, 9, 41)
-    assert ours.predict(grid) == pytest.approx(theirs.predict(grid), abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_platt_is_scikit_learns(seed):
-    calibration = pytest.importorskip("sklearn.calibration", reason="scikit-learn is in the test group")
-    rng = np.random.default_rng(seed)
-    n = rng.integers(20, 300)
-    s = rng.random(n) if seed % 2 else rng.integers(0, 5, n) / 4
-    y = (rng.random(n) < 0.2 + 0.7 * s).astype(float)
-    y[:2] = [0, 1]
-    w = rng.uniform(0.5, 5, n)
-    w *= n / w.sum()
-    theirs = calibration._SigmoidCalibration().fit(s, y, sample_weight=w)
-    ours = fit_score_map(y, s, kind="platt", sample_weight=w * 7)
-    assert ours.predict(s) == pytest.approx(theirs.predict(s), abs=1e-4)
-
-
 def test_platt_is_the_minimum():
     """The gradient of the smoothed likelihood is 0 at the answer, which no other answer has."""
     rng = np.random.default_rng(0)
@@ -203,8 +178,7 @@ class TestCrossFit:
         s = np.repeat(rng.permutation(40) / 40, 10)
         y = np.repeat((rng.random(40) < 0.5).astype(float), 10)
         honest, fooled = (
-            np.mean((cross_val_predict(y, s, kind="isotonic", clusters=groups) - y) ** 2)
-            for groups in (clusters, None)
+            np.mean((cross_val_predict(y, s, kind="isotonic", clusters=groups) - y) ** 2) for groups in (clusters, None)
         )
         assert honest > fooled + 0.01
 
@@ -240,7 +214,12 @@ def test_survives_json(kind):
 
 @pytest.mark.parametrize(
     ("y", "s", "message"),
-    [([1], [0.5], "at least 2"), ([1, 0], [0.5], "1 values for 2"), ([1, 3], [0, 1], "not in"), ([1, 0], [0, np.nan], "nan")],
+    [
+        ([1], [0.5], "at least 2"),
+        ([1, 0], [0.5], "1 values for 2"),
+        ([1, 3], [0, 1], "not in"),
+        ([1, 0], [0, np.nan], "nan"),
+    ],
 )
 def test_bad_labels(y, s, message):
     with pytest.raises(ValueError, match=message):

@@ -75,7 +75,7 @@ def test_block_by_precision_flags_as_much_as_it_may():
 
 
 def test_block_keeps_its_promise_though_it_looked_for_the_best():
-    """One threshold's true precision lies just below the target: it is chosen in 5 % of label sets, Wilson's slack on top."""
+    """One threshold is just below the target in truth: chosen in 5 % of label sets, and Wilson's slack on top."""
     rng = np.random.default_rng(2)
     target = 0.755
     big_y, big_s = judge(rng, 400_000, levels=20)
@@ -94,6 +94,16 @@ def test_block_keeps_its_promise_though_it_looked_for_the_best():
     assert 0.0 < np.mean(careful) <= 0.075
     # Taking the point value at its word is wrong half of the time.
     assert np.mean(greedy) > 0.35
+
+
+def test_block_stops_at_the_first_threshold_that_fails():
+    """Going on to look for one that does better later would be picking the luckiest."""
+    s = np.repeat([0.1, 0.3, 0.5, 0.9], [60, 60, 600, 100])
+    y = np.repeat([0, 1, 0, 1], [60, 60, 600, 100])
+    found = choose_threshold(y, s, purpose="block", target=0.8)
+    assert 0.1 < found.value <= 0.3
+    # Flagging all below 0.9 would have a precision of 92 %.
+    assert found.fail_recall.value == pytest.approx(60 / 660)
 
 
 def test_block_by_recall_flags_as_little_as_it_may():

@@ -1,0 +1,58 @@
+"""Name and fingerprint of the judge `openai`, told without loading what it needs to make calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from assay.errors import SettingsError
+from assay.judges import OPENAI_BASE_URL
+from assay.judges._prompt import PROTOCOL
+from assay.judges._reply import PARSER
+
+if TYPE_CHECKING:
+    from assay.judges import JudgeSettings
+
+
+class Identity(NamedTuple):
+    """Who a judge is."""
+
+    name: str
+    fingerprint: str
+    model: str
+
+
+def identify(settings: JudgeSettings) -> Identity:
+    """Who the judge `openai` of these settings is. The key is not part of it, so none is needed to tell.
+
+    Raises:
+        SettingsError: no model, or a base URL that is none.
+    """
+    if not settings.model:
+        raise SettingsError("the judge `openai` needs a model: set ASSAY_JUDGE_MODEL, such as gpt-5-mini")
+    parts: dict[str, Any] = {
+        "engine": "openai",
+        # One model name means different models elsewhere.
+        "host": _host(settings.base_url or OPENAI_BASE_URL),
+        "model": settings.model,
+        "temperature": settings.temperature,
+        "logprobs": settings.logprobs,
+        "prompt": PROTOCOL,
+        "parser": PARSER,
+    }
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return Identity(f"openai:{settings.model}", fingerprint, settings.model)
+
+
+def _host(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname if parts.scheme in ("http", "https") else None
+        _ = parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise SettingsError("the judge's base URL is none: write it like http://localhost:11434/v1")
+    return host

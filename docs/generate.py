@@ -15,8 +15,8 @@ REFERENCE = Path(__file__).parent / "reference"
 
 def pages() -> dict[str, str]:
     """File name under docs/reference -> content."""
+    from assay.catalogue import metrics_markdown
     from assay.codec import record_schema
-    from assay.metrics import metrics_markdown
     from assay.rubrics import rubric_fields_markdown, rubric_schema
     from assay.settings import settings_markdown
 

@@ -127,6 +127,8 @@ class Row:
     ) -> None:
         self._fields, self._grading, self._threshold = fields, grading, threshold
         self.mistakes = mistakes
+        #: there are labels, and none is one
+        self.refused_labels = False
 
     def read(self, line: int) -> tuple[str | None, Item]:
         """The id of the record, None if it cannot be told, and the rest."""
@@ -191,8 +193,7 @@ class Row:
                     labels[annotator] = self._grading.several(value)
                 except ValueError as problem:
                     self._note(place, str(problem))
-        if not labels and len(self.mistakes) == before:
-            self._note("labels", "nobody labelled this record: give a label, or remove the row")
+        self.refused_labels = len(self.mistakes) > before
         return labels
 
     def _stated(self) -> Iterator[tuple[str, str, Any]]:
@@ -208,8 +209,6 @@ class Row:
                 yield name.removeprefix(_LABEL_OF), short(name), value
         if "label" in fields:
             yield self._text("annotator") or _SOMEONE, "label", fields["label"]
-        elif "annotator" in fields:
-            self._note("label", "is missing, and the row names an annotator")
 
     def _probability(self) -> float | None:
         fields = self._fields

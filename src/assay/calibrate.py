@@ -31,7 +31,7 @@ from assay.errors import NoVerdictsError
 from assay.records import Failure, NotApplicable, Score, now
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     import numpy.typing as npt
@@ -229,7 +229,7 @@ def calibrate(
     if left_out.total() == len(rows):
         raise NoVerdictsError(f"nothing can be measured: {'; '.join(_left_out_notes(rows))}")
     columns, score_map = _columns(rows, labels, seed)
-    report = _reworded(
+    report: AgreementReport = _reworded(
         agreement(
             columns.y_true,
             columns.y_pred,
@@ -250,6 +250,9 @@ def calibrate(
         ),
         _labellers(label_set),
     )
+    if report.level == "human_like" and label_set.annotator_kind != "human":
+        # Alike are it and whoever labelled; only people make that a likeness to people. It is the last of the reasons.
+        report = dataclasses.replace(report, level="calibrated", reasons=report.reasons[:-1])
     calibration = Calibration(
         rubric=rubric.name,
         rubric_version=rubric.revision,
@@ -259,6 +262,7 @@ def calibrate(
         created_at=created_at or now(),
         labelled_from=label_set.labelled_from,
         labelled_to=label_set.labelled_to,
+        **_recorded([row.record for row in rows if row.left_out is None]),
         labels_sha256=label_set.sha256,
         annotator_kind=label_set.annotator_kind,
         annotators=len(label_set.annotators),
@@ -429,6 +433,19 @@ def _by_stratum(columns: CalibrationColumns, label_set: LabelSet) -> dict[str, E
         )
         found[name] = _reworded(rates, _labellers(label_set))
     return found
+
+
+def _recorded(records: Sequence[Record | None]) -> dict[str, Any]:
+    """When and in which apps the labelled interactions happened; nothing where one of them does not say."""
+    known = [record for record in records if record is not None]
+    if len(known) < len(records):
+        return {}
+    moments = [record.timestamp for record in known]
+    return {
+        "recorded_from": min(moments),
+        "recorded_to": max(moments),
+        "apps": tuple(sorted({record.app for record in known})),
+    }
 
 
 def _cost(rows: tuple[CalibrationRow, ...]) -> JudgingCost:

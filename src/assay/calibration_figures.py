@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
 
 #: Points of a curve, and single records in the plot of lengths: more cannot be told apart.
 MOST_POINTS = 300
-#: Groups shown of one kind, and bins of lengths and of mapped scores.
-MOST_GROUPS, LENGTH_BINS, SCORE_BINS = 8, 8, 20
+#: Groups shown of one kind, and kinds of cohorts.
+MOST_GROUPS, MOST_COHORTS = 8, 4
+#: Bins of lengths and of scores.
+LENGTH_BINS, SCORE_BINS = 8, 20
 
 #: Thresholds written in decimal may miss the score they mean by this much.
 _ROUNDING = 1e-9
@@ -103,7 +106,9 @@ def _group_columns(records: Sequence[Record | None], strata: Sequence[str] | Non
     groups = {} if strata is None else {"stratum": list(strata)}
     for name in ("app", "route", "model", "prompt_version"):
         groups[name.replace("_", " ")] = ["" if r is None else getattr(r, name) or "" for r in records]
-    for key in sorted({key for record in records if record is not None for key in record.cohort}):
+    # The keys that most records have.
+    keys = Counter(key for record in records if record is not None for key in record.cohort)
+    for key in sorted(keys, key=lambda key: (-keys[key], key))[:MOST_COHORTS]:
         groups[f"cohort {key}"] = ["" if record is None else record.cohort.get(key, "") for record in records]
     return groups
 
@@ -460,17 +465,18 @@ def _reliability(labels: Labels, score: FloatArray) -> Iterator[tuple[float, Est
 def _groups(labels: Labels) -> Iterator[tuple[str, str, BoolArray]]:
     """Every kind of group that tells records apart, as (kind, "", all) and then its largest as (kind, name, which)."""
     for kind, names in labels.groups.items():
-        column = np.asarray(names, dtype=object)
-        sizes = {name: int((column == name).sum()) for name in dict.fromkeys(names)}
+        sizes = Counter(names)
         if len(sizes) < 2:
             continue
+        column = np.array(names, dtype=object)
         largest = sorted(sizes, key=lambda name: (-sizes[name], name))
         shown = largest if len(largest) <= MOST_GROUPS + 1 else largest[:MOST_GROUPS]
         yield kind, "", np.ones(len(column), dtype=np.bool_)
         for name in shown:
             yield kind, name or "(none)", column == name
         if len(shown) < len(largest):
-            yield kind, f"{len(largest) - len(shown)} others", ~np.isin(column, shown)
+            rest = set(largest[MOST_GROUPS:])
+            yield kind, f"{len(rest):,} others", np.array([name in rest for name in names])
 
 
 def _bins(values: FloatArray, most: int) -> Iterator[BoolArray]:

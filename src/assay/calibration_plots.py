@@ -132,12 +132,12 @@ def confusion_plot(
     """
     rows = (
         (
-            f"{labellers} fail {counts.fails}",
+            f"{labellers} fail {counts.fails:,}",
             (counts.both_fail, "flagged", fail_recall, "agree"),
             (counts.false_pass, "missed", _rest(fail_recall), "differ"),
         ),
         (
-            f"{labellers} pass {counts.passes}",
+            f"{labellers} pass {counts.passes:,}",
             (counts.false_fail, "false flag", _rest(pass_recall), "differ"),
             (counts.both_pass, "passed", pass_recall, "agree"),
         ),
@@ -158,15 +158,16 @@ def confusion_plot(
             parts += [
                 box,
                 element("rect", x=x, y=y + 24, width=5, height=height, rx=2, class_=f"edge {kind}"),
-                _words(f"{count}", x + 18, y + 60, "count"),
+                _words(f"{count:,}", x + 18, y + 60, "count"),
                 _words(word, x + 18, y + 82, "label"),
             ]
             if share is not None:
                 parts.append(_words(percent(share), x + width - 12, y + 60, "share end"))
-                parts.append(_words("of this row", x + width - 12, y + 82, "tick end"))
+                parts.append(_words("of this row", x + width - 12, y + 82, "label end"))
     said = (
-        f"Of {counts.fails} that {labellers} fail, the judge fails {counts.both_fail} and passes {counts.false_pass}; "
-        f"of {counts.passes} that {labellers} pass, it passes {counts.both_pass} and fails {counts.false_fail}."
+        f"Of {counts.fails:,} that {labellers} fail, the judge fails {counts.both_fail:,} and passes "
+        f"{counts.false_pass:,}; of {counts.passes:,} that {labellers} pass, it passes {counts.both_pass:,} and fails "
+        f"{counts.false_fail:,}."
     )
     return drawing("confusion", "Labels by verdicts", said, top + 2 * (height + 30), *parts)
 

@@ -7,6 +7,7 @@ with both explanations, and where it all comes from. What is undefined says why.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
 from importlib.resources import files
@@ -20,7 +21,7 @@ from assay.calibration_plots import Mark, interval_bar, percent
 from assay.calibration_summary import cost_sentence, statistics_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from assay._markup import Child
@@ -223,7 +224,7 @@ def _verdict(calibrated: Calibrated) -> Markup:
     loud = _loud(calibrated)
     notes = [note for note in calibrated.notes if note not in loud]
     mood = "good" if reached >= LEVELS.index("calibrated") else "bad" if reached < LEVELS.index("trend_only") else ""
-    more = element("p", "Nothing that is missing.")
+    more = element("p", "Nothing: there are labels enough.")
     if needs:
         more = element("ul", *(element("li", _sentence(need.sentence())) for need in needs))
     elif made.level == "no_data":
@@ -374,27 +375,21 @@ def _record(record: Record | None) -> tuple[Child, ...]:
 
 
 def _parts(score: Score) -> Markup | None:
-    """The claims or items of the verdict that count against the answer."""
-    against = []
-    for claim in _mappings(score.details.get("claims")):
-        if claim.get("verdict") != "supported" or claim.get("quote_found") is False:
-            said = "quote not found" if claim.get("verdict") == "supported" else claim.get("verdict")
-            against.append(f"{said}: {claim.get('claim')}")
-    against += [f"{item}: no" for item, answer in _items(score.details.get("items")) if answer == "no"]
-    if not against:
+    """What the explanation leaves out of the verdict: claims that it took as supported, and items, the failed first."""
+    claims, items = score.details.get("claims"), score.details.get("items")
+    parts = [
+        f"supported: {claim.get('claim')}"
+        for claim in (claims if isinstance(claims, list | tuple) else ())
+        if isinstance(claim, Mapping) and claim.get("verdict") == "supported" and claim.get("quote_found") is not False
+    ]
+    answers = items.items() if isinstance(items, Mapping) else ()
+    parts += [f"{item}: {answer}" for item, answer in sorted(answers, key=lambda pair: pair[1] != "no")]
+    if not parts:
         return None
-    shown = [element("li", element("bdi", clipped(part, MOST_CONTEXT))) for part in against[:MOST_PARTS]]
-    if len(against) > len(shown):
-        shown.append(element("li", f"{len(against) - len(shown):,} more", class_="none"))
+    shown = [element("li", element("bdi", clipped(part, MOST_CONTEXT))) for part in parts[:MOST_PARTS]]
+    if len(parts) > len(shown):
+        shown.append(element("li", f"{len(parts) - len(shown):,} more", class_="none"))
     return element("ul", *shown, class_="parts")
-
-
-def _mappings(value: object) -> list[Mapping[str, object]]:
-    return [member for member in value if isinstance(member, dict)] if isinstance(value, list | tuple) else []
-
-
-def _items(value: object) -> list[tuple[str, object]]:
-    return [(str(name), answer) for name, answer in value.items()] if isinstance(value, dict) else []
 
 
 def _quoted(

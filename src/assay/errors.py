@@ -15,6 +15,7 @@
     ├ ProcessError         a process that this one started ended by itself
     ├ QueueError           Redis is away or refuses writes; the caller tries again later
     └ StoreError           the database is away or refuses writes; the caller tries again later
+       └ SchemaError       it is there, but its tables are not those that this assay needs
 
 Standard library only: the app-side client imports this module.
 """
@@ -154,3 +155,7 @@ class QueueError(AssayError):
 
 class StoreError(AssayError):
     """The database is unreachable, full or not migrated; nothing was committed, try again later."""
+
+
+class SchemaError(StoreError):
+    """The database has no tables yet, or those of another version: `assay db upgrade`, or upgrade assay."""

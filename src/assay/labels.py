@@ -254,6 +254,7 @@ def read_labels(
     gold: str | None = None,
     annotators: AnnotatorKind | None = None,
     passes_from: float | None = None,
+    skip_unlabelled: bool = False,
 ) -> LabelSet:
     """The labels of a file: CSV by its name, else JSON Lines.
 
@@ -266,12 +267,13 @@ def read_labels(
         gold: in place of what the file says: majority, mean, any_fail or expert:NAME.
         annotators: in place of what the file says of who they are.
         passes_from: grade in (0, 1] from which on a label passes, in place of what the file says and of the rubric's.
+        skip_unlabelled: leave out rows that nobody has labelled yet, instead of refusing them.
 
     Raises:
         LabelErrors: every mistake of the file.
     """
     path = Path(path)
-    reader = LabelReader(path, rubric, columns=columns, values=values)
+    reader = LabelReader(path, rubric, columns=columns, values=values, skip_unlabelled=skip_unlabelled)
     form: Literal["jsonl", "csv"] = "csv" if path.suffix.lower() == ".csv" else "jsonl"
     try:
         with path.open("rb") as source:
@@ -431,8 +433,10 @@ class LabelReader:
         *,
         columns: Mapping[str, str] | None = None,
         values: Mapping[str, str] | None = None,
+        skip_unlabelled: bool = False,
     ) -> None:
         self._path, self._rubric, self._grading = path, rubric, Grading(rubric)
+        self._skip_unlabelled = skip_unlabelled
         self._columns, self._unseen = columns, set(columns or ())
         self._header: dict[str, Any] = {}
         self._items: dict[str, Item] = {}
@@ -486,6 +490,10 @@ class LabelReader:
         renamed, mistakes = self._renamed(fields)
         row = Row(renamed, self._grading, self._rubric.pass_threshold, mistakes)
         item_id, item = row.read(line or 0)
+        if not item.labels and not row.refused_labels:
+            if self._skip_unlabelled:
+                return
+            row.mistakes.append(("labels", "nobody labelled this record: give a label, or remove the row"))
         for name, message in row.mistakes:
             self.note(message, line=line, field=at + name)
         self._check_rubric(renamed, line, at)
@@ -506,8 +514,10 @@ class LabelReader:
         """
         for column in sorted(self._unseen if self._rows else ()):
             self.note("no row has this column: check its name", field=f"columns.{column}")
-        if not self._rows and not self.errors:
-            self.note("holds no labels: write a row for each record")
+        if not self._items and not self.errors:
+            self.note(
+                "holds no labels: " + ("nobody has labelled a row yet" if self._rows else "write a row for each record")
+            )
         chosen = gold or self._header.get("gold", "majority")
         own = passes_from if passes_from is not None else self._header.get("passes_from")
         if own is not None and not (_is_number(own) and 0.0 < own <= 1.0):

@@ -133,9 +133,8 @@ class Rubric:
         Raises:
             ValueError: it is not, or not one of this version of assay.
         """
-        given = {name: value for name, value in data.items() if value is not None}
         try:
-            rubric = _build(given, None)
+            rubric = _build({name: value for name, value in data.items() if value is not None}, None)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a rubric: {type(error).__name__}: {error}") from None
         # What this version does not know would be lost silently.

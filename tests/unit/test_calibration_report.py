@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -20,6 +21,7 @@ from assay.calibration.losses import calibration_curve
 from assay.calibration.ranks import roc_auc_score
 from assay.calibration_figures import (
     LENGTH_BINS,
+    MOST_COHORTS,
     MOST_GROUPS,
     MOST_POINTS,
     Labels,
@@ -285,7 +287,7 @@ def hostile() -> Calibrated:
         )
         for index in range(60)
     ]
-    claims = [{"claim": HOSTILE, "verdict": HOSTILE}, {"claim": 7, "verdict": "supported", "quote_found": False}, "no"]
+    claims = [{"claim": HOSTILE, "verdict": "supported"}, {"verdict": HOSTILE}, "no"]
     details = {"claims": claims, "items": {HOSTILE: "no"}}
     outcomes = [score((index // 2) % 2 * 0.8 + 0.1, HOSTILE, label=HOSTILE, details=details) for index in range(60)]
     outcomes[7] = Failure(kind="refused", message=HOSTILE)  # type: ignore[call-overload]
@@ -380,7 +382,7 @@ def test_a_class_that_is_missing_is_said_and_not_made_up() -> None:
     assert "Its agreement beyond chance is not known: 60 pass and 0 fail labels" in page.text
     assert "Nothing to draw: people pass all the records." in page.text
     assert "A word on the judge, once there are 10 labels of either class." in page.text
-    assert "Nothing that is missing" not in page.text
+    assert "there are labels enough" not in page.text
 
 
 def test_a_judge_that_flags_nothing() -> None:
@@ -477,7 +479,7 @@ def test_disagreements_are_bounded() -> None:
     assert "False flags: people pass it, the judge fails it none" in page.text
 
 
-def test_parts_of_a_verdict_that_count_against_the_answer_are_listed() -> None:
+def test_the_parts_of_a_verdict_that_its_explanation_leaves_out_are_listed() -> None:
     claims = [
         {"claim": "The bus runs.", "verdict": "supported", "quote_found": True},
         {"claim": "It is free.", "verdict": "unsupported"},
@@ -486,16 +488,18 @@ def test_parts_of_a_verdict_that_count_against_the_answer_are_listed() -> None:
     items = [labelled(i, float(i % 2)) for i in range(4)]
     outcomes = [
         score(0.9),
-        score(0.33, details={"claims": claims}),
+        score(0.33, "unsupported: It is free.", details={"claims": claims}),
         score(0.1),
-        score(0.1, details={"items": {"tone": "no", "facts": "yes"}}),
+        score(0.1, details={"items": {"facts": "yes", "tone": "no"} | {f"q{i}": "na" for i in range(20)}}),
     ]
     text = read(calibrated(items, outcomes)).text
-    assert "unsupported: It is free." in text
-    assert "quote not found: It is red." in text
-    assert "The bus runs." not in text
-    assert "tone: no" in text
-    assert "facts" not in text
+    assert "supported: The bus runs." in text
+    assert text.count("It is free.") == 1
+    assert "It is red." not in text
+    assert text.index("tone: no") < text.index("facts: yes")
+    assert "q5: na" in text
+    assert "q6: na" not in text
+    assert "14 more" in text
 
 
 # Provenance.
@@ -597,6 +601,15 @@ def test_many_groups_are_gathered() -> None:
     assert len(rows) == MOST_GROUPS + 1
     assert rows[-1][0] == "stratum: 22 others"
     assert sum(int(row[3]) for row in rows) == 120
+
+
+def test_groups_of_one_record_each_and_any_number_of_cohorts_are_bounded() -> None:
+    items = [labelled(i, float(i % 2)) for i in range(500)]
+    for index, item in enumerate(items):
+        cohort = {f"key {k}": f"{index} {k}" for k in range(30)}
+        items[index] = replace(item, record=replace(item.record, cohort=cohort))
+    found = figure(calibrated(items, [score(0.9)] * 500), "groups")
+    assert len(found.rows) <= 3 + MOST_COHORTS * (MOST_GROUPS + 1)
 
 
 def test_length_bins_hold_all_records_and_points_are_bounded() -> None:

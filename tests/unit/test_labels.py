@@ -440,7 +440,7 @@ def test_good_labels_need_no_caution(tmp_path: Path) -> None:
         ([{"record_id": "a", "labels": "pass"}], 'labels.jsonl:1: labels: "pass" is no JSON object of annotators and'),
         ([{"record_id": "a", "labels": {"": 1}}], "labels.jsonl:1: labels.: the name of an annotator has 1 to 200"),
         ([row(annotator=3)], "labels.jsonl:1: annotator: 3 is not text"),
-        ([{"record_id": "a", "annotator": "b"}], "labels.jsonl:1: label: is missing, and the row names an annotator"),
+        ([{"record_id": "a", "annotator": "b"}], "labels.jsonl:1: labels: nobody labelled this record"),
         (
             [{"record_id": "a", "labels": {"anna": 1}, "label.anna": 1}],
             'labels.jsonl:1: label.anna: is a second label of "anna"',
@@ -563,6 +563,16 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b'record_id,label\n{"record_id": "\xff", "label": "pass"}\n')
         with pytest.raises(LabelErrors, match=r"labels\.\w+:2: not UTF-8"):
             read_labels(tmp_path / name, FAITHFULNESS)
+
+
+def test_rows_that_nobody_has_labelled_yet_may_be_left_out(tmp_path: Path) -> None:
+    rows = [{"record_id": "a", "labels": {}}, row("b"), {"record_id": "c", "annotator": "anna"}, row("d", "good")]
+    labels = read(tmp_path, rows[:3], skip_unlabelled=True)
+    assert [item.item_id for item in labels.items] == ["b"]
+    (found,) = mistakes(tmp_path, rows, skip_unlabelled=True)
+    assert found.startswith('labels.jsonl:4: label: "good"')
+    (found,) = mistakes(tmp_path, rows[:1], skip_unlabelled=True)
+    assert found == "labels.jsonl: holds no labels: nobody has labelled a row yet"
 
 
 def test_many_mistakes_are_shown_up_to_a_hundred() -> None:

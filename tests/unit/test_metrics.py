@@ -19,15 +19,13 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 
+from assay.catalogue import DOCUMENTED, MetricDoc, metrics_markdown
 from assay.errors import QueueError, SettingsError
 from assay.metrics import (
-    DOCUMENTED,
-    MetricDoc,
     ScoreCollector,
     WorkerMetrics,
     check_cohort_labels,
     encode,
-    metrics_markdown,
     wants_openmetrics,
 )
 from assay.queue import QueueDepth

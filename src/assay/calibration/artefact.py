@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CALIBRATION_VERSION = 1
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_MOMENTS = ("created_at", "labelled_from", "labelled_to", "recorded_from", "recorded_to")
 #: In the file, but not part of the identity.
 _UNHASHED = ("calibration_id", "created_at")
 
@@ -64,6 +65,10 @@ class Calibration:
     #: earliest and latest label, aware; None when the labels do not say
     labelled_from: datetime | None
     labelled_to: datetime | None
+    #: earliest and latest interaction that was labelled, aware, and their apps; None and empty when that is not known
+    recorded_from: datetime | None = None
+    recorded_to: datetime | None = None
+    apps: tuple[str, ...] = ()
     #: of the label file
     labels_sha256: str
     #: who labelled: `human`, `author`, `model`, ...
@@ -99,7 +104,7 @@ class Calibration:
         for name in ("rubric_hash", "judge_fingerprint", "labels_sha256"):
             if not _HEX.fullmatch(getattr(self, name)):
                 raise ValueError(f"{name} is not a SHA-256 in hex")
-        for name in ("created_at", "labelled_from", "labelled_to"):
+        for name in _MOMENTS:
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} has no time zone")
@@ -220,9 +225,10 @@ def _plain(value: Any) -> Any:
 def _decoded(body: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's arguments of a JSON body; raises whatever a wrong form comes to."""
     decoded = dict(body)
-    for name in ("created_at", "labelled_from", "labelled_to"):
-        if decoded[name] is not None:
+    for name in _MOMENTS:
+        if decoded.get(name) is not None:
             decoded[name] = datetime.fromisoformat(decoded[name])
+    decoded["apps"] = tuple(decoded.get("apps", ()))
     for name in ("kappa", "fail_recall", "fail_precision", "auc"):
         decoded[name] = Statistic(**decoded[name])
     decoded["rates"] = ErrorRates.from_dict(decoded["rates"])

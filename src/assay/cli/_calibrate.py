@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from assay.calibrate import Calibrated
     from assay.calibration import Calibration, Level
     from assay.judging import Instrument, JudgingResult
-    from assay.labels import AnnotatorKind, LabelSet
-    from assay.records import Outcome, Record
+    from assay.labels import LabelSet
+    from assay.records import Outcome
     from assay.rubrics import Rubric
     from assay.settings import Settings
 
@@ -67,6 +67,10 @@ _Values = Annotated[
     list[str] | None,
     typer.Option("--values", metavar="WORD=LABEL", help="A table's word for `pass`, `fail` or a grade; repeatable."),
 ]
+_PassesFrom = Annotated[
+    float | None,
+    typer.Option(metavar="GRADE", help="Grade from which on a label passes. Default: the rubric's threshold."),
+]
 _Budget = Annotated[float | None, typer.Option(metavar="USD", help="Most to spend; it is never passed.")]
 _Offline = Annotated[bool, typer.Option("--offline", help="Ask no judge: use only the outcomes that are kept.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be judged, and its cost.")]
@@ -89,6 +93,7 @@ def calibrate_judge(
     annotators: _Annotators = None,
     columns: _Columns = None,
     values: _Values = None,
+    passes_from: _PassesFrom = None,
     budget: _Budget = None,
     offline: _Offline = False,
     dry_run: _DryRun = False,
@@ -102,8 +107,11 @@ def calibrate_judge(
     """Measure a judge against labels: what it finds, how often it is right, and what it may be used for.
 
     Judges what is not judged yet, and keeps each outcome: after an edit of the rubric only what changed is judged
-    again. Exit code 0: usable; 3: unusable; 4: not enough data; 2: a mistake in a file or an option.
+    again. Exit code 0: usable; 3: unusable; 4: not enough data, or not every record was judged; 2: a mistake in a
+    file or an option.
     """
+    from assay.labels import read_labels
+
     if compare is not None and (html is not None or save is not None):
         raise ConfigError("--html and --save go with one judge: leave --compare out")
     if judge is not None and model is not None and ":" in judge:
@@ -115,7 +123,18 @@ def calibrate_judge(
     command = _Command(
         settings=settings,
         rubric=asked,
-        label_set=_labels(settings, labels, asked, columns, values, gold, annotators),
+        label_set=_with_records(
+            settings,
+            read_labels(
+                labels,
+                asked,
+                columns=_pairs("--columns", columns),
+                values=_pairs("--values", values),
+                gold=gold,
+                annotators=annotators,
+                passes_from=passes_from,
+            ),
+        ),
         budget=budget,
         offline=offline,
         dry_run=dry_run,
@@ -183,27 +202,13 @@ def _named_in(labels: Path) -> str:
     raise ConfigError(f"{labels} does not name its rubric: add --rubric")
 
 
-def _labels(
-    settings: Settings,
-    path: Path,
-    rubric: Rubric,
-    columns: list[str] | None,
-    values: list[str] | None,
-    gold: str | None,
-    annotators: AnnotatorKind | None,
-) -> LabelSet:
-    from assay.labels import read_labels
-
-    label_set = read_labels(
-        path,
-        rubric,
-        columns=_pairs("--columns", columns),
-        values=_pairs("--values", values),
-        gold=gold,
-        annotators=annotators,
-    )
+def _with_records(settings: Settings, label_set: LabelSet) -> LabelSet:
+    """The label set with the records of the store, where the file holds their ids alone."""
     lacking = label_set.without_record
-    return label_set.with_records(_stored_records(settings, lacking)) if lacking else label_set
+    if not lacking:
+        return label_set
+    with wiring.open_store(settings) as store:
+        return label_set.with_records(decode_record(payload) for payload in store.payloads(lacking).values())
 
 
 def _pairs(option: str, given: list[str] | None) -> dict[str, str] | None:
@@ -270,7 +275,9 @@ def _one(command: _Command, judge: str | None, html: Path | None, save: Path | N
     if not command.as_json:
         print_report(calibrated, command.worst)
     saved, stored = None, False
-    if calibrated.is_whole:
+    # A table may lack scores; a judge that was not asked for all records has not been measured.
+    whole = table or calibrated.is_whole
+    if whole:
         saved = calibrated.calibration.save(save) if save is not None else None
         # Scores in a table are those of a judge that no worker here runs.
         stored = keep and not table and _store(command.settings, calibrated.calibration)
@@ -279,12 +286,12 @@ def _one(command: _Command, judge: str | None, html: Path | None, save: Path | N
     if command.as_json:
         kept = {"saved": None if saved is None else str(saved), "stored": stored, "stopped": stopped}
         print_json(as_json(calibrated, worst=command.worst) | kept)
-        return calibrated.report.level
-    if saved is not None:
-        say(f"Saved as {saved}.")
-    if stored:
-        say("Kept in the database: the exporter corrects by it from its next scrape on.")
-    return calibrated.report.level
+    else:
+        if saved is not None:
+            say(f"Saved as {saved}.")
+        if stored:
+            say("Kept in the database: the exporter corrects by it from its next scrape on.")
+    return calibrated.report.level if whole else "no_data"
 
 
 def _two(command: _Command, judge: str | None, variants: tuple[str, str]) -> Level | None:
@@ -392,12 +399,6 @@ def _from_table(command: _Command) -> Calibrated:
     outcomes = {item.item_id: item.judged for item in label_set.items if item.judged is not None}
     fingerprint = hashlib.sha256(f"table\0{name}".encode(errors="replace")).hexdigest()
     return _calibrated(command, command.rubric, name, fingerprint, outcomes, None)
-
-
-def _stored_records(settings: Settings, ids: tuple[str, ...]) -> list[Record]:
-    """Records of the store, for label files that hold ids alone."""
-    with wiring.open_store(settings) as store:
-        return [decode_record(payload) for payload in store.payloads(ids).values()]
 
 
 def _store(settings: Settings, calibration: Calibration) -> bool:

@@ -11,9 +11,8 @@ import typer
 
 from assay import logs, wiring
 from assay.cli._screen import errors, output
-from assay.errors import StoreError
+from assay.errors import SchemaError, StoreError
 from assay.settings import load_settings
-from assay.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -68,10 +67,10 @@ def exporter(
     store = wiring.open_store(settings, check=False)
     try:
         store.check()
+    except SchemaError:
+        raise
     except StoreError as error:
-        # One that is only away comes back: until then `assay_up` says so, and there are no gauges.
-        if _answers(store):
-            raise
+        # It is away, and may come back: until then `assay_up` says so, and there are no gauges.
         errors.print(f"warning: {error}", markup=False)
     collector = ScoreCollector(
         store,
@@ -107,14 +106,6 @@ def demo(
     from assay.demo import run_demo
 
     run_demo(load_settings(), seconds=seconds, console=output)
-
-
-def _answers(store: Store) -> bool:
-    try:
-        store.ping()
-    except StoreError:
-        return False
-    return True
 
 
 def _until_signalled() -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from assay.errors import MissingExtraError, SettingsError, StoreError
+from assay.errors import MissingExtraError, SchemaError, SettingsError, StoreError
 from assay.store._tables import dumps
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Database:
     def _see_file(self) -> None:
         # SQLite would make an empty file, or go on writing to one that was deleted.
         if self.is_sqlite and not Path(self.name).exists():
-            raise StoreError(f"{self.name}: there is no database yet: {_UPGRADE}")
+            raise SchemaError(f"{self.name}: there is no database yet: {_UPGRADE}")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from assay.errors import StoreError
+from assay.errors import SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -44,11 +44,11 @@ def check(database: Database) -> None:
         revision = current(connection)
     known = revisions()
     if revision is None:
-        raise StoreError(f"{database.name}: there are no tables yet: run `assay db upgrade`")
+        raise SchemaError(f"{database.name}: there are no tables yet: run `assay db upgrade`")
     if revision not in known:
         raise _too_new(database, revision)
     if revision != known[0]:
-        raise StoreError(f"{database.name}: the tables are those of an older assay: run `assay db upgrade`")
+        raise SchemaError(f"{database.name}: the tables are those of an older assay: run `assay db upgrade`")
 
 
 def current(connection: sa.Connection) -> str | None:
@@ -77,7 +77,7 @@ def alembic_config() -> Config:
     return config
 
 
-def _too_new(database: Database, revision: str) -> StoreError:
-    return StoreError(
+def _too_new(database: Database, revision: str) -> SchemaError:
+    return SchemaError(
         f"{database.name}: the tables are of revision {revision}, which this assay does not know: install a newer assay"
     )

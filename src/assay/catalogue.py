@@ -1,0 +1,336 @@
+"""What every metric is called and means: the reference, and the names that the rest of assay publishes under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_Type = Literal["counter", "gauge", "histogram", "info"]
+_Process = Literal["exporter", "worker"]
+
+#: The label set of everything that is about scores; the declared cohort labels come after it.
+SCORE_LABELS = ("app", "rubric", "rubric_version", "judge")
+
+#: The label set of everything that is about a rubric and the judge it is asked of.
+INSTRUMENT_LABELS = ("rubric", "rubric_version", "judge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricDoc:
+    """One metric family: its name in PromQL (of histograms without suffix), its labels in order, and what it means."""
+
+    name: str
+    type: _Type
+    help: str
+    labels: tuple[str, ...] = ()
+    #: the declared cohort labels come after the labels of scores
+    cohort: bool = False
+    process: _Process = "exporter"
+
+    @property
+    def family(self) -> str:
+        """Name of the family in OpenMetrics, which leaves out `_total` and `_info`."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.type, "")
+        return self.name.removesuffix(suffix)
+
+    def label_names(self, cohort_labels: Sequence[str]) -> tuple[str, ...]:
+        """All labels, with the declared cohort labels where they apply."""
+        if not self.cohort:
+            return self.labels
+        return (*SCORE_LABELS, *cohort_labels, *self.labels[len(SCORE_LABELS) :])
+
+
+def _exporter(name: str, type_: _Type, help_: str, *labels: str, cohort: bool = False) -> MetricDoc:
+    return MetricDoc(name=name, type=type_, help=help_, labels=labels, cohort=cohort)
+
+
+def _worker(name: str, type_: _Type, help_: str, *labels: str) -> MetricDoc:
+    return MetricDoc(name=name, type=type_, help=help_, labels=labels, process="worker")
+
+
+def _windowed(prefix: str, of: str, *, cohort: bool) -> tuple[MetricDoc, ...]:
+    """The gauges of one rolling window, over each label set or over each app."""
+
+    def gauge(name: str, help_: str) -> MetricDoc:
+        return _exporter(f"{prefix}{name}", "gauge", help_, *SCORE_LABELS, "window", cohort=cohort)
+
+    return (
+        gauge("pass_ratio", f"Estimated share of {of} that pass, weighted by 1 / sampling probability."),
+        gauge("pass_ratio_ci_lower", "Lower bound of the 95 % Wilson interval of the pass ratio."),
+        gauge("pass_ratio_ci_upper", "Upper bound of the 95 % Wilson interval of the pass ratio."),
+        gauge("pass_ratio_unweighted", "Share of the scored records that passed: biased where sampling rates differ."),
+        gauge("score_mean", f"Estimated mean score (0 to 1) of {of}, weighted by 1 / sampling probability."),
+        gauge("score_mean_ci_lower", "Lower bound of the 95 % interval of the mean score."),
+        gauge("score_mean_ci_upper", "Upper bound of the 95 % interval of the mean score."),
+        gauge("window_records", "Records scored in the window, by the time of the interaction."),
+        gauge(
+            "window_effective_records",
+            "Equally weighted records that would tell as much about the pass ratio: guard alerts with it.",
+        ),
+        gauge(
+            "window_interactions", "Interactions that the scored records stand for: sum of 1 / sampling probability."
+        ),
+        gauge("pass_ratio_corrected", f"Estimated share of {of} that people would pass; only where that can be said."),
+        gauge("pass_ratio_corrected_ci_lower", "Lower bound of its 95 % interval: window and calibration."),
+        gauge("pass_ratio_corrected_ci_upper", "Upper bound of its 95 % interval: window and calibration."),
+        gauge(
+            "pass_ratio_corrected_window_ci_lower",
+            "Lower bound as if the calibration were exact: for comparing windows, which share its error.",
+        ),
+        gauge(
+            "pass_ratio_corrected_window_ci_upper",
+            "Upper bound as if the calibration were exact: for comparing windows, which share its error.",
+        ),
+        _exporter(
+            f"{prefix}calibration_state",
+            "gauge",
+            "1 for the state of the corrected pass ratio, else 0: ok, too_wide, stale, no_calibration or refused.",
+            *SCORE_LABELS,
+            "window",
+            "state",
+            cohort=cohort,
+        ),
+        _exporter(
+            f"{prefix}correction_info",
+            "info",
+            "How the pass ratio is corrected, and why it is in its state when that is not `ok`.",
+            *SCORE_LABELS,
+            "window",
+            "method",
+            "reason",
+            cohort=cohort,
+        ),
+    )
+
+
+def _measured(name: str, what: str) -> tuple[MetricDoc, ...]:
+    """What labels say about a judge, with its interval."""
+    return (
+        _exporter(name, "gauge", f"{what}.", *INSTRUMENT_LABELS),
+        _exporter(f"{name}_ci_lower", "gauge", "Lower bound of its 95 % interval.", *INSTRUMENT_LABELS),
+        _exporter(f"{name}_ci_upper", "gauge", "Upper bound of its 95 % interval.", *INSTRUMENT_LABELS),
+    )
+
+
+#: Every metric that assay publishes, in the order of the reference.
+DOCUMENTED: tuple[MetricDoc, ...] = (
+    *_windowed("assay_", "interactions with this label set", cohort=True),
+    *_windowed("assay_app_", "all interactions of the app", cohort=False),
+    _exporter(
+        "assay_window_pending_records",
+        "gauge",
+        "Records enqueued since the window began that have no score yet: the window may still move.",
+        "window",
+    ),
+    _exporter(
+        "assay_score", "histogram", "Scores (0 to 1) since the store began, unweighted.", *SCORE_LABELS, cohort=True
+    ),
+    _exporter(
+        "assay_evaluations_total",
+        "counter",
+        "Evaluations stored, each once: scored, failed or not_applicable.",
+        *SCORE_LABELS,
+        "outcome",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_recovered_total",
+        "counter",
+        "Failures that a replay replaced; both outcomes count: records = scored + failed + not_applicable - recovered.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter("assay_failures_total", "counter", "Evaluations without a verdict.", *SCORE_LABELS, "kind", cohort=True),
+    _exporter(
+        "assay_not_applicable_total",
+        "counter",
+        "Evaluations of records that the rubric does not apply to.",
+        *SCORE_LABELS,
+        "reason",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_evaluation_tokens_total",
+        "counter",
+        "Tokens that the stored evaluations took, prompt or completion; repeated calls are not in it.",
+        *SCORE_LABELS,
+        "direction",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_evaluation_cost_usd_total",
+        "counter",
+        "What the stored evaluations cost, in US dollars, as far as prices are known.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_last_score_timestamp_seconds",
+        "gauge",
+        "When the latest score was stored: a flat gauge with an old timestamp is no sign of health.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_records_total",
+        "counter",
+        "Records that reached the store: received, each once, by app; duplicate when delivered again, without an app.",
+        "app",
+        "outcome",
+    ),
+    _exporter("assay_queue_records", "gauge", "Records on the queue: waiting, being judged or due for a retry."),
+    _exporter("assay_queue_batches", "gauge", "Batches on the queue."),
+    _exporter("assay_queue_accepted_total", "counter", "Records that the queue has taken from clients."),
+    _exporter("assay_oldest_pending_seconds", "gauge", "Age of the oldest record on the queue; 0 when it is empty."),
+    _exporter(
+        "assay_client_records_total",
+        "counter",
+        "What clients report of records: taken, sampled_out or sent. Apps over the bound count as app `other`.",
+        "app",
+        "outcome",
+    ),
+    _exporter("assay_client_dropped_total", "counter", "Records that clients dropped.", "app", "reason"),
+    _exporter("assay_dead_letters_waiting", "gauge", "Dead letters kept and not replayed.", "reason"),
+    _exporter("assay_dead_letters_total", "counter", "Records set aside as dead letters.", "reason"),
+    _exporter("assay_series", "gauge", "Label sets (app and cohort labels) in use; bounded by ASSAY_MAX_SERIES."),
+    _exporter(
+        "assay_series_overflow_total",
+        "counter",
+        "Records counted under `other` because the label sets were at their bound.",
+    ),
+    _exporter(
+        "assay_objective_ratio",
+        "gauge",
+        "Pass ratio that the rubric sets as its objective.",
+        "rubric",
+        "rubric_version",
+    ),
+    _exporter("assay_pass_threshold_ratio", "gauge", "Least score that passes the rubric.", "rubric", "rubric_version"),
+    _exporter(
+        "assay_rubric_info",
+        "info",
+        "Rubrics of this exporter, and of the workers.",
+        "rubric",
+        "rubric_version",
+        "title",
+    ),
+    _exporter(
+        "assay_rubric_state",
+        "gauge",
+        "1 for the state of a version, else 0: active, or waiting for the calibration that its gate asks for.",
+        *INSTRUMENT_LABELS,
+        "state",
+    ),
+    _exporter(
+        "assay_calibration_info",
+        "info",
+        "The calibration that counts: how and by whom its records were chosen and labelled.",
+        *INSTRUMENT_LABELS,
+        "calibration",
+        "rubric_hash",
+        "judge_fingerprint",
+        "selection",
+        "annotators",
+        "synthetic",
+    ),
+    _exporter(
+        "assay_calibration_level",
+        "gauge",
+        "1 for what the labels allow the judge to be used for, else 0: no_data, unusable, trend_only, calibrated or "
+        "human_like.",
+        *INSTRUMENT_LABELS,
+        "level",
+    ),
+    _exporter(
+        "assay_calibration_age_seconds",
+        "gauge",
+        "Age of the newest label; where labels have no date, of the calibration.",
+        *INSTRUMENT_LABELS,
+    ),
+    _exporter(
+        "assay_calibration_labels",
+        "gauge",
+        "Labelled records behind the calibration, by what people say: pass or fail.",
+        *INSTRUMENT_LABELS,
+        "class",
+    ),
+    *_measured("assay_judge_bias_ratio", "Judge's pass ratio less people's, when the labels were made"),
+    *_measured("assay_judge_kappa", "Cohen's kappa of judge and people"),
+    *_measured("assay_judge_fail_recall", "Of what people fail, the share that the judge flags"),
+    *_measured("assay_judge_fail_precision", "Of what the judge flags, the share that people fail"),
+    *_measured("assay_judge_youden", "Youden's J: how much of a true change the raw pass ratio shows"),
+    _exporter("assay_up", "gauge", "1 if the exporter could read the component at this scrape.", "component"),
+    _exporter("assay_exporter_errors_total", "counter", "Reads of a component that failed.", "component"),
+    _exporter("assay_exporter_read_seconds", "gauge", "Time that reading the component took.", "component"),
+    _exporter("assay_build_info", "info", "Version of assay.", "version"),
+    _worker(
+        "assay_judge_request_seconds",
+        "histogram",
+        "Requests to the judge, by outcome: ok, cancelled or a failure kind. Exemplars carry the trace id.",
+        "judge",
+        "outcome",
+    ),
+    _worker("assay_judge_in_flight", "gauge", "Requests to the judge that wait for an answer.", "judge"),
+    _worker("assay_judge_tokens_total", "counter", "Tokens, prompt or completion.", "judge", "direction"),
+    _worker("assay_judge_cost_usd_total", "counter", "Cost of the judge's requests, in US dollars.", "judge"),
+    _worker(
+        "assay_judge_unpriced_calls_total",
+        "counter",
+        "Requests that used tokens but whose model is not in the price table: the cost leaves them out.",
+        "judge",
+    ),
+    _worker("assay_judge_info", "info", "Judges of this worker.", "judge", "judge_fingerprint"),
+    _worker("assay_batches_total", "counter", "Batches worked on, by how it ended.", "outcome"),
+    _worker("assay_retries_total", "counter", "Records sent back to be judged again, by failure kind.", "kind"),
+    _worker("assay_score_lag_seconds", "histogram", "Time from an interaction to its stored evaluations."),
+    _worker("assay_commit_seconds", "histogram", "Time that one transaction of the store took."),
+)
+
+
+# -- the reference
+
+
+def metrics_markdown() -> str:
+    """The reference of every metric, for docs/reference/metrics.md."""
+    return "".join(
+        [
+            _REFERENCE_HEAD,
+            "\n## The exporter\n\n",
+            *_table("exporter"),
+            "\n## A worker\n\n",
+            _REFERENCE_WORKER,
+            *_table("worker"),
+        ]
+    )
+
+
+def _table(process: _Process) -> Iterator[str]:
+    yield "| metric | type | labels | what it is |\n|---|---|---|---|\n"
+    for doc in DOCUMENTED:
+        if doc.process == process:
+            names = [f"`{name}`" for name in doc.label_names(["*"] if doc.cohort else [])]
+            labels = ", ".join(names).replace("`*`", "*cohort*")
+            yield f"| `{doc.name}` | {doc.type} | {labels} | {doc.help} |\n"
+
+
+_REFERENCE_HEAD = """\
+# Metrics
+
+Made from `assay.catalogue.DOCUMENTED` by `make docs`: change it there.
+
+All ratios and scores are between 0 and 1. *cohort* stands for the labels that `ASSAY_COHORT_LABELS` declares: empty
+where a record has no such value, `other` for what is over `ASSAY_MAX_SERIES` label sets. `window` is one of
+`ASSAY_WINDOWS` (`5m`, `1h` and `24h` unless set). How the numbers are estimated, and why a window without scores has no
+sample: [estimates](../explanation/estimates.md).
+
+Info metrics have the value 1. The standard `process_*` metrics come on top.
+"""
+
+_REFERENCE_WORKER = """\
+Served by each worker when `ASSAY_WORKER_METRICS_PORT` is set. These are of the process and begin at 0 with it: sum
+their rates over workers. `assay_build_info` is there too.
+
+"""

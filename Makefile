@@ -43,9 +43,10 @@ format: install ## Format the code
 docs: install ## Write the generated parts of docs/reference
 	$(BIN)/python docs/generate.py
 
-bench: install ## Measure: the client's cost in an app, and a scrape against stored scores
+bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again
 	$(BIN)/python benchmarks/client_cost.py
 	$(BIN)/python benchmarks/scrape.py
+	$(BIN)/python benchmarks/calibrate.py
 
 clean: ## Remove what make and the tests leave behind
 	rm -rf $(VENV) .assay build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,8 +3,12 @@
     python benchmarks/client_cost.py [--seconds 8]
 
 Records come at 500 a second, as from an app under load, not back to back: then the sender's thread works between
-the calls, and the caches are as cold as in life. Exits with 1 when a bound is not met: p99 under 30 microseconds, and
-an import that adds less than 30 ms and loads nothing but the standard library.
+the calls, and the caches are as cold as in life. Two times are taken of each call: the wall clock's, into which falls
+whatever else the machine does, and the processor time of the thread alone, which is what the call costs the app.
+`json.dumps` of the same record, in the same loop, says how much of the wall clock's is the machine.
+
+Exits with 1 when a bound is not met: p99 of the thread's time under 30 microseconds, that of the wall clock under 30
+microseconds or no worse than json.dumps, and an import that adds under 30 ms and loads the standard library only.
 """
 
 from __future__ import annotations
@@ -52,24 +56,32 @@ def interaction(number: int) -> dict[str, object]:
     }
 
 
-def call_seconds(call: Callable[[dict[str, object]], object], seconds: float, rate: float = RATE) -> list[float]:
-    """Time of each call, at so many calls a second."""
-    durations = []
+def call_seconds(
+    call: Callable[[dict[str, object]], object], seconds: float, rate: float = RATE
+) -> tuple[list[float], list[float]]:
+    """Wall clock's and thread's time of each call, at so many calls a second."""
+    durations, costs = [], []
     start = time.perf_counter()
     for number in range(int(seconds * RATE)):
         while (left := start + number / rate - time.perf_counter()) > 0:
             time.sleep(left)
         fields = interaction(number)
+        used = time.thread_time_ns()
         before = time.perf_counter()
         call(fields)
         durations.append(time.perf_counter() - before)
+        costs.append((time.thread_time_ns() - used) / 1e9)
     # Not the first ones: the thread starts and imports redis then.
-    return durations[RATE // 2 :]
+    return durations[RATE // 2 :], costs[RATE // 2 :]
 
 
 def quantiles(durations: list[float]) -> tuple[float, float]:
     cuts = statistics.quantiles(durations, n=100)
     return cuts[49], cuts[98]
+
+
+def _micros(*times: float) -> str:
+    return " | ".join(f"{time * 1e6:.1f}" for time in times)
 
 
 def import_seconds(statement: str) -> float:
@@ -104,10 +116,13 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     logging.disable()  # the client says that Redis is away: so it should be
     failed = False
-    json_p50, json_p99 = quantiles(call_seconds(json.dumps, seconds))
-    print("| in the app's thread | p50 us | p99 us | p50 / json.dumps | sent | dropped | waiting |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    print(f"| json.dumps of the record | {json_p50 * 1e6:.1f} | {json_p99 * 1e6:.1f} | 1.0 | | | |")
+    wall, cost = call_seconds(json.dumps, seconds)
+    (json_p50, json_p99), (cpu_p50, cpu_p99) = quantiles(wall), quantiles(cost)
+    print(
+        "| microseconds in the app's thread | wall p50 | p99 | thread p50 | p99 | p50 / json.dumps | sent | dropped |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    print(f"| json.dumps of the record | {_micros(json_p50, json_p99, cpu_p50, cpu_p99)} | 1.0 | | |")
     with tempfile.TemporaryDirectory() as directory:
         for case in ("up", "down", "stopped (SIGSTOP)", "up, back to back"):
             server = RedisServer(Path(directory) / case.replace(" ", "-"))
@@ -121,14 +136,15 @@ def main() -> int:
             if case.startswith("stopped"):
                 server.pause()
             rate = math.inf if case.endswith("back to back") else RATE
-            p50, p99 = quantiles(call_seconds(lambda fields: client.record(**fields), seconds, rate))  # type: ignore[arg-type]  # noqa: B023
+            wall, cost = call_seconds(lambda fields: client.record(**fields), seconds, rate)  # type: ignore[arg-type]  # noqa: B023
+            (p50, p99), (cpu_p50, cpu_p99) = quantiles(wall), quantiles(cost)
             stats = client.stats()
             client.close()
             server.stop()
-            failed |= p99 >= P99_SECONDS
+            failed |= cpu_p99 >= P99_SECONDS or p99 >= max(P99_SECONDS, json_p99)
             print(
-                f"| record(), Redis {case} | {p50 * 1e6:.1f} | {p99 * 1e6:.1f} | {p50 / json_p50:.1f} "
-                f"| {stats.sent} | {sum(stats.dropped.values())} | {stats.buffered} |"
+                f"| record(), Redis {case} | {_micros(p50, p99, cpu_p50, cpu_p99)} | {p50 / json_p50:.1f} "
+                f"| {stats.sent} | {sum(stats.dropped.values())} |"
             )
     if json_p99 >= P99_SECONDS / 2:
         print("\nThis machine is busy or slow: see json.dumps alone. Run again when it is idle.")

@@ -98,7 +98,7 @@ class CalibrationRow:
 
     @property
     def left_out(self) -> str | None:
-        """Why it is in no number: `failed:timeout`, `not_applicable:missing_contexts`, `not_judged`; None if it is."""
+        """Why it is in no number: `failed:timeout`, `not_applicable:missing_contexts`, `not_judged`; else None."""
         if isinstance(self.outcome, Failure):
             return f"failed:{self.outcome.kind}"
         if isinstance(self.outcome, NotApplicable):

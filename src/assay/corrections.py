@@ -1,6 +1,7 @@
 """What a scrape says of calibrations: which one belongs to the scores of a window, and what people would have passed.
 
 The rule is `assay.calibration.correct`; here is what it is given. docs/decisions/0006-corrected-gauges.md says why.
+numpy is loaded with the first calibration: an exporter that has none does without.
 """
 
 from __future__ import annotations
@@ -10,17 +11,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from assay.calibration import Calibration, correct
-from assay.calibration.decision import MIN_CLASS, MIN_WINDOW
 from assay.errors import CalibrationError
-from assay.windows import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from assay.calibration import Corrected, ErrorRates, Method, State
+    from assay.calibration import Calibration, Corrected, ErrorRates, Method, State
     from assay.store import RubricVersion, Store
-    from assay.windows import Estimate
+    from assay.windows import Estimate, Sums
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +46,12 @@ class Known:
     calibration: Calibration
     #: an audit has found that it holds no more
     stale: bool
+
+    def levels(self) -> dict[str, bool]:
+        """Each level there is, lowest first, and whether it is this one's."""
+        from assay.calibration import LEVELS
+
+        return {level: level == self.calibration.level for level in LEVELS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,8 @@ class Place:
 _NO_CALIBRATION = Correction(state="no_calibration", method="none", reason="no_calibration")
 _MIXED = Correction(state="refused", method="none", reason="mixed_judges")
 
-_MemoKey = tuple[str, bool, bool, Sums]
+#: calibration id, stale, fresh, the window
+_MemoKey = tuple[str, bool, bool, "Sums"]
 
 
 class Corrections:
@@ -93,6 +98,7 @@ class Corrections:
         self._decoded: dict[str, Calibration | None] = {}
         self._memo: dict[_MemoKey, Correction] = {}
         self._used: dict[_MemoKey, Correction] = {}
+        #: those that are active or wait
         self.versions: list[RubricVersion] = []
 
     def following(self, store: Store) -> Corrections:
@@ -103,7 +109,7 @@ class Corrections:
         """
         now = Corrections()
         now._memo = self._used
-        now.versions = store.rubric_versions()
+        now.versions = store.rubric_versions(retired=False)
         rows = store.calibrations(bodies=False)
         kept = {row.calibration_id for row in rows}
         now._decoded = {key: decoded for key, decoded in self._decoded.items() if key in kept}
@@ -131,6 +137,8 @@ class Corrections:
         known = self.of(instrument)
         if known is None:
             return _NO_CALIBRATION
+        from assay.calibration import correct
+
         calibration = known.calibration
         fresh = is_fresh(calibration, place)
         key = (calibration.calibration_id, known.stale, fresh, sums)
@@ -155,7 +163,7 @@ class Corrections:
         Where judges of one name share the labels, that of the newest calibration.
         """
         wanted = set(instruments)
-        wanted |= {(v.rubric_hash, v.judge_fingerprint) for v in self.versions if v.state != "retired"}
+        wanted |= {(version.rubric_hash, version.judge_fingerprint) for version in self.versions}
         found = [known for instrument in wanted if (known := self.of(instrument)) is not None]
         found.sort(key=lambda known: (known.calibration.created_at, known.calibration.calibration_id))
         return list(
@@ -188,6 +196,8 @@ def body_of(version: RubricVersion) -> Mapping[str, Any]:
 
 
 def _reason(found: Corrected, rates: ErrorRates) -> Reason:
+    from assay.calibration.decision import MIN_CLASS, MIN_WINDOW
+
     match found.state:
         case "ok":
             return ""
@@ -203,6 +213,8 @@ def _reason(found: Corrected, rates: ErrorRates) -> Reason:
 
 
 def _decode(body: str) -> Calibration | None:
+    from assay.calibration import Calibration
+
     try:
         return Calibration.from_json(body)
     except CalibrationError as error:

@@ -1,7 +1,7 @@
 """Outcomes that a judge gave already, kept in files, so that only what changed is judged again.
 
-An outcome is found by what it depends on: the record's judged content, the rubric's hash (`ask` is in it) and the judge's
-fingerprint. Files are appended to, one line an outcome; a line that a crash tore counts as not there.
+An outcome is found by what it depends on: the record's judged content, the rubric's hash (`ask` is part of it) and the
+fingerprint of the judge. Files are appended to, one line an outcome; a line that a crash tore counts as not there.
 """
 
 from __future__ import annotations

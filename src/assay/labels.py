@@ -490,14 +490,13 @@ class LabelReader:
         renamed, mistakes = self._renamed(fields)
         row = Row(renamed, self._grading, self._rubric.pass_threshold, mistakes)
         item_id, item = row.read(line or 0)
-        if not item.labels and not row.refused_labels:
-            if self._skip_unlabelled:
-                return
+        unlabelled = not item.labels and not row.refused_labels
+        if unlabelled and not self._skip_unlabelled:
             row.mistakes.append(("labels", "nobody labelled this record: give a label, or remove the row"))
         for name, message in row.mistakes:
             self.note(message, line=line, field=at + name)
         self._check_rubric(renamed, line, at)
-        if item_id is not None and not row.mistakes:
+        if item_id is not None and not unlabelled and not row.mistakes:
             self._take(item_id, item, by_annotator="annotator" in renamed, at=at)
 
     def finish(

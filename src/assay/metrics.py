@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from math import isfinite, isnan
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
-from prometheus_client.samples import Exemplar
+from prometheus_client.samples import Exemplar, Sample
 
 from assay.catalogue import DOCUMENTED
+from assay.corrections import Corrections, Place, body_of
 from assay.errors import QueueError, SettingsError, StoreError
 from assay.queue import client_counter
 from assay.store import SCORE_BOUNDS
@@ -32,6 +33,7 @@ from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bou
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from assay.corrections import Correction, Instrument
     from assay.queue import Queue
     from assay.records import Usage
     from assay.rubrics import Rubric
@@ -49,8 +51,10 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _BY_NAME = {doc.name: doc for doc in DOCUMENTED}
 
-#: Names that a cohort label cannot have: ours, and what Prometheus adds itself.
-_RESERVED = frozenset(label for doc in DOCUMENTED for label in doc.labels) | {"le", "quantile", "job", "instance"}
+_STATES = ("ok", "too_wide", "stale", "no_calibration", "refused")
+
+#: Names that a cohort label cannot have: those it would stand beside, and what Prometheus adds itself.
+_RESERVED = {label for doc in DOCUMENTED if doc.cohort for label in doc.labels} | {"le", "quantile", "job", "instance"}
 
 _REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
 _COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -79,20 +83,22 @@ def wants_openmetrics(accept: str) -> bool:
 def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str]:
     """The exposition and its content type.
 
-    prometheus_client's own encoders say the same (a test compares them) and take eight times as long: a label set
-    comes back in dozens of metrics, and here it is written out once.
+    prometheus_client's own encoders say the same (a test compares them) and take many times as long: a label set comes
+    back in dozens of metrics, and here it is written out once.
     """
     lines: list[str] = []
-    written: dict[tuple[tuple[str, str], ...], str] = {}
-    for family in families:
+    # By identity: samples share their labels, and the list keeps those alive.
+    written: dict[int, str] = {}
+    pairs: dict[tuple[str, str], str] = {}
+    kept = list(families)
+    for family in kept:
         suffix, kind = ("", family.type) if openmetrics else _TEXT_TYPES.get(family.type, ("", family.type))
         lines.append(f"# HELP {family.name}{suffix} {_escape(family.documentation, quotes=openmetrics)}\n")
         lines.append(f"# TYPE {family.name}{suffix} {kind}\n")
         for sample in family.samples:
-            key = tuple(sample.labels.items())
-            labels = written.get(key)
+            labels = written.get(id(sample.labels))
             if labels is None:
-                labels = written[key] = _labels(sample.labels)
+                labels = written[id(sample.labels)] = _labels(sample.labels, pairs)
             shown = _exemplar(sample.exemplar) if openmetrics and sample.exemplar else ""
             lines.append(f"{sample.name}{labels} {_number(sample.value)}{shown}\n")
     if openmetrics:
@@ -112,10 +118,17 @@ def _escape(text: str, *, quotes: bool = True) -> str:
     return text.replace('"', r"\"") if quotes else text
 
 
-def _labels(labels: Mapping[str, str]) -> str:
+def _labels(labels: Mapping[str, str], pairs: dict[tuple[str, str], str]) -> str:
+    """The labels in braces; `pairs` holds those that were escaped already."""
     if not labels:
         return ""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
+    shown = []
+    for pair in labels.items():
+        known = pairs.get(pair)
+        if known is None:
+            known = pairs[pair] = f'{pair[0]}="{_escape(pair[1])}"'
+        shown.append(known)
+    return "{" + ",".join(shown) + "}"
 
 
 def _number(value: float) -> str:
@@ -126,7 +139,8 @@ def _number(value: float) -> str:
 
 def _exemplar(exemplar: Exemplar) -> str:
     moment = "" if exemplar.timestamp is None else f" {float(exemplar.timestamp)!r}"
-    return f" # {_labels(exemplar.labels)} {_number(exemplar.value)}{moment}"
+    # Few are alike: nothing to remember.
+    return f" # {_labels(exemplar.labels, {})} {_number(exemplar.value)}{moment}"
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -134,7 +148,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 def _label(value: str) -> str:
     """`value` as a label value: control characters and lone surrogates would spoil the whole scrape."""
-    return _UNPRINTABLE.sub("\ufffd", value)
+    return value if value.isprintable() else _UNPRINTABLE.sub("\ufffd", value)
 
 
 def _exemplar_labels(trace_id: str | None) -> dict[str, str] | None:
@@ -157,10 +171,10 @@ class _Families:
         samples = self._samples.setdefault(name, {})
         samples[labels] = samples.get(labels, 0) + value
 
-    def latest(self, name: str, labels: tuple[str, ...], moment: float) -> None:
-        """Set a timestamp, unless it is later already."""
+    def most(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """Set a gauge, such as a timestamp, unless it is greater already."""
         samples = self._samples.setdefault(name, {})
-        samples[labels] = max(samples.get(labels, moment), moment)
+        samples[labels] = max(samples.get(labels, value), value)
 
     def scores(self, labels: tuple[str, ...], total: Total) -> None:
         """Add to the histogram of scores."""
@@ -179,11 +193,17 @@ class _Families:
 
     def families(self) -> Iterator[Family]:
         """One family for each metric that has samples, in the order of the reference."""
+        shared: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, str]]] = {}
         for doc in DOCUMENTED:
             family = Metric(doc.family, doc.help, doc.type)
             names = doc.label_names(self._cohort_labels)
+            # Metrics with the same labels share them: there are many of a kind.
+            known, add = shared.setdefault(names, {}), family.samples.append
             for labels, value in self._samples.get(doc.name, {}).items():
-                family.add_sample(doc.name, dict(zip(names, labels, strict=True)), value)
+                named = known.get(labels)
+                if named is None:
+                    named = known[labels] = dict(zip(names, labels, strict=True))
+                add(Sample(doc.name, named, value))
             if doc.name == "assay_score":
                 for labels, scores in self._scores.items():
                     scores.add_to(family, dict(zip(names, labels, strict=True)))
@@ -201,14 +221,14 @@ class _Scores:
 
     def add_to(self, family: Family, labels: dict[str, str]) -> None:
         """The samples, in the order that OpenMetrics wants."""
-        count = 0
+        add, count = family.samples.append, 0
         for index, bound in enumerate(SCORE_BOUNDS):
             count += self.buckets[index]
             bucket = {**labels, "le": str(bound)}
-            family.add_sample("assay_score_bucket", bucket, count, exemplar=self.exemplars.get(index))
-        family.add_sample("assay_score_bucket", {**labels, "le": "+Inf"}, count)
-        family.add_sample("assay_score_count", labels, count)
-        family.add_sample("assay_score_sum", labels, self.sum)
+            add(Sample("assay_score_bucket", bucket, count, None, self.exemplars.get(index)))
+        add(Sample("assay_score_bucket", {**labels, "le": "+Inf"}, count))
+        add(Sample("assay_score_count", labels, count))
+        add(Sample("assay_score_sum", labels, self.sum))
 
 
 # -- the exporter's
@@ -218,6 +238,9 @@ class _Scores:
 _Key = tuple[str, ...]
 
 _NOTHING = Sums()
+
+#: Sums by what measured: rubric hash and judge fingerprint.
+_Parts = dict["Instrument", Sums]
 
 
 class ScoreCollector:
@@ -256,6 +279,7 @@ class ScoreCollector:
         self._away: set[str] = set()
         self._client_apps: set[str] = set()
         self._process = ProcessCollector(registry=None)
+        self._corrections = Corrections()
 
     def collect(self) -> Iterable[Family]:
         """All families as of now; those of the store only if all of it could be read."""
@@ -305,31 +329,43 @@ class ScoreCollector:
 
     def _read_store(self, now: float) -> _Families:
         families = _Families(self._cohort_labels)
-        self._add_windows(families, now)
+        corrections = self._corrections.following(self._store)
+        instruments = self._add_windows(families, now, corrections)
+        _add_calibrations(families, corrections, instruments, now)
+        own = {(rubric.name, rubric.revision) for rubric in self._rubrics}
+        for placed in corrections.versions:
+            if (placed.rubric, placed.rubric_version) not in own:
+                _add_rubric(families, placed.rubric, placed.rubric_version, body_of(placed))
         self._add_totals(families)
         self._add_counts(families)
+        self._corrections = corrections
         return families
 
-    def _add_windows(self, families: _Families, now: float) -> None:
+    def _add_windows(self, families: _Families, now: float, corrections: Corrections) -> set[Instrument]:
+        """The gauges of every window. Returns what measured in the longest."""
         bounds = {text: window_bounds(now, seconds) for text, seconds in self._windows.items()}
         # From the newest window outwards: every rollup is read once, and belongs to all windows that begin before it.
-        running: dict[_Key, Sums] = {}
-        seen: dict[int, dict[_Key, Sums]] = {}
-        end = max(end for _, end in bounds.values()) if bounds else 0
+        running: dict[_Key, _Parts] = {}
+        seen: dict[int, dict[_Key, _Parts]] = {}
+        latest = end = max(end for _, end in bounds.values()) if bounds else 0
         for start in sorted({start for start, _ in bounds.values()}, reverse=True):
             for row in self._store.rollups(start, end):
-                key = self._key(row)
-                running[key] = running.get(key, _NOTHING) + Sums.from_row(row)
-            seen[start] = dict(running)
+                _add_part(running.setdefault(self._key(row), {}), _instrument(row), Sums.from_row(row))
+            seen[start] = {key: dict(parts) for key, parts in running.items()}
             end = start
         for text, (start, _) in bounds.items():
-            by_app: dict[_Key, Sums] = {}
+            by_app: dict[_Key, _Parts] = {}
             for key in running:
-                sums = seen[start].get(key, _NOTHING)
-                _add_window(families, "assay_", (*key, text), sums)
-                by_app[key[:4]] = by_app.get(key[:4], _NOTHING) + sums
-            for key, sums in by_app.items():
-                _add_window(families, "assay_app_", (*key, text), sums)
+                parts = seen[start].get(key, {})
+                place = Place(app=key[0], is_whole_app=not self._cohort_labels, start=start, end=latest)
+                _add_window(families, "assay_", (*key, text), parts, corrections.correct(parts, place))
+                whole = by_app.setdefault(key[:4], {})
+                for instrument, sums in parts.items():
+                    _add_part(whole, instrument, sums)
+            for key, parts in by_app.items():
+                place = Place(app=key[0], is_whole_app=True, start=start, end=latest)
+                _add_window(families, "assay_app_", (*key, text), parts, corrections.correct(parts, place))
+        return {instrument for parts in running.values() for instrument in parts}
 
     def _add_totals(self, families: _Families) -> None:
         for total in self._store.totals():
@@ -349,7 +385,7 @@ class ScoreCollector:
             if used.cost_usd is not None:
                 families.add("assay_evaluation_cost_usd_total", key, used.cost_usd)
             if total.last_scored_at is not None:
-                families.latest("assay_last_score_timestamp_seconds", key, total.last_scored_at)
+                families.most("assay_last_score_timestamp_seconds", key, total.last_scored_at)
 
     def _add_counts(self, families: _Families) -> None:
         counts = self._store.counts()
@@ -399,11 +435,7 @@ class ScoreCollector:
 
     def _add_constants(self, families: _Families) -> None:
         for rubric in self._rubrics:
-            key = (rubric.name, rubric.revision)
-            families.add("assay_rubric_info", (*key, _label(rubric.title)), 1)
-            families.add("assay_pass_threshold_ratio", key, rubric.pass_threshold)
-            if rubric.objective is not None:
-                families.add("assay_objective_ratio", key, rubric.objective)
+            _add_rubric(families, rubric.name, rubric.revision, rubric.to_dict())
         families.add("assay_build_info", (version("assay"),), 1)
 
 
@@ -428,7 +460,19 @@ def _succeed(check: Callable[[], None]) -> bool:
     return True
 
 
-def _add_window(families: _Families, prefix: str, labels: tuple[str, ...], sums: Sums) -> None:
+def _instrument(row: Rollup) -> Instrument:
+    return row.rubric_hash, row.judge_fingerprint
+
+
+def _add_part(parts: _Parts, instrument: Instrument, sums: Sums) -> None:
+    known = parts.get(instrument)
+    parts[instrument] = sums if known is None else known + sums
+
+
+def _add_window(
+    families: _Families, prefix: str, labels: tuple[str, ...], parts: _Parts, correction: Correction | None
+) -> None:
+    sums = sum(parts.values(), _NOTHING) if len(parts) != 1 else next(iter(parts.values()))
     families.add(f"{prefix}window_records", labels, sums.n)
     families.add(f"{prefix}window_interactions", labels, sums.sum_w)
     passing, mean = pass_ratio(sums), score_mean(sums)
@@ -440,6 +484,67 @@ def _add_window(families: _Families, prefix: str, labels: tuple[str, ...], sums:
         families.add(f"{prefix}{name}", labels, estimate.value)
         families.add(f"{prefix}{name}_ci_lower", labels, estimate.lower)
         families.add(f"{prefix}{name}_ci_upper", labels, estimate.upper)
+    if correction is not None:
+        _add_correction(families, prefix, labels, correction)
+
+
+def _add_correction(families: _Families, prefix: str, labels: tuple[str, ...], correction: Correction) -> None:
+    for state in _STATES:
+        families.add(f"{prefix}calibration_state", (*labels, state), float(state == correction.state))
+    families.add(f"{prefix}correction_info", (*labels, correction.method, correction.reason), 1)
+    estimate, name = correction.estimate, f"{prefix}pass_ratio_corrected"
+    if estimate is None or correction.window_lower is None or correction.window_upper is None:
+        return
+    families.add(name, labels, estimate.value)
+    families.add(f"{name}_ci_lower", labels, estimate.lower)
+    families.add(f"{name}_ci_upper", labels, estimate.upper)
+    families.add(f"{name}_window_ci_lower", labels, correction.window_lower)
+    families.add(f"{name}_window_ci_upper", labels, correction.window_upper)
+
+
+def _add_calibrations(
+    families: _Families, corrections: Corrections, instruments: Iterable[Instrument], now: float
+) -> None:
+    """What is known of the judges, and of the rubrics that the workers have."""
+    for known in corrections.shown(instruments):
+        made = known.calibration
+        key = tuple(map(_label, (made.rubric, made.rubric_version, made.judge)))
+        bound_to = (made.calibration_id, made.rubric_hash, made.judge_fingerprint)
+        described = (made.selection, _label(made.annotator_kind), str(made.synthetic).lower())
+        families.most("assay_calibration_info", (*key, *bound_to, *described), 1)
+        for level, is_it in known.levels().items():
+            families.most("assay_calibration_level", (*key, level), float(is_it))
+        labelled = made.labelled_to or made.created_at
+        # The clock that the labels were dated by may be ahead of ours.
+        families.most("assay_calibration_age_seconds", key, max(0.0, now - labelled.timestamp()))
+        counts = made.rates.counts
+        for name, n in (("pass", counts.passes), ("fail", counts.fails)):
+            families.most("assay_calibration_labels", (*key, name), n)
+        for name, statistic in (
+            ("bias_ratio", made.bias),
+            ("kappa", made.kappa),
+            ("fail_recall", made.fail_recall),
+            ("fail_precision", made.fail_precision),
+            ("youden", made.youden),
+        ):
+            ends = (("", statistic.value), ("_ci_lower", statistic.lower), ("_ci_upper", statistic.upper))
+            for end, value in ends:
+                if value is not None:
+                    families.most(f"assay_judge_{name}{end}", key, value)
+    for placed in corrections.versions:
+        for state in ("active", "waiting"):
+            key = tuple(map(_label, (placed.rubric, placed.rubric_version, placed.judge)))
+            families.most("assay_rubric_state", (*key, state), float(state == placed.state))
+
+
+def _add_rubric(families: _Families, name: str, revision: str, fields: Mapping[str, Any]) -> None:
+    """Title, threshold and objective of a version, by the fields of its file."""
+    key = (_label(name), _label(revision))
+    families.most("assay_rubric_info", (*key, _label(str(fields.get("title") or ""))), 1)
+    for metric, name in (("assay_pass_threshold_ratio", "pass_threshold"), ("assay_objective_ratio", "objective")):
+        value = fields.get(name)
+        if isinstance(value, int | float):
+            families.most(metric, key, value)
 
 
 # -- the worker's

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -543,6 +545,32 @@ def test_a_judge_that_knows_the_answers_is_calibrated_on_a_shipped_set(shell: Sh
         assert server.traffic.calls == 120
         assert report["level"] == "calibrated"
         assert report["statistics"]["kappa"]["value"] == pytest.approx(1.0)
+
+
+def test_an_interrupted_run_loses_nothing_that_was_judged(shell: Shell, tmp_path: Path) -> None:
+    labels, asked = label_file(tmp_path), rubric(tmp_path)
+    with FakeJudgeServer(latency_seconds=0.05, bad_when="WRONG") as server:
+        shell.judge(server, ASSAY_JUDGE_MAX_IN_FLIGHT="2")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "assay", "calibrate", str(labels), "--rubric", str(asked)],
+            env=clean | shell.variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            text=True,
+        )
+        while server.traffic.calls < 20 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode not in (0, 3, 4)
+        assert "Traceback" not in said
+        before = server.traffic.calls
+        assert before < 120
+        shell(labels, "--rubric", asked)
+        # At most what was in flight is asked twice.
+        assert 120 <= server.traffic.calls <= 122
 
 
 # Start-up.

@@ -31,8 +31,9 @@ from assay.metrics import (
 from assay.queue import QueueDepth
 from assay.records import Score, Usage
 from assay.rubrics import load_rubrics
-from assay.store import DeadLetter, Store
+from assay.store import DeadLetter, RubricVersion, Store
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
+from calibrations import a_calibration
 from exposition import Exposition
 from servers import missing
 from stores import A_FAILURE, EPOCH, NOT_APPLICABLE, a_record, an_evaluation, commit, with_payloads
@@ -116,6 +117,25 @@ def fill(store: Store) -> None:
     store.mark_replayed(["0"])
 
 
+def calibrated(store: Store) -> None:
+    """Enough records for a correction, a calibration to correct by, and the version that it is of."""
+    commit(store, *((a_record(seconds=ago(100)), float(n % 4 > 0)) for n in range(80)))
+    made = a_calibration()
+    store.save_calibration(made)
+    store.place_rubric(
+        RubricVersion(
+            rubric=made.rubric,
+            rubric_version=made.rubric_version,
+            rubric_hash=made.rubric_hash,
+            judge=made.judge,
+            judge_fingerprint=made.judge_fingerprint,
+            body="{}",
+            state="active",
+            reason="its gate asks for nothing",
+        )
+    )
+
+
 # -- names
 
 
@@ -148,6 +168,7 @@ def test_everything_published_is_documented_and_everything_documented_is_publish
     store: Store, queue: ScriptedQueue
 ) -> None:
     fill(store)
+    calibrated(store)
     queue.counted = {"accepted": 9, '["shop","taken"]': 9, '["shop","dropped:buffer_full"]': 1}
     exporter = a_collector(store, queue, rubrics=[load_rubrics()[0]])
     for process, families in (("exporter", exporter.collect()), ("worker", a_busy_worker().collect())):
@@ -596,6 +617,7 @@ def test_the_encoder_says_what_that_of_prometheus_client_says(
     store: Store, queue: ScriptedQueue, *, openmetrics: bool
 ) -> None:
     fill(store)
+    calibrated(store)
     for value in HOSTILE:
         commit(store, (a_record(seconds=ago(30), cohort={"tier": value}, trace_id=TRACE), 1 / 3))
     odd = Metric("odd", 'Quote ", backslash \\ and\nline break.', "gauge")
@@ -618,6 +640,7 @@ def test_the_encoder_says_what_that_of_prometheus_client_says(
 @pytest.mark.parametrize("openmetrics", [True, False])
 def test_no_value_is_nan(store: Store, collector: ScoreCollector, *, openmetrics: bool) -> None:
     fill(store)
+    calibrated(store)
     for sample in Exposition.of(collector.collect(), openmetrics=openmetrics).samples.values():
         assert math.isfinite(sample.value), sample
 
@@ -627,6 +650,7 @@ def test_promtool_finds_nothing_to_mend(store: Store, queue: ScriptedQueue) -> N
     if promtool is None:
         missing("promtool")
     fill(store)
+    calibrated(store)
     queue.counted = {"accepted": 9, '["shop","taken"]': 9, '["shop","dropped:buffer_full"]': 1}
     exporter = a_collector(store, queue, rubrics=load_rubrics())
     for source in (exporter, a_busy_worker()):

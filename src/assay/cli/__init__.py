@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import _calibrate, _dead, _health, _processes, _records, _rubrics
+from assay.cli import _calibrate, _dead, _health, _labels, _processes, _records, _rubrics
 from assay.cli._screen import errors
 from assay.errors import AssayError, ConfigError, RecordError
 
@@ -46,6 +46,7 @@ _records.register(app)
 _health.register(app)
 _calibrate.register(app)
 app.add_typer(_rubrics.app, name="rubrics")
+app.add_typer(_labels.app, name="labels")
 app.add_typer(_dead.app, name="dead")
 app.add_typer(_health.db, name="db")
 

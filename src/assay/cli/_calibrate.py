@@ -317,7 +317,7 @@ def _two(command: _Command, judge: str | None, variants: tuple[str, str]) -> Lev
         print_json({"names": list(variants)} | comparison_json(compared, worst=command.worst))
     else:
         print_comparison(compared, variants, command.worst)
-    return None if has_enough(compared.first.report.rates) else "no_data"
+    return None if all(one.is_whole and has_enough(one.report.rates) for one in both) else "no_data"
 
 
 def _judged(command: _Command, instrument: Instrument, budget: float | None) -> tuple[JudgingResult | None, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from pathlib import Path
@@ -79,6 +80,8 @@ def exporter(
         cohort_labels=settings.cohort_labels,
         rubrics=wiring.read_rubrics(settings),
     )
+    # What is loaded by now stays: collecting garbage in the midst of a scrape need not look at it.
+    gc.freeze()
     server = serve(collector, host=settings.exporter_host, port=settings.exporter_port)
     errors.print(f"metrics at {server.url}/metrics", markup=False)
     _until_signalled()

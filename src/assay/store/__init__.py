@@ -41,7 +41,7 @@ from assay.store._tables import dead_letters, evaluations, instruments, payloads
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from assay.calibration import Calibration
@@ -239,9 +239,12 @@ class Store:
         """Note that an audit failed, and why (one sentence). False when it was stale already, or is not stored."""
         return _calibrations.mark_stale(self._database, calibration_id, reason)
 
-    def rubric_versions(self, rubric: str | None = None) -> list[RubricVersion]:
-        """The versions that ever were placed, of one rubric or of all; by rubric, the latest change first."""
-        return _calibrations.read_versions(self._database, rubric=rubric)
+    def rubric_versions(self, rubric: str | None = None, *, retired: bool = True) -> list[RubricVersion]:
+        """The versions that ever were placed, of one rubric or of all; by rubric, the latest change first.
+
+        Without `retired`, only those that are active or wait.
+        """
+        return _calibrations.read_versions(self._database, rubric=rubric, retired=retired)
 
     def has_scores(self, rubric_hash: str, judge_fingerprint: str) -> bool:
         """Whether any record was ever scored under this question by this judge."""
@@ -301,9 +304,18 @@ class Store:
 
     def records(self, record_ids: Iterable[str]) -> list[Record]:
         """These records, in order of their ids; without those that are not stored, or no more."""
-        found = sorted(self.payloads(record_ids).items())
-        # As large as it was when it was stored.
-        return [decode_record(payload, max_bytes=len(payload.encode())) for _, payload in found]
+        return _decoded(self.payloads(record_ids))
+
+    def records_called(self, names: Iterable[str]) -> list[Record]:
+        """Records by id, span id or trace id, in order of their ids; without those that are not stored, or no more.
+
+        It reads through the records: for what a person does once, not for a worker.
+        """
+        return _decoded(_label_requests.read_payloads_called(self._database, names))
+
+    def verdicts(self, record_ids: Iterable[str], *, rubric_hash: str, judge_fingerprint: str) -> dict[str, bool]:
+        """Whether this judge passed these records, by record id; without those that it has not scored."""
+        return _label_requests.read_verdicts(self._database, record_ids, rubric_hash, judge_fingerprint)
 
     # -- dead letters
 
@@ -379,6 +391,11 @@ class Store:
     def close(self) -> None:
         """Close the connections. The store may be used again: it opens new ones."""
         self._database.close()
+
+
+def _decoded(payloads: Mapping[str, str]) -> list[Record]:
+    # As large as it was when it was stored.
+    return [decode_record(payload, max_bytes=len(payload.encode())) for _, payload in sorted(payloads.items())]
 
 
 def _finding(row: sa.Row[tuple[object, ...]]) -> Finding:

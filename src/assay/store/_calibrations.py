@@ -81,10 +81,12 @@ def mark_stale(database: Database, calibration_id: str, reason: str) -> bool:
     return database.write(lambda connection: connection.execute(statement).rowcount > 0)
 
 
-def read_versions(database: Database, *, rubric: str | None) -> list[RubricVersion]:
+def read_versions(database: Database, *, rubric: str | None, retired: bool) -> list[RubricVersion]:
     """See `Store.rubric_versions`."""
     table = rubric_versions
     statement = sa.select(table).order_by(table.c.rubric, table.c.since.desc(), table.c.rubric_hash)
+    if not retired:
+        statement = statement.where(table.c.state != "retired")
     if rubric is not None:
         statement = statement.where(table.c.rubric == rubric)
     with database.read() as connection:

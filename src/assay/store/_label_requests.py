@@ -157,3 +157,39 @@ def read_payloads(database: Database, record_ids: Iterable[str]) -> dict[str, st
             statement = sa.select(payloads.c.record_id, payloads.c.payload).where(payloads.c.record_id.in_(chunk))
             found.update((record_id, payload) for record_id, payload in connection.execute(statement))
     return found
+
+
+def read_payloads_called(database: Database, names: Iterable[str]) -> dict[str, str]:
+    """See `Store.records_called`."""
+    found: dict[str, str] = {}
+    with database.read() as connection:
+        for chunk in chunks(sorted({text(name) for name in names})):
+            called = [column.in_(chunk) for column in (records.c.record_id, records.c.span_id, records.c.trace_id)]
+            statement = (
+                sa.select(payloads.c.record_id, payloads.c.payload)
+                .join(records, records.c.record_id == payloads.c.record_id)
+                .where(sa.or_(*called))
+            )
+            found.update((record_id, payload) for record_id, payload in connection.execute(statement))
+    return found
+
+
+def read_verdicts(
+    database: Database, record_ids: Iterable[str], rubric_hash: str, judge_fingerprint: str
+) -> dict[str, bool]:
+    """See `Store.verdicts`."""
+    found: dict[str, bool] = {}
+    with database.read() as connection:
+        for chunk in chunks(sorted({text(record_id) for record_id in record_ids})):
+            statement = (
+                sa.select(evaluations.c.record_id, evaluations.c.passed)
+                .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
+                .where(
+                    evaluations.c.record_id.in_(chunk),
+                    evaluations.c.outcome == "scored",
+                    instruments.c.rubric_hash == rubric_hash,
+                    instruments.c.judge_fingerprint == judge_fingerprint,
+                )
+            )
+            found.update((record_id, passed) for record_id, passed in connection.execute(statement))
+    return found

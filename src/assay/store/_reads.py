@@ -115,15 +115,16 @@ def read_totals(connection: sa.Connection, names: Names) -> list[Total]:
             known[name] = _plus(known[name], getattr(row, name))
         known["last_scored_at"] = _latest(known.get("last_scored_at"), row.last_scored_at)
     reasons: dict[tuple[Key, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for row in connection.execute(sa.select(outcome_counts)):
-        pair = (row.series_id, row.instrument_id)
-        if pair in keys:
-            reasons[keys[pair], row.outcome][row.reason] += row.n
-    shown: dict[Key, dict[int, Exemplar]] = defaultdict(dict)
-    for row in connection.execute(sa.select(exemplars).order_by(exemplars.c.timestamp)):
-        pair = (row.series_id, row.instrument_id)
-        if pair in keys:
-            shown[keys[pair]][row.bucket] = Exemplar(trace_id=row.trace_id, value=row.value, timestamp=row.timestamp)
+    for *pair, outcome, reason, n in connection.execute(sa.select(outcome_counts)):
+        if (key := keys.get(tuple(pair))) is not None:
+            reasons[key, outcome][reason] += n
+    shown: dict[Key, dict[int, Exemplar]] = {key: {} for key in sums}
+    # The longest of these reads: a row for each bucket.
+    for *pair, bucket, trace_id, value, moment in connection.execute(
+        sa.select(exemplars).order_by(exemplars.c.timestamp)
+    ):
+        if (key := keys.get(tuple(pair))) is not None:
+            shown[key][bucket] = Exemplar(trace_id=trace_id, value=value, timestamp=moment)
     return [
         Total(
             **_labels(names, key),
@@ -131,7 +132,7 @@ def read_totals(connection: sa.Connection, names: Names) -> list[Total]:
             buckets=tuple(known[name] for name in BUCKETS),
             failures=dict(reasons[key, "failed"]),
             reasons=dict(reasons[key, "not_applicable"]),
-            exemplars=dict(shown[key]),
+            exemplars=shown[key],
             usage=Usage(**{name: known[name] for name in USAGE}),
             last_scored_at=known["last_scored_at"],
         )

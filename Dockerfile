@@ -4,6 +4,7 @@ WORKDIR /build
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY src ./src
 COPY rubrics ./rubrics
+COPY calibration ./calibration
 # The lock holds the versions; only what the extras need of it is installed.
 RUN sed -e '/^ *--hash/d' -e 's/ \\$//' requirements.lock > constraints.txt \
     && python -m venv /opt/assay \

@@ -168,7 +168,7 @@ def test_purge_says_what_it_deleted(deployment: Deployment) -> None:
     ("arguments", "environment", "told"),
     [
         (["enqueue", "nowhere.jsonl"], {}, "nowhere.jsonl: No such file"),
-        (["enqueue", "-", "--map", "x"], {}, "COLUMN=FIELD"),
+        (["enqueue", "-", "--map", "x"], {}, "NAME=VALUE"),
         (["status"], {"ASSAY_CONCURRENCY": "many"}, "ASSAY_CONCURRENCY"),
         (["worker"], {"ASSAY_REDIS_URL": "localhost"}, "ASSAY_REDIS_URL"),
         (["status"], {"ASSAY_DATABASE_URL": "mysql://x"}, "mysql"),

@@ -79,6 +79,6 @@ def test_compose_accepts_it() -> None:
 def test_the_image_holds_what_the_wheel_needs() -> None:
     copied = (ROOT / "Dockerfile").read_text()
     ignored = (ROOT / ".dockerignore").read_text()
-    for path in ("src", "rubrics", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"):
+    for path in ("src", "rubrics", "calibration", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"):
         assert path in copied
         assert f"!{path}" in ignored

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from assay._label_rows import ROW_FIELDS
 from assay.calibration import gold_labels
 from assay.errors import ConfigError, LabelError, LabelErrors
-from assay.labels import GOLDS, Labelled, LabelReader, LabelSet, read_labels, write_labels
+from assay.labels import _HEADER, GOLDS, Labelled, LabelReader, LabelSet, read_labels, write_labels
 from assay.records import Failure, Record, Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.scales import Binary
@@ -763,3 +763,40 @@ def test_a_reader_without_lines_names_the_place() -> None:
     reader.add({"record_id": "a", "label": "x"}, at="[3].annotations[0].")
     with pytest.raises(LabelErrors, match=r'^export\.json: \[3\]\.annotations\[0\]\.label: "x" is not on the scale'):
         reader.finish()
+
+
+# What the reference says.
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "label-files.md"
+
+
+def test_the_example_of_the_reference_is_a_label_file(tmp_path: Path) -> None:
+    example = REFERENCE.read_text(encoding="utf-8").split("```json\n")[1].split("```")[0]
+    labels = read(tmp_path, example.splitlines(), RELEVANCE)
+    assert labels.annotator_kind == "human"
+    assert labels.y_true == (1.0, 0.0)
+
+
+def test_the_reference_names_every_field() -> None:
+    told = REFERENCE.read_text(encoding="utf-8")
+    assert [name for name in (*ROW_FIELDS, *_HEADER, "label_file") if f"`{name}`" not in told] == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "stands on line 3 already: keep one of the two",
+        "is no probability of a label",
+        "is missing, and other rows have one",
+        "is not on the scale of relevance",
+        "is not a number",
+        "the labels are by the rubric",
+        "is not known",
+    ],
+)
+def test_the_reference_quotes_sentences_that_are_said(sentence: str) -> None:
+    source = Path(__file__).parents[2] / "src" / "assay"
+    code = (source / "labels.py").read_text() + (source / "_label_rows.py").read_text()
+    spoken = sentence.replace("line 3", "{where}").replace("relevance", "{self._rubric.name}")
+    assert sentence in REFERENCE.read_text(encoding="utf-8")
+    assert spoken in code

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assay import wiring
+from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
 from assay.codec import decode_record
 from assay.errors import ConfigError, NoVerdictsError, StoreError
@@ -118,8 +119,8 @@ def calibrate_judge(
         raise ConfigError("--judge names a model already: leave --model out")
     settings = load_settings(judge_model=model)
     if rubric is None and compare is not None:
-        rubric = next((variant for variant in compare if _is_rubric_file(variant)), None)
-    asked = _rubric(settings, rubric, labels)
+        rubric = next((variant for variant in compare if is_file(variant)), None)
+    asked = one_rubric(settings, rubric or _named_in(labels))
     command = _Command(
         settings=settings,
         rubric=asked,
@@ -128,8 +129,8 @@ def calibrate_judge(
             read_labels(
                 labels,
                 asked,
-                columns=_pairs("--columns", columns),
-                values=_pairs("--values", values),
+                columns=pairs("--columns", columns),
+                values=pairs("--values", values),
                 gold=gold,
                 annotators=annotators,
                 passes_from=passes_from,
@@ -174,20 +175,6 @@ class _Command:
 # What the options mean.
 
 
-def _rubric(settings: Settings, name: str | None, labels: Path) -> Rubric:
-    wanted = name or _named_in(labels)
-    if _is_rubric_file(wanted):
-        return load_rubrics([Path(wanted)])[0]
-    known = {rubric.name: rubric for rubric in wiring.read_rubrics(settings)}
-    if wanted not in known:
-        raise ConfigError(f"no rubric is called {wanted!r}: there are {', '.join(known)}, or name a rubric file")
-    return known[wanted]
-
-
-def _is_rubric_file(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
-
-
 def _named_in(labels: Path) -> str:
     """The rubric that the first line of a label file names."""
     try:
@@ -211,25 +198,13 @@ def _with_records(settings: Settings, label_set: LabelSet) -> LabelSet:
         return label_set.with_records(decode_record(payload) for payload in store.payloads(lacking).values())
 
 
-def _pairs(option: str, given: list[str] | None) -> dict[str, str] | None:
-    if not given:
-        return None
-    pairs = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ConfigError(f"{option} {text!r}: write NAME=VALUE")
-        pairs[name] = value
-    return pairs
-
-
 def _instrument(command: _Command, judge: str | None, variant: str | None = None) -> Instrument:
     """The rubric and judge that the options come to, or a variant of them that `--compare` names."""
     from assay.judging import Instrument
 
     rubric = command.rubric
     if variant is not None:
-        if _is_rubric_file(variant):
+        if is_file(variant):
             rubric = load_rubrics([Path(variant)])[0]
         elif variant in ("ask=together", "ask=alone"):
             rubric = replace(rubric, ask="together" if variant == "ask=together" else "alone")

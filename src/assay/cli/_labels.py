@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from assay import wiring
+from assay.cli._options import one_rubric, pairs
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.label_imports import SOURCES, Source, import_labels
@@ -27,14 +28,12 @@ from assay.label_queue import (
 from assay.labels import AnnotatorKind, LabelSet, read_labels, write_labels
 from assay.records import now
 from assay.rows import read_rows
-from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 from assay.windows import parse_window
 
 if TYPE_CHECKING:
     from assay.records import Record
     from assay.rubrics import Rubric
-    from assay.settings import Settings
 
 app = typer.Typer(
     help="Labels: pick production records for people to label, hand them out, take them back, audit by them.",
@@ -59,7 +58,7 @@ def pick(
     Each pick goes on where the last one of the rubric ended. What is picked waits for `assay labels export`.
     """
     settings = load_settings()
-    asked = _rubric(settings, rubric)
+    asked = one_rubric(settings, rubric)
     end = now()
     with wiring.open_store(settings) as store:
         picked = pick_labels(
@@ -120,7 +119,9 @@ def export_(
     """
     settings = load_settings()
     with wiring.open_store(settings) as store:
-        exported = export_labels(store, _rubric(settings, rubric), file, _form(file, form), again=again, second=second)
+        exported = export_labels(
+            store, one_rubric(settings, rubric), file, _form(file, form), again=again, second=second
+        )
     if as_json:
         print_json({"file": str(file), "exported": exported.records, "gone": exported.gone})
         return
@@ -174,8 +175,8 @@ def import_(
     Rows without a label are left out. A label that an annotator gave before is replaced.
     """
     settings = load_settings()
-    asked = _rubric(settings, rubric)
-    labels = _came_back(file, source, asked, name, judge, _pairs("--columns", columns), _pairs("--values", values))
+    asked = one_rubric(settings, rubric)
+    labels = _came_back(file, source, asked, name, judge, pairs("--columns", columns), pairs("--values", values))
     with wiring.open_store(settings) as store:
         received = receive_labels(store, labels, records=_records(records), others=others)
         labels = _signed(received.labels, file, source, annotators)
@@ -268,7 +269,7 @@ def audit(
     Exit code 0: it holds, or there are too few labels to tell; 3: one failed; 4: there were no fresh labels.
     """
     settings = load_settings()
-    labels = read_labels(file, _rubric(settings, rubric))
+    labels = read_labels(file, one_rubric(settings, rubric))
     with wiring.open_store(settings) as store:
         lacking = labels.without_record
         if lacking:
@@ -317,24 +318,3 @@ def audit(
         raise typer.Exit(_EXIT_FAILED)
     if states == {"not_checked"}:
         raise typer.Exit(_EXIT_NOTHING)
-
-
-def _rubric(settings: Settings, name: str) -> Rubric:
-    if name.endswith((".yaml", ".yml")):
-        return load_rubrics([Path(name)])[0]
-    known = {rubric.name: rubric for rubric in wiring.read_rubrics(settings)}
-    if name not in known:
-        raise ConfigError(f"no rubric is called {name!r}: there are {', '.join(known)}, or name a rubric file")
-    return known[name]
-
-
-def _pairs(option: str, given: list[str] | None) -> dict[str, str] | None:
-    if not given:
-        return None
-    pairs = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ConfigError(f"{option} {text!r}: write NAME=VALUE")
-        pairs[name] = value
-    return pairs

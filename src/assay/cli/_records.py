@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assay import wiring
+from assay.cli._options import is_file, pairs
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.codec import decode_record
 from assay.enqueue import enqueue
@@ -62,7 +63,7 @@ def enqueue_file(
     The same file enqueued twice is scored once.
     """
     settings = load_settings()
-    mapping = dict(_pair(text) for text in rename or ())
+    mapping = pairs("--map", rename) or {}
     kept = rejected or Path("stdin.rejected.jsonl" if file == "-" else f"{file}.rejected.jsonl")
     chosen: Literal["jsonl", "csv"] = form if form != "auto" else ("csv" if file.lower().endswith(".csv") else "jsonl")
     bad: list[tuple[int, str]] = []
@@ -129,13 +130,6 @@ def _progress(total: int | None) -> _Bar:
     return _Bar(Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal), total)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    column, equals, name = text.partition("=")
-    if not (equals and column and name):
-        raise ConfigError(f"--map {text!r}: write COLUMN=FIELD, such as --map question=input")
-    return column, name
-
-
 def _open(file: str, stack: ExitStack) -> IO[bytes]:
     if file == "-":
         return sys.stdin.buffer
@@ -179,8 +173,8 @@ def judge_record(
 
 
 def _chosen(settings: Settings, names: Sequence[str]) -> list[Rubric]:
-    files = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
-    wanted = {name for name in names if not name.endswith((".yaml", ".yml"))}
+    files = [Path(name) for name in names if is_file(name)]
+    wanted = {name for name in names if not is_file(name)}
     rubrics = load_rubrics(files) if files else []
     if wanted or not names:
         known = wiring.read_rubrics(settings)

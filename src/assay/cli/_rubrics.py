@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from assay.cli._options import one_rubric
 from assay.cli._screen import Json, errors, output, print_json, print_table
-from assay.errors import ConfigError
 from assay.judges import preview
 from assay.rubrics import check_rubrics, diff_rubrics, load_rubrics
 from assay.settings import load_settings
@@ -52,16 +52,12 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print the exact prompt and the schema that a judge is given for a rubric, around a placeholder record."""
-    path = Path(name)
-    rubrics = load_rubrics([path]) if path.suffix in (".yaml", ".yml") else load_rubrics(load_settings().rubric_paths)
-    chosen = rubrics if path.suffix in (".yaml", ".yml") else [r for r in rubrics if r.name == name]
-    if not chosen:
-        raise ConfigError(f"no rubric is called {name!r}: there are {', '.join(r.name for r in rubrics)}")
-    messages, schema = preview(chosen[:1])
+    rubric = one_rubric(load_settings(), name)
+    messages, schema = preview([rubric])
     if as_json:
-        print_json({"rubric": chosen[0].name, "hash": chosen[0].hash, "messages": messages, "schema": schema})
+        print_json({"rubric": rubric.name, "hash": rubric.hash, "messages": messages, "schema": schema})
         return
-    output.print(f"{chosen[0].name} {chosen[0].revision}   sha256 {chosen[0].hash}", highlight=False)
+    output.print(f"{rubric.name} {rubric.revision}   sha256 {rubric.hash}", highlight=False)
     for message in messages:
         output.rule(message["role"])
         output.print(message["content"], markup=False, highlight=False)

@@ -91,7 +91,7 @@ class Labels:
         return hajek_ratio(values[where], sample_weight=self.weight[where], clusters=self._clusters_of(where))
 
     def mean(self, values: FloatArray, where: BoolArray) -> tuple[float, float, float] | None:
-        """Weighted mean with its interval, clipped to [-1, 1]; None below two clusters."""
+        """Weighted mean with its interval, clipped to [-1, 1]; None below 5 records or clusters."""
         found = hajek_mean(values[where], sample_weight=self.weight[where], clusters=self._clusters_of(where))
         interval = None if found is None else found.interval()
         if found is None or interval is None:
@@ -389,7 +389,9 @@ def length_figure(labels: Labels, report: AgreementReport) -> Figure:
         title_ = f"{text[0]} characters: {text[1]} ({text[2]}), {text[3]} labels"
         spans.append(Span(title=title_, x=middle, y=value, lower=lower, upper=upper))
         rows.append(text)
-    if found.holds(0.0):
+    if found.lower is None:
+        finding = f"Correlation of judge less {who} with log length {_interval(found)}."
+    elif found.holds(0.0):
         finding = f"Correlation of judge less {who} with log length {_interval(found)}: it may be none."
     else:
         kind = "long" if found.value > 0 else "short"
@@ -514,7 +516,7 @@ def _interval(found: Statistic) -> str:
     if found.value is None:
         return f"not defined: {found.reason}"
     if found.lower is None or found.upper is None:
-        return f"{found.value:z.2f}"
+        return f"{found.value:z.2f} (no interval{f': {found.reason}' if found.reason else ''})"
     return f"{found.value:z.2f} ({found.lower:z.2f} to {found.upper:z.2f})"
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from assay._markup import Markup, clipped, element
 from assay.calibration import LEVELS
-from assay.calibration.level import MIN_CLASS, MIN_LABELS
+from assay.calibration.level import MIN_LABELS
+from assay.calibration.statistic import MIN_CLUSTERS
 from assay.calibration_figures import figures
 from assay.calibration_plots import Mark, interval_bar, percent
 from assay.calibration_summary import cost_sentence, statistics_table
@@ -202,6 +203,10 @@ def _bias(report: AgreementReport, who: str) -> _Finding:
     interval = _interval(found, _points, unit=" points")
     reach = max(0.1, *(abs(end) for end in (found.value, found.lower, found.upper) if end is not None))
     bar = interval_bar(_mark(found), low=-reach, high=reach, reference=0.0, reference_name="no bias")
+    if found.lower is None:
+        return _Finding(
+            _sentence(f"whether its pass ratio is right is not known{after[:-1]}"), interval=interval, bar=bar
+        )
     if rates.bias_p >= 0.05 or found.holds(0.0):
         return _Finding("Its pass ratio shows ", "no clear bias", after, interval, bar)
     off = round(100 * abs(found.value))
@@ -228,8 +233,7 @@ def _verdict(calibrated: Calibrated) -> Markup:
     if needs:
         more = element("ul", *(element("li", _sentence(need.sentence())) for need in needs))
     elif made.level == "no_data":
-        # How many it takes to meet a class that was never seen, nobody can say.
-        more = element("p", f"A word on the judge, once there are {MIN_CLASS} labels of either class.")
+        more = element("p", f"A word on the judge, once the labels come from at least {MIN_CLUSTERS} clusters.")
     return element(
         "section",
         element("h2", "Verdict"),

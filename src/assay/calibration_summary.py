@@ -27,9 +27,12 @@ VERDICTS: dict[Level, str] = {
 }
 
 
+_NONE = "no interval"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of the first screen: a sentence, and the interval of its number, or ""."""
+    """One line of the first screen: a sentence, and the interval of its number, or that it has none, or ""."""
 
     text: str
     interval: str = ""
@@ -89,11 +92,11 @@ def _findings(report: AgreementReport, who: str) -> Iterator[Line]:
             text += f", {who} among themselves {report.ceiling.kappa.value:.2f}"
             if report.share_of_ceiling is not None:
                 text += f": {max(0.0, report.share_of_ceiling):.0%} of that ceiling"
-        yield Line(text=text, interval=_numbers(kappa))
+        yield Line(text=text, interval=_numbers(kappa) or _NONE)
     yield _bias(report, who)
     if report.auc.value is not None:
         text = f"ranks a good answer above a bad one {report.auc.value:.0%} of the time (AUC)"
-        yield Line(text=text, interval=_percents(report.auc))
+        yield Line(text=text, interval=_percents(report.auc) or _NONE)
     if report.level_half_width is not None:
         within = f"±{100 * report.level_half_width:.0f} points"
         yield Line(text=f"its level, corrected by fresh labels like these, is known to {within}")
@@ -103,6 +106,8 @@ def _bias(report: AgreementReport, who: str) -> Line:
     rates = report.rates
     bias = rates.bias
     levels = f"judge {rates.judge_pass.value:.2f}, {who} {rates.human_pass.value:.2f}"
+    if bias.value is not None and bias.lower is None:
+        return Line(text=f"whether its pass ratio is right is not known: {levels}", interval=_NONE)
     if bias.value is None or bias.holds(0.0) or rates.bias_p >= 0.05:
         return Line(text=f"its pass ratio may be right: {levels}", interval=_points(bias))
     way = "high" if bias.value > 0 else "low"
@@ -280,6 +285,8 @@ def _disagreement(row: CalibrationRow) -> dict[str, Any]:
 def _row(name: str, statistic: Statistic, note: str, *, share: bool) -> TableRow:
     if statistic.value is None:
         return TableRow(name=name, value="–", interval="", note=statistic.reason or "")
+    if statistic.lower is None and statistic.reason:
+        note = f"{note}; {statistic.reason}" if note else statistic.reason
     if name.startswith("bias of pass"):
         return TableRow(name=name, value=f"{100 * statistic.value:+.1f} points", interval=_points(statistic), note=note)
     value = f"{statistic.value:.0%}" if share else f"{statistic.value:z.2f}"

@@ -251,11 +251,8 @@ class Gate:
         self, version: Version, known: Sequence[RubricVersion], found: tuple[Calibration | None, str | None]
     ) -> Line:
         rubric = version.rubric
-        same = next((v for v in known if (v.rubric_hash, v.judge_fingerprint) == version.key), None)
-        in_use = same is not None and same.state == "active"
-        if not known and rubric.gate != "none":
-            # Before its first gate, what production was scored with is known by its scores alone.
-            in_use = self._store.has_scores(*version.key)
+        same = _same(version, known)
+        in_use = is_in_use(self._store, version, known)
         decision = decide(version, found[0], stale=found[1], in_use=in_use)
         if decision.opens and in_use and same is not None and same.since is not None:
             self._since[rubric.name] = same.since
@@ -343,6 +340,19 @@ class Gate:
         return found
 
 
+def _same(version: Version, known: Iterable[RubricVersion]) -> RubricVersion | None:
+    return next((v for v in known if (v.rubric_hash, v.judge_fingerprint) == version.key), None)
+
+
+def is_in_use(store: Store, version: Version, known: Sequence[RubricVersion]) -> bool:
+    """Whether production is scored with a version; `known` are the stored ones of its rubric."""
+    same = _same(version, known)
+    if known or version.rubric.gate == "none":
+        return same is not None and same.state == "active"
+    # Before its first gate, what production was scored with is known by its scores alone.
+    return store.has_scores(*version.key)
+
+
 def pinned(rubric: Rubric, settings: JudgeSettings) -> Rubric:
     """The rubric with its judge written out, so that it asks the same one after the settings have changed."""
     judge = resolve(rubric.judge, settings)
@@ -370,6 +380,56 @@ def _decoded(body: str) -> Calibration | CalibrationError:
     except CalibrationError as error:
         _log.warning("a stored calibration cannot be used: %s", error)
         return error
+
+
+# -- before a change is deployed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateFinding:
+    """What a gate would say of a version."""
+
+    version: Version
+    decision: Decision
+
+
+def check_gates(
+    rubrics: Sequence[Rubric], settings: JudgeSettings, *, store: Store | None = None, directory: Path | None = None
+) -> list[GateFinding]:
+    """What the gate of each rubric says, by the calibrations of the store and those in files. Changes nothing.
+
+    Args:
+        rubrics: of the rubric files.
+        settings: of the default judge.
+        store: None where there is none, as in a CI job.
+        directory: calibration files, besides those that the rubrics' own field `calibration` names.
+
+    Raises:
+        CalibrationError: a calibration file cannot be read. StoreError: the store is away.
+    """
+    stored = [] if store is None else store.calibrations()
+    known = [] if store is None else store.rubric_versions()
+    kept = read_calibrations(directory) if directory is not None else []
+    findings = []
+    for version in (Version.of(rubric, settings) for rubric in rubrics):
+        path = calibration_path(version.rubric)
+        files = [*kept, *(read_calibrations(path) if path is not None else ())]
+        latest = next((row for row in stored if (row.rubric_hash, row.judge_fingerprint) == version.key), None)
+        found: list[tuple[Calibration | None, str | None]] = [
+            # What an audit found holds for the file as well.
+            (made, latest.reason if latest is not None and latest.calibration_id == made.calibration_id else None)
+            for made in files
+            if (made.rubric_hash, made.judge_fingerprint) == version.key
+        ]
+        decoded = None if latest is None else _decoded(latest.body)
+        if latest is not None and not isinstance(decoded, CalibrationError):
+            found.append((decoded, latest.reason))
+        same_name = [other for other in known if other.rubric == version.rubric.name]
+        in_use = store is not None and is_in_use(store, version, same_name)
+        decisions = [decide(version, made, stale=stale, in_use=in_use) for made, stale in found or [(None, None)]]
+        best = next((decision for decision in decisions if decision.opens), decisions[0])
+        findings.append(GateFinding(version=version, decision=best))
+    return findings
 
 
 # -- calibration files

@@ -33,6 +33,11 @@ def open_store(settings: Settings, *, check: bool = True) -> Store:
     return store
 
 
+def has_store(settings: Settings) -> bool:
+    """Whether there is a score store: one is configured, or the default one was made."""
+    return settings.database_url is not None or (settings.data_dir / "assay.db").exists()
+
+
 def open_queue(settings: Settings) -> Queue:
     """The queue in Redis.
 

@@ -381,7 +381,7 @@ def test_a_class_that_is_missing_is_said_and_not_made_up() -> None:
     assert "How many bad answers it flags is not known: people fail none of the records." in page.text
     assert "Its agreement beyond chance is not known: 60 pass and 0 fail labels" in page.text
     assert "Nothing to draw: people pass all the records." in page.text
-    assert "A word on the judge, once there are 10 labels of either class." in page.text
+    assert "To say anything: at least 10 more labels, at least 10 fail among them." in page.text
     assert "there are labels enough" not in page.text
 
 

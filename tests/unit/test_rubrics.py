@@ -106,6 +106,7 @@ judge:
   temperature: 0.2
   max_tokens: 500
 calibration: calibration/relevance.json
+gate: calibrated
 """
 
 
@@ -154,6 +155,7 @@ def test_every_field_is_read(load, tmp_path):
             max_tokens=500,
         ),
         calibration="calibration/relevance.json",
+        gate="calibrated",
         path=tmp_path / "rubric.yaml",
     )
 
@@ -162,7 +164,7 @@ def test_what_may_be_left_out_has_defaults(load):
     rubric = load(SMALL)
     assert (rubric.title, rubric.description, rubric.requires) == ("", "", ())
     assert (rubric.objective, rubric.ask, rubric.judge, rubric.calibration) == (None, "together", None, None)
-    assert rubric.dimension == "other"
+    assert (rubric.dimension, rubric.gate) == ("other", "none")
     assert rubric.scale == Binary(pass_when="It is short.", fail_when="It is long.")
 
 
@@ -280,6 +282,7 @@ def test_what_changes_the_question_or_the_verdict_changes_the_hash(load, old, ne
         ("objective: 0.99\n", ""),
         ("model: gpt-5-mini", "model: gpt-5"),
         ("calibration: calibration/relevance.json\n", ""),
+        ("gate: calibrated\n", ""),
         ("ask: alone", "ask: alone # a comment"),
         ('question: "Is it so?"', "question: 'Is  it so? '"),
     ],
@@ -287,6 +290,41 @@ def test_what_changes_the_question_or_the_verdict_changes_the_hash(load, old, ne
 def test_what_changes_neither_keeps_the_hash(load, old, new):
     assert old in FULL
     assert load(FULL.replace(old, new)).hash == load(FULL).hash
+
+
+@pytest.mark.parametrize("text", [SMALL, ORDINAL, CHECKLIST, CLAIMS, FULL])
+def test_a_rubric_comes_back_from_its_dict(load, text):
+    rubric = load(text)
+    again = Rubric.from_dict(json.loads(json.dumps(rubric.to_dict())))
+    assert again == replace(rubric, path=None)
+    assert (again.hash, again.to_dict()) == (rubric.hash, rubric.to_dict())
+
+
+def test_a_dict_of_before_a_field_came_gets_its_default(load):
+    older = {key: value for key, value in load(FULL).to_dict().items() if key != "gate"}
+    assert Rubric.from_dict(older) == replace(load(FULL), path=None, gate="none")
+
+
+LEAST = {"name": "n", "version": "1", "instructions": "i", "pass_threshold": 0.5, "scale": {"type": "claims"}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        [],
+        None,
+        {"name": "short"},
+        LEAST | {"instructions": 2},
+        LEAST | {"pass_threshold": "half"},
+        LEAST | {"scale": {"type": "binary"}},
+        LEAST | {"scale": "claims"},
+        LEAST | {"a_field_to_come": 1},
+    ],
+)
+def test_what_is_no_dict_of_a_rubric_is_refused(data):
+    with pytest.raises(ValueError, match=r"not a rubric|could not convert"):
+        Rubric.from_dict(data)
 
 
 def test_written_defaults_keep_the_hash(load):

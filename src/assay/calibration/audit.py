@@ -104,8 +104,8 @@ def audit(
 
 
 def _shift(mean: Mean, y: FloatArray, guess: FloatArray, confidence: float) -> Statistic:
-    if mean.clusters < 2:
-        return Statistic.of(mean.value, n=mean.n)
+    if mean.no_interval is not None:
+        return Statistic.of(mean.value, n=mean.n, no_interval=mean.no_interval)
     variance = mean.variance
     if np.isin(y, (0.0, 1.0)).all():
         # Ten passes in a row have no spread, yet prove little: a pass of probability g spreads by g(1 - g).
@@ -117,7 +117,7 @@ def _shift(mean: Mean, y: FloatArray, guess: FloatArray, confidence: float) -> S
 
 def _graded(shift: Statistic, effective_clusters: float, margin: float | None) -> tuple[AuditState, str]:
     if shift.value is None or shift.lower is None or shift.upper is None:
-        return "inconclusive", "one cluster of labels says nothing of the others"
+        return "inconclusive", shift.reason or "there is no interval"
     found = f"{100 * shift.value:+.1f} points ({100 * shift.lower:+.1f} to {100 * shift.upper:+.1f})"
     if margin is None:
         return "not_graded", f"labels less predictions: {found}; no margin was declared"

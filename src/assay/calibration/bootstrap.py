@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.calibration._columns import FloatArray, groups_or_rows, sums_by_group
-from assay.calibration.statistic import Statistic
+from assay.calibration.statistic import Statistic, too_few_for_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: An interval is given only if at most this share of the resamples leaves the statistic undefined.
 MAX_UNDEFINED = 0.1
+
+_OFTEN_UNDEFINED = "too many resamples leave it undefined: too few labels of one kind, or in too few clusters"
 
 #: Draws are kept for the next statistic up to so many numbers (a byte each), and drawn again beyond.
 _KEPT = 32_000_000
@@ -36,6 +38,8 @@ _Counts = npt.NDArray[np.uint8]
 
 class Bootstrap:
     """Resamples of n records, the same ones for every statistic that is asked for.
+
+    Below 5 records, or clusters, resamples are too much alike: statistics have their value and no interval.
 
     Args:
         n: number of records.
@@ -59,6 +63,13 @@ class Bootstrap:
         self._group, self._n_groups = groups_or_rows(clusters, n)
         self._n_resamples, self._seed, self._confidence = n_resamples, seed, confidence
         self._kept: list[_Counts] | None = None
+        #: why there are no intervals; None when there are
+        self.no_interval = too_few_for_interval(self._n_groups, clusters=self._is_clustered)
+
+    @property
+    def n_independent(self) -> int:
+        """Records, or clusters of records, that are drawn."""
+        return self._n_groups
 
     def ci(self, terms: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, unless: str = "") -> Statistic:
         """A statistic of sums over records, with its percentile interval.
@@ -71,6 +82,8 @@ class Bootstrap:
         value = float(statistic(terms.sum(axis=0)))
         if not np.isfinite(value):
             return Statistic.of(value, n=self.n, unless=unless)
+        if self.no_interval is not None:
+            return Statistic.of(value, n=self.n, no_interval=self.no_interval)
         return self._with_interval(value, statistic(self.sums(terms)))
 
     def ci_of_counts(self, statistic: Callable[[FloatArray], FloatArray], *, unless: str = "") -> Statistic:
@@ -80,6 +93,8 @@ class Bootstrap:
         value = float(statistic(np.ones((1, self.n)))[0])
         if not np.isfinite(value):
             return Statistic.of(value, n=self.n, unless=unless)
+        if self.no_interval is not None:
+            return Statistic.of(value, n=self.n, no_interval=self.no_interval)
         pieces = [statistic(drawn[:, self._group] if self._is_clustered else drawn) for drawn in self._draws()]
         return self._with_interval(value, np.concatenate(pieces))
 
@@ -115,7 +130,9 @@ class Bootstrap:
 
     def _with_interval(self, value: float, replicates: FloatArray) -> Statistic:
         interval = percentile_interval(replicates, confidence=self._confidence)
-        return Statistic.of(value, interval, n=self.n, method="bootstrap")
+        return Statistic.of(
+            value, interval, n=self.n, method="bootstrap", no_interval=None if interval else _OFTEN_UNDEFINED
+        )
 
 
 def percentile_interval(replicates: FloatArray, *, confidence: float = 0.95) -> tuple[float, float] | None:

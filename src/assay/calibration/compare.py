@@ -43,7 +43,7 @@ class Difference:
         in_points = self.name not in _PLAIN
         change = f"{100 * found.value:+.0f} points" if in_points else f"{found.value:+.2f}"
         if found.lower is None or found.upper is None:
-            return f"{self.name} {change}"
+            return f"{self.name} {change}" + (f" (no interval: {found.reason})" if found.reason else "")
         ends = (f"{100 * end:.0f}" if in_points else f"{end:.2f}" for end in (found.lower, found.upper))
         return f"{self.name} {change} ({' to '.join(ends)})"
 

@@ -255,6 +255,8 @@ def _why_not(rates: ErrorRates) -> str:
             f"the judge tells good from bad too weakly to correct by "
             f"(Youden's J may be {slope.lower:.2f}; it takes {MIN_YOUDEN:.2f}){known}"
         )
+    if slope.value is not None and slope.lower is None and slope.reason:
+        return f"how well the judge tells good from bad has no interval: {slope.reason}"
     return "the labels do not allow a correction"
 
 

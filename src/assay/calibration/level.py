@@ -30,6 +30,9 @@ FLOOR_YOUDEN, FLOOR_AUC = 0.10, 0.60
 #: Failing labels that tell two rubrics apart which differ by about 15 points of fail recall.
 RANK_FAILS = 50
 
+#: A class of labels.
+Side = Literal["pass", "fail"]
+
 #: The production window that a level's width is stated for.
 _WINDOW = 1000.0
 #: Fail recall to be known to plus or minus this.
@@ -45,17 +48,22 @@ class Need:
     labels: int
     #: more labels when half are chosen where the judge says fail; None when that does not make it fewer
     picked: int | None
+    #: classes that no label is of: how many labels it takes to meet them is not known, `labels` is the least
+    unseen: tuple[Side, ...] = ()
 
     def sentence(self) -> str:
         """Such as `to gate on it: about 160 more labels, or 60 when half are picked where the judge says fail`."""
-        more = f"{self.goal}: about {self.labels} more labels"
+        if self.unseen:
+            among = " and ".join(f"at least {MIN_CLASS} {side}" for side in self.unseen)
+            return f"{self.goal}: at least {_many(self.labels, 'more label')}, {among} among them"
+        more = f"{self.goal}: about {_many(self.labels, 'more label')}"
         return (
             more if self.picked is None else f"{more}, or {self.picked} when half are picked where the judge says fail"
         )
 
 
 def has_enough(rates: ErrorRates) -> bool:
-    """Whether there are labels enough, of both classes, to say anything."""
+    """Whether there are labels enough, of both classes, for any statistic; a level takes intervals as well."""
     counts = rates.counts
     return counts.n >= MIN_LABELS and min(counts.passes, counts.fails) >= MIN_CLASS
 
@@ -91,6 +99,8 @@ def judge_level(
 ) -> tuple[Level, tuple[str, ...]]:
     """The level of a judge on its labels, by lower bounds and never by point values; and why, in sentences.
 
+    Labels in too few clusters for an interval are `no_data`, however many they are.
+
     Args:
         rates: error rates by the labels.
         auc: area under the curve of score against label.
@@ -102,10 +112,14 @@ def judge_level(
     counts = rates.counts
     if not has_enough(rates):
         return "no_data", (
-            f"{counts.n} labels, {counts.passes} pass and {counts.fails} fail: "
+            f"{_many(counts.n, 'label')}, {counts.passes} pass and {counts.fails} fail: "
             f"it takes {MIN_LABELS}, and {MIN_CLASS} of each",
         )
-    youden = rates.youden.lower if rates.youden.lower is not None else -1.0
+    youden = rates.youden.lower
+    if youden is None:
+        return "no_data", (
+            f"a level goes by intervals, and there are none: {rates.youden.reason or 'it is not known why'}",
+        )
     weak = []
     if youden <= FLOOR_YOUDEN:
         weak.append(f"Youden's J may be as low as {youden:.2f}: it takes more than {FLOOR_YOUDEN:.2f}")
@@ -114,6 +128,8 @@ def judge_level(
     if weak:
         return "unusable", ("it may tell good from bad hardly better than chance", *weak)
     missing = _missing(rates, half_width, min_fail_recall, max_half_width, youden)
+    if auc.value is not None and auc.lower is None:
+        missing.append(f"its AUC has no interval{f': {auc.reason}' if auc.reason else ''}")
     if missing:
         return "trend_only", tuple(missing)
     recall = rates.specificity.lower if rates.specificity is not None else 0.0
@@ -126,7 +142,7 @@ def judge_level(
 
 
 def more_labels(rates: ErrorRates, *, half_width: float | None, max_half_width: float = 0.05) -> tuple[Need, ...]:
-    """What more labels would buy, cheapest first; nothing that is there already."""
+    """What more labels would buy, cheapest first; nothing that is there already, nor what only more clusters buy."""
     counts = rates.counts
     fail_share = counts.fails / counts.n if counts.n else None
     picked_share = _picked_fail_share(rates)
@@ -145,8 +161,14 @@ def more_labels(rates: ErrorRates, *, half_width: float | None, max_half_width: 
         better = picked is not None and picked < evenly and rates.selection == "probability"
         needs.append(Need(goal=goal, labels=evenly, picked=picked if better else None))
 
+    seen: tuple[tuple[Side, int], ...] = (("pass", counts.passes), ("fail", counts.fails))
+    unseen = tuple(side for side, n in seen if not n)
+    if unseen:
+        short = sum(max(0, MIN_CLASS - n) for _, n in seen)
+        least = max(short, MIN_LABELS - counts.n)
+        return (Need(goal="to say anything", labels=least, picked=None, unseen=unseen),)
     need("to say anything", MIN_LABELS, MIN_CLASS, MIN_CLASS)
-    if has_enough(rates):
+    if has_enough(rates) and rates.youden.lower is not None:
         need("to gate on it", GATE_LABELS, GATE_FAILS)
         recall = rates.specificity.value if rates.specificity is not None else 0.5
         goal = f"to know its fail recall to ±{100 * _RECALL_WITHIN:.0f} points"
@@ -175,7 +197,10 @@ def _missing(
     if youden < GATE_YOUDEN:
         missing.append(f"Youden's J may be as low as {youden:.2f}: a level takes {GATE_YOUDEN:.2f}")
     if counts.n < GATE_LABELS or counts.fails < GATE_FAILS:
-        missing.append(f"{counts.n} labels with {counts.fails} fails: a level takes {GATE_LABELS} with {GATE_FAILS}")
+        missing.append(
+            f"{_many(counts.n, 'label')} with {_many(counts.fails, 'fail')}: "
+            f"a level takes {GATE_LABELS} with {GATE_FAILS}"
+        )
     if rates.selection == "probability":
         if half_width is None:
             missing.append("it gives too few of one verdict to know the level by")
@@ -213,6 +238,10 @@ def _more(have: int, labels: int, *classes: tuple[int, float | None]) -> int | N
                 return more or None
             more = max(more, math.ceil(missing / share))
     return _rounded(more)
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _less(share: float | None) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from assay.calibration._columns import FloatArray, floats, groups_or_rows, sums_by_group, units, weights_or_ones
 from assay.calibration.distributions import t_ppf
+from assay.calibration.statistic import MIN_CLUSTERS, too_few_for_interval
 from assay.windows import Estimate, wilson
 
 if TYPE_CHECKING:
@@ -39,11 +40,16 @@ class Mean:
     effective_clusters: float
 
     def interval(self, *, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Student's t interval on clusters - 1 degrees of freedom; None below two clusters."""
-        if self.clusters < 2:
+        """Student's t interval on clusters - 1 degrees of freedom; None below 5 clusters."""
+        if self.clusters < MIN_CLUSTERS:
             return None
         half = t_ppf(0.5 + confidence / 2, self.clusters - 1) * self.variance**0.5
         return self.value - half, self.value + half
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None when there is one."""
+        return too_few_for_interval(self.clusters, clusters=self.clusters < self.n)
 
 
 def hajek_mean(

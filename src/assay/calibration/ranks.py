@@ -24,7 +24,7 @@ from assay.calibration._columns import (
 from assay.calibration.bootstrap import Bootstrap
 from assay.calibration.distributions import t_ppf
 from assay.calibration.proportions import wilson_interval
-from assay.calibration.statistic import Statistic
+from assay.calibration.statistic import Statistic, too_few_for_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,10 +62,11 @@ def roc_auc_ci(
     y = units(y_true, "y_true")
     w = weights_or_ones(sample_weight, len(y))
     auc = auc_of_counts(y, y_score)
-    found = (bootstrap or Bootstrap(len(y))).ci_of_counts(lambda counts: auc(counts * w), unless=_ONE_CLASS)
-    if found.value in (0.0, 1.0):
+    draws = bootstrap or Bootstrap(len(y))
+    found = draws.ci_of_counts(lambda counts: auc(counts * w), unless=_ONE_CLASS)
+    if found.value in (0.0, 1.0) and draws.no_interval is None:
         # Resampling perfect order gives perfect order; the smaller class says how much was looked at.
-        smaller = min(int((y > 0.5).sum()), int((y < 0.5).sum()))
+        smaller = min(int((y > 0.5).sum()), int((y < 0.5).sum()), draws.n_independent)
         return Statistic.of(found.value, wilson_interval(found.value * smaller, smaller), n=len(y), method="wilson")
     return found
 
@@ -160,8 +161,9 @@ def kendalltau_ci(
     if tau is None:
         return Statistic.undefined(_CONSTANT, n=n)
     group, n_groups = groups_or_rows(clusters, n)
-    if n_groups < 3:
-        return Statistic.of(tau, n=n)
+    no_interval = too_few_for_interval(n_groups, clusters=clusters is not None)
+    if no_interval is not None:
+        return Statistic.of(tau, n=n, no_interval=no_interval)
     in_x, in_y = float(totals[1]), float(totals[2])
     # A record is in two of each of its pairs' orders: influence is twice its share of each sum.
     pull = 2 * (sums[:, 0] / math.sqrt(in_x * in_y) - tau / 2 * (sums[:, 1] / in_x + sums[:, 2] / in_y))

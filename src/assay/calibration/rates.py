@@ -19,10 +19,10 @@ from assay.calibration._columns import (
     units,
     weights_or_ones,
 )
-from assay.calibration.distributions import t_cdf
+from assay.calibration.distributions import t_cdf, t_ppf
 from assay.calibration.means import Mean, hajek_mean, hajek_ratio
 from assay.calibration.proportions import mcnemar_exact, paired_difference_interval
-from assay.calibration.statistic import Statistic
+from assay.calibration.statistic import MIN_CLUSTERS, Statistic
 from assay.windows import Estimate
 
 if TYPE_CHECKING:
@@ -102,9 +102,10 @@ class ErrorRates:
     specificity: Estimate | None
     #: sensitivity + specificity - 1: the slope of the judge's pass ratio on the true one
     youden: Statistic
-    #: judge less people, in pass ratio
+    #: judge less people, in pass ratio; no interval below 5 clusters
     bias: Statistic
-    #: p-value that the bias is none: McNemar's exact test, or a t-test when labels are weighted or in clusters
+    #: p-value that the bias is none: McNemar's exact test; when labels are weighted, soft or in clusters, the t-test of
+    #: the interval of `bias`, and 1 without an interval
     bias_p: float
     #: P(judge and people disagree)
     disagreement: float
@@ -167,7 +168,8 @@ def error_rates(
     y = units(y_true, "y_true")
     judged = flags(y_pred, "y_pred", n=len(y))
     w = weights_or_ones(sample_weight, len(y))
-    labels = _Labels(y, judged, w, None if clusters is None else groups_or_rows(clusters, len(y))[0])
+    group, n_groups = groups_or_rows(clusters, len(y))
+    labels = _Labels(y, judged, w, group if n_groups < len(y) else None)
     decided = np.abs(y - 0.5) > ROUNDING
     passed = y > 0.5
     sensitivity = labels.ratio(judged, decided & passed)
@@ -179,8 +181,9 @@ def error_rates(
         both_fail=int((decided & ~passed & ~judged).sum()),
     )
     weighted = not are_equal(w)
-    bias = labels.mean(judged - y)
-    exact = not weighted and clusters is None and bool(np.isin(y, (0.0, 1.0)).all())
+    mean = labels.mean(judged - y)
+    exact = not weighted and n_groups == len(y) and bool(np.isin(y, (0.0, 1.0)).all())
+    bias, bias_p = _exact_bias(mean, counts) if exact else _t_bias(mean, labels.unlike_clusters(judged - y))
     return ErrorRates(
         counts=counts,
         n=len(y),
@@ -190,9 +193,9 @@ def error_rates(
         judge_pass=labels.all_of(judged.astype(np.float64)),
         sensitivity=sensitivity,
         specificity=specificity,
-        youden=_youden(sensitivity, specificity, counts.n),
-        bias=_bias(bias, labels),
-        bias_p=mcnemar_exact(counts.false_fail, counts.false_pass) if exact else _p_zero(bias),
+        youden=_youden(sensitivity, specificity, counts.n, mean.no_interval if n_groups < len(y) else None),
+        bias=bias,
+        bias_p=bias_p,
         disagreement=labels.mean(np.abs(judged - y)).value,
         cells=labels.cells(strata),
     )
@@ -214,6 +217,13 @@ class _Labels:
     def mean(self, values: FloatArray) -> Mean:
         return _some(hajek_mean(values, sample_weight=self.w, clusters=self._group))
 
+    def unlike_clusters(self, values: FloatArray) -> int:
+        """Clusters (records, when there are none) whose mean is not the most frequent one."""
+        group = np.arange(len(values)) if self._group is None else self._group
+        pull, weight = (np.bincount(group, weights=terms) for terms in (self.w * values, self.w))
+        _, counts = np.unique(np.round(pull / weight, 9), return_counts=True)
+        return int(counts.sum() - counts.max())
+
     def cells(self, strata: Sequence[str] | None) -> dict[str, Cell]:
         everywhere = np.ones(len(self.y), dtype=np.bool_)
         found = {ALL: self._cell(everywhere)}
@@ -230,32 +240,41 @@ class _Labels:
         )
 
 
-def _youden(sensitivity: Estimate | None, specificity: Estimate | None, n: int) -> Statistic:
+def _youden(sensitivity: Estimate | None, specificity: Estimate | None, n: int, no_interval: str | None) -> Statistic:
     """Youden's J with the square-and-add interval of the two Wilson intervals."""
     if sensitivity is None or specificity is None:
         missing = "pass" if sensitivity is None else "fail"
         return Statistic.undefined(f"people {missing} none of the labelled records", n=n)
     value = sensitivity.value + specificity.value - 1
+    if no_interval is not None:
+        return Statistic.of(value, n=n, no_interval=no_interval)
     below = math.hypot(sensitivity.value - sensitivity.lower, specificity.value - specificity.lower)
     above = math.hypot(sensitivity.upper - sensitivity.value, specificity.upper - specificity.value)
     return Statistic.of(value, (max(-1.0, value - below), min(1.0, value + above)), n=n, method="wilson")
 
 
-def _bias(mean: Mean, labels: _Labels) -> Statistic:
-    """Judge less people; Bonett and Price's interval on the effective number has a width even without disagreement."""
-    more = labels.mean(np.maximum(labels.judged - labels.y, 0.0)).value
-    less = labels.mean(np.maximum(labels.y - labels.judged, 0.0)).value
-    interval = paired_difference_interval(more * mean.n_effective, less * mean.n_effective, mean.n_effective)
-    return Statistic.of(mean.value, interval, n=mean.n, method="bonett-price")
+def _exact_bias(mean: Mean, counts: Counts) -> tuple[Statistic, float]:
+    """Bias of independent yes/no labels, Bonett and Price's interval, and McNemar's exact p-value."""
+    interval = paired_difference_interval(counts.false_pass, counts.false_fail, mean.n)
+    bias = Statistic.of(mean.value, interval, n=mean.n, method="bonett-price")
+    return bias, mcnemar_exact(counts.false_fail, counts.false_pass)
 
 
-def _p_zero(mean: Mean) -> float:
-    """Two-sided t-test that the mean is zero."""
-    if mean.clusters < 2 or mean.value == 0.0:
-        return 1.0
-    if mean.variance <= 0.0:
-        return 0.0
-    return 2 * t_cdf(-abs(mean.value) / math.sqrt(mean.variance), mean.clusters - 1)
+def _t_bias(mean: Mean, unlike: int) -> tuple[Statistic, float]:
+    """Bias with its t interval over clusters and the p-value of that same t-test; no interval and 1 on too few.
+
+    Clusters that are (nearly) all alike have hardly a spread, yet prove little. Where fewer than 5 are `unlike` the
+    rest, the variance is at least that of two more clusters of the usual weight, one that the judge passes and people
+    fail and one the other way round, as Bonett and Price add.
+    """
+    if mean.no_interval is not None:
+        return Statistic.of(mean.value, n=mean.n, no_interval=mean.no_interval), 1.0
+    df = mean.clusters - 1
+    least = 2.0 / (mean.effective_clusters + 2.0) ** 2 if unlike < MIN_CLUSTERS else 0.0
+    error = math.sqrt(max(mean.variance, least))
+    half = t_ppf(0.975, df) * error
+    interval = max(-1.0, mean.value - half), min(1.0, mean.value + half)
+    return Statistic.of(mean.value, interval, n=mean.n, method="t"), 2 * t_cdf(-abs(mean.value) / error, df)
 
 
 def _some(found: _T | None) -> _T:

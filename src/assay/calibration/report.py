@@ -240,13 +240,14 @@ class _Labels:
 
     def kappa(self) -> Statistic:
         found = self.of_table(kappa_of_table)
-        if found.value is None or found.value < 1 - ROUNDING:
+        if found.value is None or found.value < 1 - ROUNDING or self._bootstrap.no_interval is not None:
             return found
         # Resampling perfect agreement gives perfect agreement: what it may hide is what Wilson says of n out of n.
         table = self._terms.sum(axis=0).reshape(2, 2)
         passes = table[1].sum() / table.sum()
         chance = passes**2 + (1 - passes) ** 2
-        lowest = wilson_interval(self._decided.sum(), self._decided.sum())[0]
+        told = min(int(self._decided.sum()), self._bootstrap.n_independent)
+        lowest = wilson_interval(told, told)[0]
         return Statistic.of(1.0, ((lowest - chance) / (1 - chance), 1.0), n=found.n, method="wilson")
 
     def fail_precision(self) -> Statistic:
@@ -340,7 +341,7 @@ class _Labels:
         found = hajek_mean(values, sample_weight=self._w, clusters=self._group)
         if found is None:
             return Statistic.undefined("there are no records")
-        return Statistic.of(found.value, found.interval(), n=found.n, method="t")
+        return Statistic.of(found.value, found.interval(), n=found.n, method="t", no_interval=found.no_interval)
 
     def _ci(self, terms: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> Statistic:
         if self._too_few is not None:

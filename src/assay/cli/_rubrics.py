@@ -1,18 +1,24 @@
-"""`assay rubrics`: check, show and compare rubric files."""
+"""`assay rubrics`: check, show and compare rubric files, and say which versions production is scored with."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from assay import wiring
 from assay.cli._options import one_rubric
-from assay.cli._screen import Json, errors, output, print_json, print_table
+from assay.cli._screen import Json, ago, errors, output, print_json, print_table
+from assay.gate import Version, check_gates
 from assay.judges import preview
-from assay.rubrics import check_rubrics, diff_rubrics, load_rubrics
+from assay.records import now
+from assay.rubrics import Rubric, check_rubrics, diff_rubrics, load_rubrics
 from assay.settings import load_settings
 
 app = typer.Typer(help="Rubric files: check them, show what is asked, compare two.", no_args_is_help=True)
@@ -27,23 +33,95 @@ def _paths(given: list[Path] | None) -> list[Path] | None:
 
 
 @app.command()
-def check(paths: _Paths = None, as_json: Json = False) -> None:
-    """Report every mistake in rubric files: file, line, field and the mend. Exit code 2 if there is one."""
+def check(
+    paths: _Paths = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Also see that every rubric may be deployed: exit code 3 if one may not.")
+    ] = False,
+    calibrations: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", exists=True, help="Calibration files for --gate, besides those in the database."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Report every mistake in rubric files: file, line, field and the mend. Exit code 2 if there is one.
+
+    With --gate: a rubric that says `gate: LEVEL`, and that production is not scored with already, needs a calibration
+    of this very question and judge that reaches the level.
+    """
     found = check_rubrics(_paths(paths))
-    if as_json:
+    if as_json and (found or not gate):
         print_json([{"path": str(e.path), "line": e.line, "field": e.field, "message": e.message} for e in found])
-    else:
+    elif not as_json:
         for error in found:
             errors.print(escape(str(error)), soft_wrap=True, highlight=False)
     if found:
         raise typer.Exit(2)
-    if not as_json:
-        rubrics = load_rubrics(_paths(paths))
+    rubrics = load_rubrics(_paths(paths))
+    if gate:
+        _check_gates(rubrics, calibrations, as_json=as_json)
+    elif not as_json:
         print_table(
             f"{len(rubrics)} rubrics, no mistakes",
             ("rubric", "version", "scale", "passes at>", "needs", "asked"),
             ((r.name, r.revision, r.scale.type, r.pass_threshold, ", ".join(r.requires), r.ask) for r in rubrics),
         )
+
+
+def _check_gates(rubrics: Sequence[Rubric], directory: Path | None, *, as_json: bool) -> None:
+    settings = load_settings()
+    with ExitStack() as stack:
+        store = stack.enter_context(wiring.open_store(settings)) if wiring.has_store(settings) else None
+        found = check_gates(rubrics, wiring.judge_settings(settings), store=store, directory=directory)
+    rows = [
+        {
+            "rubric": finding.version.rubric.name,
+            "rubric_version": finding.version.rubric.revision,
+            "judge": finding.version.judge,
+            "judge_fingerprint": finding.version.judge_fingerprint,
+            "gate": finding.version.rubric.gate,
+            "opens": finding.decision.opens,
+            "reason": finding.decision.reason,
+        }
+        for finding in found
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ("rubric", "rubric_version", "judge", "gate")
+        print_table(
+            "Gates",
+            ("rubric", "version", "judge", "asks for", "", "because"),
+            ((*(row[name] for name in columns), "opens" if row["opens"] else "HOLDS", row["reason"]) for row in rows),
+        )
+    if not all(row["opens"] for row in rows):
+        raise typer.Exit(3)
+
+
+@app.command()
+def status(
+    retired: Annotated[bool, typer.Option("--retired", help="Also show those that others took the place of.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show which version of each rubric production is scored with, which ones wait, since when and why."""
+    settings = load_settings()
+    with wiring.open_store(settings) as store:
+        versions = store.rubric_versions(retired=retired)
+        known = {(v.rubric_hash, v.judge_fingerprint) for v in store.rubric_versions()}
+    if as_json:
+        shown = (asdict(version) for version in versions)
+        print_json([{name: value for name, value in fields.items() if name != "body"} for fields in shown])
+        return
+    moment = now()
+    rows: list[tuple[str, ...]] = []
+    for v in versions:
+        lasts = ago(None if v.since is None else (moment - v.since).total_seconds())
+        rows.append((v.rubric, v.rubric_version, v.judge, v.state, lasts, v.reason))
+    for version in (Version.of(rubric, wiring.judge_settings(settings)) for rubric in wiring.read_rubrics(settings)):
+        if version.key not in known:
+            rubric = version.rubric
+            rows.append((rubric.name, rubric.revision, version.judge, "new", "–", "no worker has read this file yet"))
+    print_table("Rubrics", ("rubric", "version", "judge", "state", "for>", "because"), sorted(rows))
 
 
 @app.command()

@@ -95,6 +95,7 @@ class TestStates:
         found = audit([1, 0, 1], [0.9, 0.9, 0.9], clusters=["a"] * 3)
         assert found.state == "inconclusive"
         assert found.shift.lower is None
+        assert found.reason == "only 1 cluster: an interval takes at least 5"
 
 
 def test_interval_is_the_t_interval_over_clusters():

@@ -98,6 +98,20 @@ def test_statistics_of_one_bootstrap_share_their_resamples():
     assert np.concatenate(by_counts[1:]) == pytest.approx(by_sums)
 
 
+@pytest.mark.parametrize("n_clusters", [1, 2, 4, 5])
+def test_few_clusters_have_a_value_and_no_interval(n_clusters):
+    terms = np.column_stack([np.random.default_rng(0).random(40), np.ones(40)])
+    draws = Bootstrap(40, clusters=np.arange(40) % n_clusters)
+    for found in (draws.ci(terms, mean), draws.ci_of_counts(lambda counts: counts @ terms[:, 0] / 40)):
+        assert found.value == pytest.approx(terms[:, 0].mean())
+        if n_clusters < 5:
+            assert (found.lower, found.upper) == (None, None)
+            assert found.reason.startswith(f"only {n_clusters} cluster")
+        else:
+            assert found.lower < found.value < found.upper
+    assert Bootstrap(4).ci(terms[:4], mean).reason == "only 4 records: an interval takes at least 5"
+
+
 def test_undefined_statistics_have_no_interval_or_no_value():
     terms = one_hot([0] * 30)
     assert Bootstrap(30).ci(terms, kappa, unless="one class").reason == "one class"
@@ -105,6 +119,7 @@ def test_undefined_statistics_have_no_interval_or_no_value():
     # A third of the resamples leave out the one failing record.
     assert rare.value == 1.0
     assert rare.lower is None
+    assert "undefined" in rare.reason
     assert Bootstrap(0).ci(np.zeros((0, 2)), mean).reason
     assert Bootstrap(0).ci_of_counts(lambda counts: counts.sum(axis=-1)).reason
 

@@ -106,6 +106,17 @@ def test_t_interval_is_scipys():
     assert hajek_mean([1.0]).interval() is None
 
 
+def test_few_clusters_have_no_interval():
+    values, clusters = np.linspace(0, 1, 40), np.arange(40) % 5
+    five = hajek_mean(values, clusters=clusters)
+    assert five.interval() is not None
+    assert five.no_interval is None
+    four = hajek_mean(values, clusters=np.minimum(clusters, 3))
+    assert (four.interval(), four.value) == (None, pytest.approx(0.5))
+    assert four.no_interval == "only 4 clusters: an interval takes at least 5"
+    assert hajek_mean(values[:3]).no_interval == "only 3 records: an interval takes at least 5"
+
+
 def test_nothing_gives_none():
     assert hajek_mean([]) is None
     assert hajek_ratio([]) is None

@@ -151,6 +151,26 @@ def test_kendall_jackknife_covers():
     assert 0.92 <= np.mean(held) <= 0.975
 
 
+@pytest.mark.parametrize("n_clusters", [1, 4])
+def test_few_clusters_have_a_value_and_no_interval(n_clusters):
+    rng = np.random.default_rng(2)
+    clusters = np.arange(60) % n_clusters
+    y = np.tile([0.0, 1.0], 30)
+    score, draws = y + rng.normal(size=60), Bootstrap(60, clusters=clusters)
+    found = [f(y, score, bootstrap=draws) for f in (roc_auc_ci, pearsonr_ci, spearmanr_ci)]
+    found += [roc_auc_ci(y, y, bootstrap=draws), kendalltau_ci(y, score, clusters=clusters)]
+    for statistic in found:
+        assert statistic.value is not None
+        assert (statistic.lower, statistic.upper) == (None, None)
+        assert statistic.reason.startswith(f"only {n_clusters} cluster")
+
+
+def test_perfect_ranking_of_copies_is_known_no_better_than_of_their_clusters():
+    y, clusters = np.repeat([0.0, 1.0], 60), np.arange(120) // 10
+    alone, together = (roc_auc_ci(y, y, bootstrap=Bootstrap(120, clusters=c)) for c in (None, clusters))
+    assert together.lower < alone.lower < 1.0
+
+
 def test_kendall_with_clusters_is_wider():
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(20), 10)

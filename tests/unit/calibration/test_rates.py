@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from assay.calibration import ErrorRates, error_rates
 from assay.calibration.proportions import mcnemar_exact, wilson_interval
@@ -61,7 +62,95 @@ def test_a_judge_that_is_always_wrong_is_biased_for_sure():
     weights = np.linspace(1, 2, 30)
     rates = error_rates([0] * 30, [1] * 30, sample_weight=weights)
     assert rates.bias.value == 1.0
-    assert rates.bias_p == 0.0
+    assert rates.bias_p < 1e-15
+    assert 0.8 < rates.bias.lower < rates.bias.upper == 1.0
+
+
+def clustered(rng, clusters, size, bias=0.0):
+    """Columns y_true, y_pred and clusters of `size` records, alike within clusters; the judge is `bias` kinder."""
+    which = np.repeat(np.arange(clusters), size)
+    kind, harsh = rng.beta(2, 4, clusters)[which] + bias / 2, rng.beta(2, 4, clusters)[which] - bias / 2
+    draw = rng.random(clusters * size)
+    more, less = draw < np.clip(kind, 0, 1) / 2, draw > 1 - np.clip(harsh, 0, 1) / 2
+    y = np.where(more, 0, np.where(less, 1, rng.random(draw.size) < 0.7)).astype(float)
+    return y, np.where(more, 1.0, np.where(less, 0.0, y)), which
+
+
+def test_labels_balanced_in_each_cluster_have_an_interval_as_sharp_as_their_test():
+    """A pass and a fail of the same text: the shares of people do not vary between clusters at all."""
+    rng = np.random.default_rng(8)
+    y, which = np.tile([1.0, 0.0], 60), np.repeat(np.arange(60), 2)
+    judged = np.where(rng.random(120) < 0.8, 1.0, 0.0)
+    rates = error_rates(y, judged, clusters=which)
+    per_cluster = (judged - y).reshape(60, 2).mean(axis=1)
+    test = stats.ttest_1samp(per_cluster, 0.0)
+    assert rates.bias.value == pytest.approx(per_cluster.mean())
+    assert rates.bias_p == pytest.approx(test.pvalue)
+    interval = test.confidence_interval()
+    assert (rates.bias.lower, rates.bias.upper) == pytest.approx((interval.low, interval.high))
+    assert rates.bias.method == "t"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.integers(0, 11), st.floats(1, 20)), min_size=1, max_size=60),
+    st.sampled_from(["clusters", "weights", "both", "soft"]),
+)
+def test_the_interval_of_the_bias_leaves_out_none_exactly_when_its_p_is_below_5_percent(rows, case):
+    y, judged, which, weight = np.array(rows, dtype=float).T
+    y = y if case == "soft" else y.round()
+    options = {
+        "clusters": which if case in ("clusters", "both") else None,
+        "sample_weight": weight if case in ("weights", "both") else None,
+    }
+    rates = error_rates(y, judged, **options)
+    if rates.bias.lower is None:
+        assert rates.bias_p == 1.0
+        assert "an interval takes at least 5" in rates.bias.reason
+        return
+    assert rates.bias.lower < rates.bias.upper
+    if rates.bias.method == "t" and abs(rates.bias_p - 0.05) > 1e-9:
+        assert (not rates.bias.holds(0.0)) == (rates.bias_p < 0.05)
+
+
+@pytest.mark.parametrize(("clusters", "size", "bias"), [(60, 2, 0.0), (20, 8, 0.15), (12, 10, 0.0)])
+def test_the_interval_of_the_bias_covers_with_clusters(clusters, size, bias):
+    rng = np.random.default_rng(31)
+    y, judged, _ = clustered(rng, 200_000, 1, bias)
+    truth = float((judged - y).mean())
+    held, rejected = [], []
+    for _ in range(600):
+        y, judged, which = clustered(rng, clusters, size, bias)
+        found = error_rates(y, judged, clusters=which)
+        held.append(found.bias.lower <= truth <= found.bias.upper)
+        rejected.append(found.bias_p < 0.05)
+    assert 0.925 <= np.mean(held) <= 0.985
+    if bias == 0.0:
+        assert np.mean(rejected) <= 0.075
+
+
+def test_clusters_that_all_agree_keep_a_width():
+    y, which = np.repeat([1.0, 0.0], 40), np.arange(80) // 4
+    rates = error_rates(y, y, clusters=which)
+    assert rates.bias.value == 0.0
+    assert rates.bias.lower < -0.05 < 0.05 < rates.bias.upper
+    assert rates.bias_p == 1.0
+
+
+@pytest.mark.parametrize("n_clusters", [1, 4])
+def test_few_clusters_have_no_interval(n_clusters):
+    y, judged = labels(40, 10, 2, 28)
+    rates = error_rates(y, judged, clusters=np.arange(80) % n_clusters)
+    for statistic in (rates.bias, rates.youden):
+        assert statistic.value is not None
+        assert statistic.lower is None
+        assert statistic.reason.startswith(f"only {n_clusters} cluster")
+    assert rates.bias_p == 1.0
+    assert ErrorRates.from_dict(json.loads(json.dumps(rates.to_dict(), allow_nan=False))) == rates
+
+
+def test_clusters_of_one_are_no_clusters():
+    y, judged = labels(30, 10, 4, 16)
+    assert error_rates(y, judged, clusters=np.arange(60)) == error_rates(y, judged)
 
 
 def test_undecided_labels_take_no_side_but_count_in_the_level():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import asdict
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from assay.calibration import LEVELS, Statistic, agreement, cross_val_predict, human_ceiling
 from assay.calibration.agreement import cohen_kappa_score, gwet_ac, krippendorff_alpha
+from assay.calibration.level import judge_level
 from assay.calibration.proportions import wilson_interval
 from assay.calibration.ranks import kendalltau, pearsonr, roc_auc_score, spearmanr
 
@@ -156,6 +158,46 @@ class TestLevel:
         assert many.level == "trend_only"
         assert few.level == "unusable"
 
+    @pytest.mark.parametrize(("n_clusters", "said"), [(1, "only 1 cluster:"), (4, "only 4 clusters:")])
+    def test_without_intervals_there_is_no_level(self, n_clusters, said):
+        """The judge that is calibrated on independent labels; the values stay."""
+        y, judged = columns(320, 10, 5, 65)
+        people = np.tile(y, (3, 1)).astype(float)
+        report = agreement(
+            y, judged, clusters=np.arange(400) % n_clusters, annotations=people, y_prob=y * 0.5, lengths=1 + y + judged
+        )
+        assert report.level == "no_data"
+        assert len(report.reasons) == 1
+        assert said in report.reasons[0]
+        assert report.needs == ()
+        for name in ("kappa", "auc", "alpha", "score_bias", "mean_absolute_error", "spearman", "kendall", "pearson"):
+            found = getattr(report, name)
+            assert found.value is not None
+            assert found.lower is None, name
+            assert found.reason.startswith(said)
+        assert report.ceiling.judge_kappa.reason.startswith(said)
+        perfect = agreement(y, y, clusters=np.arange(400) % n_clusters)
+        assert (perfect.kappa.value, perfect.kappa.lower, perfect.auc.lower) == (1.0, None, None)
+        json.dumps(asdict(report), allow_nan=False)
+
+    def test_an_auc_without_interval_is_for_trends_only(self):
+        """Resampling can leave out a class that is in one cluster only."""
+        y, judged = columns(320, 10, 5, 65)
+        rates = agreement(y, judged).rates
+        known = Statistic(value=0.95, lower=0.9, upper=0.97)
+        assert judge_level(rates, known, half_width=0.03)[0] == "calibrated"
+        level, reasons = judge_level(rates, Statistic(value=0.95, reason="one cluster has it all"), half_width=0.03)
+        assert level == "trend_only"
+        assert reasons == ("its AUC has no interval: one cluster has it all",)
+
+    def test_one_is_one_label(self):
+        report = agreement([1], [1])
+        assert report.reasons == ("1 label, 1 pass and 0 fail: it takes 30, and 10 of each",)
+        one_fail = agreement(*columns(380, 0, 0, 20)).rates
+        rates = dataclasses.replace(one_fail, counts=dataclasses.replace(one_fail.counts, both_fail=10))
+        known = Statistic(value=0.95, lower=0.9, upper=0.97)
+        assert "390 labels with 10 fails: a level takes 100 with 20" in judge_level(rates, known, half_width=0.01)[1]
+
     def test_a_judge_like_people_is_human_like(self):
         rng = np.random.default_rng(4)
         y = rng.random(500) < 0.8
@@ -232,9 +274,25 @@ class TestNeeds:
         expected = 200 * ((report.level_half_width / 0.03) ** 2 - 1)
         assert level.labels == pytest.approx(expected, abs=10)
 
+    @pytest.mark.parametrize(
+        ("label", "n", "sentence"),
+        [
+            (1, 1, "to say anything: at least 29 more labels, at least 10 fail among them"),
+            (0, 25, "to say anything: at least 10 more labels, at least 10 pass among them"),
+            (0.5, 6, "to say anything: at least 30 more labels, at least 10 pass and at least 10 fail among them"),
+        ],
+    )
+    def test_a_class_that_is_missing_is_asked_for(self, label, n, sentence):
+        (need,) = agreement([label] * n, [1] * n).needs
+        assert need.sentence() == sentence
+        assert need.picked is None
+
     def test_without_any_fail_no_number_is_made_up(self):
         report = agreement([1] * 40, [1] * 40)
         assert report.level == "no_data"
+        assert [need.sentence() for need in report.needs] == [
+            "to say anything: at least 10 more labels, at least 10 fail among them"
+        ]
         json.dumps(asdict(report), allow_nan=False)
 
 

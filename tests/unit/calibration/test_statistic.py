@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from assay.calibration import Statistic
+from assay.calibration.statistic import too_few_for_interval
 
 
 def test_undefined_carries_its_reason():
@@ -28,7 +29,28 @@ def test_has_a_value_or_a_reason():
     with pytest.raises(ValueError, match="reason"):
         Statistic(value=None)
     with pytest.raises(ValueError, match="reason"):
-        Statistic(value=0.5, reason="because")
+        Statistic(value=0.5, lower=0.4, upper=0.6, reason="because")
+
+
+def test_a_value_may_say_why_it_has_no_interval():
+    found = Statistic.of(0.5, n=3, method="t", no_interval="only 3 records")
+    assert (found.value, found.lower, found.method, found.reason) == (0.5, None, "", "only 3 records")
+    assert found.holds(0.0)
+    assert Statistic.of(math.nan, n=3, unless="all alike", no_interval="only 3 records").reason == "all alike"
+
+
+@pytest.mark.parametrize(
+    ("n", "clusters", "reason"),
+    [
+        (1, True, "only 1 cluster: an interval takes at least 5"),
+        (4, True, "only 4 clusters: an interval takes at least 5"),
+        (2, False, "only 2 records: an interval takes at least 5"),
+        (5, True, None),
+        (5, False, None),
+    ],
+)
+def test_too_few_for_an_interval(n, clusters, reason):
+    assert too_few_for_interval(n, clusters=clusters) == reason
 
 
 def test_of_turns_nan_into_a_reason():

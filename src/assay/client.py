@@ -87,7 +87,7 @@ class Client:
         batch_records: int = MAX_BATCH_RECORDS,
         flush_seconds: float = 1.0,
         max_record_bytes: int = MAX_RECORD_BYTES,
-        close_seconds: float = 0.5,
+        close_seconds: float = 2.0,
         transport: Transport | None = None,
         enabled: bool | None = None,
     ) -> None:

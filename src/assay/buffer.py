@@ -86,7 +86,8 @@ class Transport(Protocol):
 class Stats:
     """What became of the interactions so far, in this process: taken = sent + dropped + buffered.
 
-    `taken` are those that sampling let in. `rule_errors` is how often the function of a sampling rule raised.
+    `taken` are those that sampling let in. A batch whose reply was lost when the client closed counts as dropped
+    (`transport_error`), though the queue may have stored it. `rule_errors` is how often the function of a sampling rule raised.
     """
 
     taken: int
@@ -237,7 +238,7 @@ class Buffer:
             self._hurry.set()
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """As `begin_close`, and wait for it; what is left then is dropped and counted."""
+        """As `begin_close`, and wait for it; what is left then, or was stored without a reply, counts as dropped."""
         self.begin_close(timeout_seconds)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():

@@ -300,6 +300,7 @@ def metrics_markdown() -> str:
             _REFERENCE_HEAD,
             "\n## The exporter\n\n",
             *_table("exporter"),
+            _REFERENCE_REASONS,
             "\n## A worker\n\n",
             _REFERENCE_WORKER,
             *_table("worker"),
@@ -327,6 +328,23 @@ where a record has no such value, `other` for what is over `ASSAY_MAX_SERIES` la
 sample: [estimates](../explanation/estimates.md).
 
 Info metrics have the value 1. The standard `process_*` metrics come on top.
+"""
+
+_REFERENCE_REASONS = """
+### States and reasons of a corrected pass ratio
+
+| state | reason | what it means |
+|---|---|---|
+| `ok` | | alert on it |
+| `too_wide` | `wide_interval` | true, but vaguer than ±10 points: no level alert; it takes more records or labels |
+| `stale` | `failed_audit` | fresh labels say that the correction holds no more: shown, but calibrate again |
+| `no_calibration` | `no_calibration` | none of this rubric hash with this judge fingerprint |
+| `no_calibration` | `few_labels` | people passed, or failed, fewer than 10 of the labelled records |
+| `no_calibration` | `weak_judge` | it tells good from bad too weakly to correct by |
+| `refused` | `small_window` | fewer than 30 effective records |
+| `refused` | `mixed_judges` | two configurations of a judge of this name scored in the window |
+| `refused` | `judge_changed` | the judge reads what its calibration cannot explain |
+
 """
 
 _REFERENCE_WORKER = """\

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from assay.buffer import Buffer, DropReason, Limits, Stats, Transport, open_queue
 from assay.errors import SettingsError
-from assay.interactions import FIELDS, InteractionFields, as_text
+from assay.interactions import FIELDS, InteractionFields, as_list, as_text
 from assay.queue import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES
 from assay.redaction import Redactor
 from assay.sampling import ALWAYS_TAKE, Rule, Sampler
@@ -37,6 +37,7 @@ __all__ = ["Client", "DropReason", "Interaction", "InteractionFields", "Stats", 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _DEFAULT_REDACTOR = Redactor()
+_LIST_FIELDS = frozenset({"contexts", "tool_events"})
 
 
 class Client:
@@ -148,7 +149,7 @@ class Client:
         it = Interaction(_client=self)
         for name, value in known.items():
             if name in FIELDS:
-                setattr(it, name, _own(value))
+                setattr(it, name, _own(as_list(value) if name in _LIST_FIELDS else value))
             else:
                 self._buffer.warn("fields", "%s is not a field of an interaction", name)
         return it
@@ -213,7 +214,10 @@ class Client:
         return self._buffer.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Send what is buffered, for `close_seconds` at most, and stop; what is left is dropped and counted."""
+        """Send what is buffered, for `close_seconds` at most, and stop; what is left is dropped and counted.
+
+        A batch whose reply had not come by then counts as dropped, though the queue may have stored it.
+        """
         self._buffer.close(timeout_seconds)
 
     def __enter__(self) -> Self:

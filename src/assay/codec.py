@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
@@ -181,14 +182,18 @@ def _as_record_error(error: ValidationError, text: bytes) -> RecordError:
     first = mistakes[0]
     if first["type"] == "json_invalid":
         return RecordError(f"not JSON: {first['ctx']['error']}", reason="undecodable")
-    given = json.loads(text)
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as unread:
+        # pydantic reads more than Python's json does, and knows what is wrong beside.
+        return RecordError(f"not JSON that Python can read: {unread}", reason="undecodable")
     if not isinstance(given, dict):
         return RecordError("a record must be a JSON object", reason="undecodable")
     version = given.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION or isinstance(version, bool):
         # Said before anything else: another version may well have other fields.
         return RecordError(
-            f"version {version!r} is not known (this assay knows {SCHEMA_VERSION}): upgrade the worker",
+            f"version {reprlib.repr(version)} is not known (this assay knows {SCHEMA_VERSION}): upgrade the worker",
             field="schema_version",
             reason="unknown_version",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import tempfile
 import time
 import urllib.request
@@ -120,8 +121,9 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
     Raises:
         ProcessError: a part did not start, or nothing was scored.
     """
-    # Never onto a configured queue or database: those may be somebody's production.
-    private = settings.model_copy(update={"redis_url": None, "database_url": None, "queue": "assay-demo"})
+    private = settings.model_copy(update={"queue": "assay-demo"})
+    # A closed terminal ends it as Ctrl-C does, so that its processes end too.
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     console.print(
         "[bold]assay demo[/]: a made-up support assistant answers customers; in the middle its retrieval breaks.\n"
         f"One second here is one minute there. Judge: {escape(_judge_name(private))}.",
@@ -171,34 +173,37 @@ def _traffic(settings: Settings, store: Store, *, seconds: float, console: Conso
     first = time.time() - seconds * (_SPEED - 1)
     view = _View(rubrics, {name: [] for name in rubrics}, broken_at=first + seconds * _SPEED / 2, minutes=int(seconds))
     ticks = int(seconds)
-    with (
-        Live(view.table(), console=console, refresh_per_second=4, transient=False)
-        if console.is_terminal
-        else _Quiet() as live
-    ):
-        for tick in range(ticks):
-            for index in range(per_second):
-                moment = first + (tick + index / per_second) * _SPEED
-                fields = customers.interaction(broken=moment >= view.broken_at)
-                trace_id = uuid.UUID(int=customers.random.getrandbits(128)).hex
-                client.record(trace_id=trace_id, timestamp=datetime.fromtimestamp(moment, UTC), **fields)
-            time.sleep(max(0.0, began + tick + 1 - time.monotonic()))
-            view.now = first + (tick + 1) * _SPEED
+    try:
+        with (
+            Live(view.table(), console=console, refresh_per_second=4, transient=False)
+            if console.is_terminal
+            else _Quiet() as live
+        ):
+            for tick in range(ticks):
+                for index in range(per_second):
+                    moment = first + (tick + index / per_second) * _SPEED
+                    fields = customers.interaction(broken=moment >= view.broken_at)
+                    trace_id = uuid.UUID(int=customers.random.getrandbits(128)).hex
+                    client.record(trace_id=trace_id, timestamp=datetime.fromtimestamp(moment, UTC), **fields)
+                time.sleep(max(0.0, began + tick + 1 - time.monotonic()))
+                view.now = first + (tick + 1) * _SPEED
+                _update(view, store, client)
+                if live is not None:
+                    live.update(view.table())
+                elif tick % 5 == 4:
+                    console.print(view.line(), highlight=False)
+                if not alive():
+                    raise ProcessError("the worker ended; run `assay dev` to see why")
+            client.flush(5.0)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and wiring.open_queue(settings).depth().records:
+                time.sleep(0.2)
             _update(view, store, client)
             if live is not None:
                 live.update(view.table())
-            elif tick % 5 == 4:
-                console.print(view.line(), highlight=False)
-            if not alive():
-                raise ProcessError("the worker ended; run `assay dev` to see why")
-        client.flush(5.0)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and wiring.open_queue(settings).depth().records:
-            time.sleep(0.2)
-        _update(view, store, client)
-        if live is not None:
-            live.update(view.table())
-    client.close()
+    finally:
+        # Before Redis ends: there is nothing to wait for then.
+        client.close(1.0)
 
 
 class _Quiet:
@@ -290,7 +295,8 @@ def _scraped(directory: Path) -> list[str]:
         text = answer.read().decode()
     wanted = ("assay_pass_ratio{", "assay_pass_ratio_ci_lower{")
     lines = [line for line in text.splitlines() if line.startswith(wanted) and 'window="5m"' in line]
-    return [f"GET {url}", *lines[:4]]
+    short = [f"{series} {float(value):.3f}" for series, _, value in (line.rpartition(" ") for line in lines)]
+    return ["what Prometheus scraped just now:", *short[:4]]
 
 
 def _spark(values: list[float | None]) -> Text:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from pydantic import SecretStr
 
 from assay import wiring
 from assay.embedded import RedisServer, free_port
-from assay.errors import ProcessError
+from assay.errors import ConfigError, ProcessError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,18 +30,45 @@ if TYPE_CHECKING:
 
 @contextmanager
 def local_stack(settings: Settings, *, data_dir: Path) -> Iterator[Settings]:
-    """An embedded Redis unless one is configured, and a migrated database. Yields settings that point at them."""
+    """An embedded Redis and a migrated SQLite database in `data_dir`. Yields settings that point at them.
+
+    Never a Redis or database that the environment names: those may be somebody's production.
+
+    Raises:
+        ConfigError: the directory cannot be used, or another such stack is using it.
+    """
     with ExitStack() as stack:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        overrides: dict[str, object] = {"data_dir": data_dir}
-        if settings.redis_url is None:
-            server = stack.enter_context(RedisServer(data_dir / "redis"))
-            overrides["redis_url"] = SecretStr(server.url)
-        chosen = settings.model_copy(update=overrides)
+        stack.enter_context(_alone_in(data_dir))
+        server = stack.enter_context(RedisServer.kept(data_dir / "redis"))
+        private = {"data_dir": data_dir, "redis_url": SecretStr(server.url), "database_url": None}
+        chosen = settings.model_copy(update=private)
         store = wiring.open_store(chosen, check=False)
         store.upgrade()
         store.close()
         yield chosen
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Two servers on one append-only file would break it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}: the directory must be writable") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise ConfigError(
+                f"{directory} is in use by process {holder}: end that one, or name another --data-dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 @contextmanager
@@ -84,9 +113,11 @@ def run_dev(settings: Settings, *, say: Callable[[str], None]) -> None:
         ProcessError: one of them ended by itself.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # A closed terminal (SIGHUP) must not leave the children behind.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     host, port = settings.exporter_host, settings.exporter_port or free_port()
+    _check_free(host, port)
     with local_stack(settings, data_dir=settings.data_dir) as chosen, ExitStack() as stack:
         running = {
             name: stack.enter_context(child(arguments, chosen))
@@ -95,7 +126,9 @@ def run_dev(settings: Settings, *, say: Callable[[str], None]) -> None:
                 "exporter": ["exporter", "--port", str(port), "--host", host],
             }.items()
         }
-        say("assay is running; Ctrl-C ends it. In another terminal:")
+        if settings.redis_url is not None or settings.database_url is not None:
+            say("ASSAY_REDIS_URL and ASSAY_DATABASE_URL are passed over: assay dev uses its own.")
+        say("Starting; Ctrl-C ends it. In another terminal:")
         say(f"  export ASSAY_REDIS_URL='{chosen.broker_url}'")
         say(f"  export ASSAY_DATABASE_URL='{chosen.store_url}'")
         say("  assay enqueue records.jsonl      # or Client().record(...) in your app")
@@ -107,3 +140,15 @@ def run_dev(settings: Settings, *, say: Callable[[str], None]) -> None:
                     raise ProcessError(
                         f"the {name} ended with exit code {process.returncode}: its output above says why"
                     )
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} of {host} cannot be used ({error.strerror}): choose another with --port; "
+                "perhaps an older `assay dev` still runs"
+            ) from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from assay import tasks, wiring
-from assay.errors import AssayError, ConfigError, QueueError, StoreError
+from assay.errors import AssayError, ConfigError, QueueError, SchemaError, StoreError
 from assay.pipeline import evaluate
 from assay.records import Context, Failure, Record, Usage, now
 
@@ -91,8 +91,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _database(settings: Settings) -> Iterator[Finding]:
     try:
         store = wiring.open_store(settings)
+    except SchemaError as error:
+        yield Finding("database", "wrong", str(error), "run: assay db upgrade")
+        return
     except (ConfigError, StoreError) as error:
-        yield Finding("database", "wrong", str(error), "mend ASSAY_DATABASE_URL, or run: assay db upgrade")
+        yield Finding("database", "wrong", str(error), "start the database, or mend ASSAY_DATABASE_URL")
         return
     yield Finding("database", "ok", f"{settings.store_url.partition(':')[0]}, up to date")
     if settings.database_url is None:

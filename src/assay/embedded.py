@@ -8,6 +8,7 @@ server of its own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -62,17 +63,39 @@ class RedisServer:
     The port and the password stay the same over `stop()` and `start()`; the append-only file stays in `directory`.
     """
 
-    def __init__(self, directory: Path, *, port: int | None = None, executable: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, port: int | None = None, password: str | None = None, executable: str | None = None
+    ) -> None:
         self.directory = directory
         self.port = port or free_port()
-        self._password = secrets.token_hex(16)
+        self._password = password or secrets.token_hex(16)
         self._executable = executable or redis_executable()
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def kept(cls, directory: Path) -> Self:
+        """A server whose port and password are kept in `directory`, so that its URL is the same after a restart.
+
+        Raises:
+            ConfigError: the directory cannot be used.
+        """
+        file = directory / "address.json"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                file.touch(mode=0o600)
+                file.write_text(json.dumps({"port": free_port(), "password": secrets.token_hex(16)}), "utf-8")
+            address = json.loads(file.read_text("utf-8"))
+            return cls(directory, port=int(address["port"]), password=str(address["password"]))
+        except OSError as error:
+            raise ConfigError(f"{directory}: {error.strerror}: the directory must be writable") from None
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{file} is not as it was written: delete it") from None
 
     @property
     def url(self) -> str:
         """`redis://` URL, password included: keep it out of logs."""
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return f"redis://default:{self._password}@127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:

@@ -5,7 +5,6 @@ Whoever enqueues here waits while the queue is full.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from assay.codec import decode_record
 from assay.errors import RecordError
-from assay.queue import decode_batch, encode_batch
+from assay.queue import Report, decode_batch, encode_batch, is_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,9 +41,9 @@ def enqueue(
     Raises:
         QueueError: Redis is away; what was pushed before stays pushed.
     """
-    sent = 0
+    sent, push = 0, _Pusher(queue)
     for batch in _batches(record.to_json() for record in records):
-        _push(queue, batch, replay=replay)
+        push(batch, replay=replay)
         sent += len(batch)
         on_sent(len(batch))
     return sent
@@ -58,7 +57,7 @@ def replay(letters: Iterable[DeadLetter], *, queue: Queue, store: Store, mended:
     Raises:
         QueueError: Redis is away. StoreError: the database is away.
     """
-    result = Replayed()
+    result, push = Replayed(), _Pusher(queue)
     for letter in letters:
         try:
             records = list(_records_of(mended if mended is not None else letter.payload))
@@ -66,17 +65,33 @@ def replay(letters: Iterable[DeadLetter], *, queue: Queue, store: Store, mended:
             result.refused.append((letter.dead_id, str(error)))
             continue
         for batch in _batches(record.to_json() for record in records):
-            _push(queue, batch, replay=True)
+            push(batch, replay=True)
         store.mark_replayed([letter.dead_id])
         result.replayed += 1
     return result
 
 
-def _push(queue: Queue, batch: Sequence[str], *, replay: bool) -> None:
-    batch_id, enqueued_at = str(uuid.uuid4()), time.time()
-    payload = encode_batch(batch, batch_id=batch_id, enqueued_at=enqueued_at, replay=replay)
-    while not queue.push(payload, batch_id=batch_id, records=len(batch), enqueued_at=enqueued_at):
-        time.sleep(0.5)
+class _Pusher:
+    """Pushes the batches of one run.
+
+    Each goes with a report, which counts nothing: by it Redis knows a batch whose push is repeated because the reply
+    was lost, even when a worker has finished it since.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._reporter = f"enqueue-{uuid.uuid4().hex}"
+        self._number = 0
+
+    def __call__(self, batch: Sequence[str], *, replay: bool) -> None:
+        self._number += 1
+        report = Report(self._reporter, self._number)
+        batch_id, enqueued_at = str(uuid.uuid4()), time.time()
+        payload = encode_batch(batch, batch_id=batch_id, enqueued_at=enqueued_at, replay=replay)
+        while not self._queue.push(
+            payload, batch_id=batch_id, records=len(batch), enqueued_at=enqueued_at, report=report
+        ):
+            time.sleep(0.5)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -94,11 +109,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _records_of(payload: bytes) -> Iterator[Record]:
     """A dead letter holds one record, or a whole batch that could not be read."""
-    try:
-        data = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"not JSON: {error}", reason="undecodable") from None
-    if isinstance(data, dict) and "records" in data and "record_id" not in data:
+    if is_batch(payload):
         for raw in decode_batch(payload).records:
             yield decode_record(raw)
     else:

@@ -14,8 +14,9 @@
     ├ NoVerdictsError      not one labelled record has a verdict: nothing can be measured
     ├ ProcessError         a process that this one started ended by itself
     ├ QueueError           Redis is away or refuses writes; the caller tries again later
-    └ StoreError           the database is away or refuses writes; the caller tries again later
-       └ SchemaError       it is there, but its tables are not those that this assay needs
+    ├ StoreError           the database is away or refuses writes; the caller tries again later
+    │  └ SchemaError       it is there, but its tables are not those that this assay needs
+    └ StoreDataError       the database refuses what it was given; the same call can never succeed
 
 Standard library only: the app-side client imports this module.
 """
@@ -159,3 +160,7 @@ class StoreError(AssayError):
 
 class SchemaError(StoreError):
     """The database has no tables yet, or those of another version: `assay db upgrade`, or upgrade assay."""
+
+
+class StoreDataError(AssayError):
+    """The database refuses what it was given; the same call can never succeed."""

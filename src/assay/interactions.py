@@ -7,14 +7,15 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from assay.errors import RecordError
-from assay.records import Context, Feedback, Message, Record, ToolEvent, Usage
+from assay.records import Context, Feedback, Message, Record, Sampling, ToolEvent, Usage
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 
 class InteractionFields(TypedDict, total=False):
@@ -23,14 +24,15 @@ class InteractionFields(TypedDict, total=False):
     Lists and dicts are copied when they are given, what is in them is not: do not change it afterwards.
     """
 
-    #: text, or messages: `Message` or {"role": ..., "content": ...}
-    input: str | Sequence[Message | Mapping[str, Any]]
+    #: text, or messages: `Message` or {"role": ..., "content": ...}, one or a list
+    input: str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
     #: text; anything else becomes JSON
     output: object
-    #: passages: text, `Context` or {"text": ..., "id": ..., "score": ...}
-    contexts: Sequence[str | Context | Mapping[str, Any]]
+    #: passages: text, `Context` or {"text": ..., "id": ..., "score": ...}, one or a list
+    contexts: str | Context | Mapping[str, Any] | Sequence[str | Context | Mapping[str, Any]]
     reference: str | None
-    required_fields: Sequence[str]
+    #: names, one or a list
+    required_fields: str | Sequence[str]
     #: W3C hex; an int or a UUID is converted. Decides the sampling.
     trace_id: str | int | uuid.UUID | None
     span_id: str | int | None
@@ -45,7 +47,8 @@ class InteractionFields(TypedDict, total=False):
     usage: Usage | Mapping[str, Any]
     latency_seconds: float | None
     finish_reason: str | None
-    tool_events: Sequence[ToolEvent | Mapping[str, Any]]
+    #: one or a list
+    tool_events: ToolEvent | Mapping[str, Any] | Sequence[ToolEvent | Mapping[str, Any]]
     feedback: Feedback | Mapping[str, Any] | None
     metadata: Mapping[str, Any]
     sink_refs: Mapping[str, str]
@@ -63,6 +66,13 @@ _W3C_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _LISTS: Final = (list, tuple)
 _COLLECTIONS: Final = (list, tuple, set, frozenset)
 _STRUCTURES: Final = (Mapping, *_COLLECTIONS)
+_TEXTS: Final = (str, bytes, bytearray)
+#: Plain values that take few bytes.
+_SMALL: Final = frozenset({type(None), bool, int, float, datetime, Usage, Sampling})
+#: So many nested values of an interaction are looked at for its size, which is the app's time; the rest is estimated.
+_SIZED_ITEMS: Final = 2_000
+#: What any other object counts. It becomes text on the sender's thread; finding out how long would cost the app's.
+_OBJECT_BYTES: Final = 1_000
 
 
 def trace_id_text(value: object) -> str | None:
@@ -83,25 +93,47 @@ def trace_id_text(value: object) -> str | None:
 def copy_and_size(interaction: dict[str, Any]) -> int:
     """Copy the lists and dicts of an interaction, which the app may go on changing; about how many bytes it takes.
 
-    The size counts a character as one byte, so the JSON of the record is seldom smaller.
+    The size counts a character as one byte, so the JSON of the record is seldom smaller. Of messages, what no record
+    holds is left behind: images, for one.
     """
     size = 500
+    nested: list[object] = []
     for name, value in interaction.items():
+        # Plain types first: this runs in the app's thread.
         kind = type(value)
         if kind is str:
             size += len(value)
             continue
-        # Plain types first: this runs in the app's thread.
-        if kind is dict or (kind is not list and kind is not tuple and isinstance(value, dict)):
-            interaction[name] = items = dict(value)
-            values: Iterable[object] = items.values()
-        elif isinstance(value, _LISTS):
-            interaction[name] = values = tuple(value)
-        else:
+        if kind in _SMALL:
             continue
-        for item in values:
-            size += 50 + len(item) if type(item) is str else _size(item, 2)
-    return size
+        if kind is not list and kind is not tuple and (kind is dict or isinstance(value, Mapping)):
+            interaction[name] = items = dict(value)
+            if name == "input" and "content" in items:
+                interaction[name] = items = _sent_of_message(items)
+            for key, item in items.items():
+                size += 50 + len(key) if type(key) is str else 50
+                if type(item) is str:
+                    size += len(item)
+                else:
+                    nested.append(item)
+        elif isinstance(value, _COLLECTIONS):
+            values = tuple(value)
+            interaction[name] = values = _sent_of_messages(values) if name == "input" else values
+            for item in values:
+                if type(item) is str:
+                    size += 50 + len(item)
+                else:
+                    nested.append(item)
+        else:
+            nested.append(value)
+    return size + _size(nested) if nested else size
+
+
+def as_list(value: Any) -> Any:
+    """A single text, mapping, passage or event, given where a list is wanted, as the list of that one."""
+    if isinstance(value, (*_TEXTS, Mapping)):
+        return [value] if value else []
+    return [value] if isinstance(value, Context | ToolEvent) else value
 
 
 def as_record(app: str, interaction: Mapping[str, Any], user_id: str | None) -> Record:
@@ -119,9 +151,9 @@ def as_record(app: str, interaction: Mapping[str, Any], user_id: str | None) -> 
         app=app,
         input=_input(given.get("input", "")),
         output=as_text(given.get("output", "")),
-        contexts=tuple(_context(item) for item in given.get("contexts", ())),
+        contexts=tuple(_context(item) for item in as_list(given.get("contexts", ()))),
         reference=_optional(given.get("reference")),
-        required_fields=tuple(as_text(name) for name in given.get("required_fields", ())),
+        required_fields=tuple(as_text(name) for name in _names(given.get("required_fields", ()))),
         trace_id=given.get("trace_id"),
         span_id=_span_id(given.get("span_id")),
         session_id=_optional(given.get("session_id")),
@@ -134,7 +166,7 @@ def as_record(app: str, interaction: Mapping[str, Any], user_id: str | None) -> 
         usage=_usage(given.get("usage", {})),
         latency_seconds=_number(given.get("latency_seconds")),
         finish_reason=_optional(given.get("finish_reason")),
-        tool_events=tuple(_tool_event(item) for item in given.get("tool_events", ())),
+        tool_events=tuple(_tool_event(item) for item in as_list(given.get("tool_events", ()))),
         feedback=_feedback(given.get("feedback")),
         metadata={as_text(key): _json_ready(item) for key, item in given.get("metadata", {}).items()},
         sink_refs=_labels(given.get("sink_refs", {})),
@@ -170,7 +202,13 @@ def _span_id(value: object) -> str | None:
     return f"{value:016x}" if isinstance(value, int) else as_text(value)
 
 
+def _names(value: Any) -> Any:
+    return value if isinstance(value, Mapping) else as_list(value)  # of a mapping, its keys
+
+
 def _input(value: object) -> str | tuple[Message, ...]:
+    if isinstance(value, Message) or (isinstance(value, Mapping) and {"role", "content"} <= value.keys()):
+        value = (value,)
     if isinstance(value, _LISTS) and value and all(isinstance(turn, Message | Mapping) for turn in value):
         return tuple(turn if isinstance(turn, Message) else _message(turn) for turn in value)
     return as_text(value)
@@ -247,19 +285,71 @@ def _json_ready(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else as_text(value)
 
 
-def _size(value: object, depth: int) -> int:
-    """About how many bytes a value takes; what is nested deeper than `depth` counts little."""
-    if isinstance(value, str):
-        return 50 + len(value)
-    if isinstance(value, Context):
-        return 100 + len(value.text)
-    if isinstance(value, Message):
-        return 100 + len(value.content)
-    if isinstance(value, ToolEvent):
-        return 100 + sum(len(text) for text in (value.arguments, value.result, value.error) if isinstance(text, str))
-    if depth:
-        if isinstance(value, dict):
-            return 50 + sum([_size(item, depth - 1) for item in value.values()])
-        if isinstance(value, _LISTS):
-            return 50 + sum([_size(item, depth - 1) for item in value])
-    return 50
+def _sent_of_messages(turns: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Messages without what no record holds; anything else unchanged."""
+    for turn in turns:
+        if type(turn) is not dict or len(turn) > 2 or type(turn.get("content")) is not str:
+            break
+    else:
+        return turns
+    if not all(isinstance(turn, Message | Mapping) for turn in turns):
+        return turns
+    return tuple(turn if isinstance(turn, Message) else _sent_of_message(turn) for turn in turns)
+
+
+def _sent_of_message(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_message` reads of a message."""
+    message = {key: turn[key] for key in ("role", "content") if key in turn}
+    if isinstance(content := message.get("content"), _LISTS):
+        message["content"] = [
+            {key: part[key] for key in ("type", "text") if key in part} if isinstance(part, Mapping) else part
+            for part in content
+        ]
+    return message
+
+
+def _size(stack: list[Any]) -> int:
+    """About how many bytes these values take, with all that is in them; empties the list."""
+    size = seen = skipped = 0
+    containers: set[int] = set()
+    while stack and seen < _SIZED_ITEMS:
+        value = stack.pop()
+        seen += 1
+        kind = type(value)
+        if kind is str:
+            size += 50 + len(value)
+        elif kind in _SMALL:
+            size += 50
+        elif isinstance(value, str):
+            size += 50 + str.__len__(value)
+        elif kind is dict or isinstance(value, _STRUCTURES):
+            if id(value) in containers:
+                continue  # in itself, or here for the second time
+            containers.add(id(value))
+            size += 50
+            room = _SIZED_ITEMS - seen
+            skipped += max(0, len(value) - room)
+            try:
+                if isinstance(value, Mapping):
+                    size += sum([str.__len__(key) for key in islice(value, room) if isinstance(key, str)])
+                    stack.extend(islice(value.values(), room))
+                else:
+                    stack.extend(islice(value, room))
+            except RuntimeError:  # another thread changes it
+                size += _OBJECT_BYTES
+        elif isinstance(value, Context):
+            size += 50
+            stack += (value.text, value.id)
+        elif isinstance(value, Message):
+            size += 50
+            stack += (value.role, value.content)
+        elif isinstance(value, ToolEvent):
+            stack += (value.name, value.arguments, value.result, value.error)
+        elif isinstance(value, Feedback):
+            stack.append(value.comment)
+        elif isinstance(value, bytes | bytearray):
+            size += 50 + len(value)
+        else:
+            size += value.nbytes if kind is memoryview else _OBJECT_BYTES
+    skipped += len(stack)
+    return size + skipped * (size // seen) if skipped else size

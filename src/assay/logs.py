@@ -43,3 +43,5 @@ def configure(settings: Settings) -> None:
     # These tell of every request and task, some of them with URLs that may hold keys.
     for name in ("alembic", "celery", "httpcore", "httpx", "httpx2", "kombu", "openai"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # Of a Redis that is away the worker tells itself, in one line.
+    logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)

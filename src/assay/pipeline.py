@@ -138,7 +138,7 @@ async def _judge(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Seq
             )
             for share in shares
         ]
-    except Exception as error:  # noqa: BLE001 - a bug in a judge may cost its own verdicts, never those of others
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a judge's bug may cost its own verdicts, not others'
         _log.exception("judge failed", extra={"judge": judge.name, "record_id": record.record_id})
         message = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]
         return [Failure(kind="internal", message=message) for _ in rubrics]

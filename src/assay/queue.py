@@ -30,6 +30,7 @@ import base64
 import json
 import math
 import re
+import reprlib
 import threading
 import time
 import uuid
@@ -55,12 +56,18 @@ MAX_BATCH_RECORDS: Final = 25
 MAX_RECORD_BYTES: Final = 1_000_000
 MAX_BATCH_BYTES: Final = 4_000_000
 
+#: The fields of a batch beside its records.
+_HEAD: Final = ("schema_version", "batch_id", "enqueued_at", "attempt", "replay")
 _KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters")
 #: What a batch id may look like. Scripts write it into the doorbell, so nothing that JSON would have to escape.
 _BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+#: Text of JSON: a string, a run of brackets that open or close, a value that is neither text nor has brackets.
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_PARTS = re.compile(rf"{_STRING}|[\[{{]++|[\]}}]++|\"", re.DOTALL)
+_PLAIN = re.compile(rf'{_STRING}|[^][{{}}",: \t\n\r]++', re.DOTALL)
 #: The most items that are kept of what is no doorbell.
 _MAX_UNREADABLE: Final = 10_000
 #: How many batches one run of the sweep script looks at: a few milliseconds of Redis.
@@ -165,20 +172,21 @@ def encode_batch(
 
 
 def decode_batch(payload: bytes) -> Batch:
-    """The batch in a payload. Its records stay raw; fields it does not know are left aside.
+    """The batch in a payload. Its records stay raw; fields it does not know are left aside, and neither is decoded.
 
     Raises:
         RecordError: `reason` is undecodable (not JSON), unknown_version, or invalid (a field is missing or wrong).
     """
     try:
         # Bad bytes inside a record must reach that record's own decoding, and only its.
-        fields, records = _scan(payload.decode("utf-8", "surrogateescape"))
+        texts, records = _scan(payload.decode("utf-8", "surrogateescape"))
+        fields = {name: json.loads(texts[name]) for name in _HEAD if name in texts}
     except (ValueError, TypeError, IndexError, RecursionError) as error:
         raise RecordError(f"the batch is not a JSON object: {error}", reason="undecodable") from error
     version = fields.get("schema_version")
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise RecordError(
-            f"version {version!r} is not known (this assay knows {SCHEMA_VERSION}): upgrade the worker",
+            f"version {reprlib.repr(version)} is not known (this assay knows {SCHEMA_VERSION}): upgrade the worker",
             field="schema_version",
             reason="unknown_version",
         )
@@ -195,6 +203,15 @@ def decode_batch(payload: bytes) -> Batch:
     if not records:
         raise RecordError("must be an array of one record or more", field="records")
     return Batch(batch_id, float(enqueued_at), attempt, replay, records)
+
+
+def is_batch(payload: bytes) -> bool:
+    """Whether a payload is meant as a batch, rather than as one record; `decode_batch` may refuse it all the same."""
+    try:
+        texts, _ = _scan(payload.decode("utf-8", "surrogateescape"))
+    except (ValueError, TypeError, IndexError):
+        return False
+    return "records" in texts and "record_id" not in texts
 
 
 def is_doorbell(item: bytes) -> bool:
@@ -403,17 +420,28 @@ class Queue:
         return rang
 
     def keep_unreadable(self, item: bytes) -> None:
-        """Put aside what was on the broker's list and is no doorbell; beyond ten thousand of them it is let go."""
+        """Put aside what was on the broker's list and is no doorbell.
+
+        Of an item of more than 1 MB (`MAX_RECORD_BYTES`) only the first 1 MB is kept, so that none of them costs
+        the workers more memory than a record does. Beyond ten thousand items, one more is let go.
+        """
         key = self._prefix + "unreadable"
         with _queue_errors():
             if self._redis.llen(key) < _MAX_UNREADABLE:
-                self._redis.rpush(key, item)
+                self._redis.rpush(key, item[:MAX_RECORD_BYTES])
 
-    def unreadable(self, limit: int = 100) -> list[bytes]:
-        """The oldest of what was put aside."""
-        with _queue_errors():
-            items: list[bytes] = self._redis.lrange(self._prefix + "unreadable", 0, limit - 1)
-        return items
+    def unreadable(self, limit: int = 100) -> Iterator[bytes]:
+        """The oldest of what was put aside, read one at a time; each may be forgotten before the next is read."""
+        key, place = self._prefix + "unreadable", 0
+        for _ in range(limit):
+            with _queue_errors():
+                item: bytes | None = self._redis.lindex(key, place)
+            if item is None:
+                return
+            yield item
+            with _queue_errors():
+                # Unless it is gone, and the next one in its place.
+                place += self._redis.lindex(key, place) == item
 
     def forget_unreadable(self, item: bytes) -> None:
         """Remove one such item, once it is kept elsewhere. Harmless when another has removed it."""
@@ -550,20 +578,26 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _scan(text: str) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    """The fields of a JSON object, and the raw text of each element of its array `records`."""
-    fields: dict[str, Any] = {}
+def _scan(text: str) -> tuple[dict[str, str], tuple[bytes, ...]]:
+    """The raw text of each field of a JSON object, and of each element of its array `records`.
+
+    No value is decoded: one that Python's json cannot read (a number of 5,000 digits, 3,000 arrays in each other)
+    harms nothing beside it.
+    """
+    fields: dict[str, str] = {}
     records: tuple[bytes, ...] = ()
     at = _past(text, 0, "{")
     while True:
-        key, at = _DECODER.raw_decode(text, at)
-        if not isinstance(key, str):
+        if text[at] != '"':
             raise TypeError("a name in it is not text")
+        key, at = _DECODER.raw_decode(text, at)
         at = _past(text, at, ":")
+        start = at
         if key == "records" and text[at] == "[":
             records, at = _elements(text, at)
         else:
-            fields[key], at = _DECODER.raw_decode(text, at)
+            at = _end(text, at)
+        fields[key] = text[start:at]
         at = _skip(text, at)
         if text[at] == "}":
             break
@@ -580,12 +614,34 @@ def _elements(text: str, at: int) -> tuple[tuple[bytes, ...], int]:
     if text[at] == "]":
         return (), at + 1
     while True:
-        _, end = _DECODER.raw_decode(text, at)
+        end = _end(text, at)
         found.append(text[at:end].encode("utf-8", "surrogateescape"))
         at = _skip(text, end)
         if text[at] == "]":
             return tuple(found), at + 1
         at = _past(text, at, ",")
+
+
+def _end(text: str, at: int) -> int:
+    """Where the value that begins at `at` ends, by its quotes and brackets alone; what is in it may be no JSON."""
+    if text[at] not in "[{":
+        plain = _PLAIN.match(text, at)
+        if plain is None:
+            raise ValueError(f"a value expected at character {at}")
+        return plain.end()
+    depth = 0
+    for part in _PARTS.finditer(text, at):
+        mark = text[part.start()]
+        length = part.end() - part.start()
+        if mark in "[{":
+            depth += length
+        elif mark in "]}":
+            if depth <= length:
+                return part.start() + depth
+            depth -= length
+        elif length == 1:
+            raise ValueError(f"the text that begins at character {part.start()} does not end")
+    raise ValueError(f"the value that begins at character {at} does not end")
 
 
 def _skip(text: str, at: int) -> int:

@@ -101,6 +101,10 @@ def _json_rows(source: Iterable[bytes]) -> Iterator[RawRow]:
             continue
         try:
             data = json.loads(raw)
+            if isinstance(data, dict) and data.keys() == {"line", "error", "row"} and isinstance(data["row"], str):
+                # A row that was refused before, as `assay enqueue` keeps it, and has been mended since.
+                text = data["row"]
+                data = json.loads(text)
         except UnicodeDecodeError as error:
             yield RawRow(line, text, None, f"not UTF-8: byte {error.start}")
         except (ValueError, RecursionError) as error:

@@ -168,9 +168,9 @@ class Settings(BaseSettings):
     @property
     def api_key(self) -> str | None:
         """Key of the judge endpoint: `ASSAY_JUDGE_API_KEY`, else `OPENAI_API_KEY`, else None."""
-        if self.judge_api_key is not None:
-            return self.judge_api_key.get_secret_value()
-        return os.environ.get("OPENAI_API_KEY") or None
+        given = self.judge_api_key.get_secret_value() if self.judge_api_key is not None else None
+        # A key out of a file often ends in a newline, which no header may hold.
+        return (given or os.environ.get("OPENAI_API_KEY") or "").strip() or None
 
     @property
     def judge_engine(self) -> Literal["openai", "lexical", "rules"]:

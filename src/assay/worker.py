@@ -10,25 +10,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
+import os
 import random
+import signal
 import threading
 import time
 import uuid
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anyio.from_thread import start_blocking_portal
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from assay.codec import decode_record
-from assay.errors import QueueError, RecordError, StoreError
+from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
 from assay.pipeline import evaluate
 from assay.queue import Batch, Retry, decode_batch, encode_batch
-from assay.records import TRANSIENT, Evaluation, Failure, Record, evaluation_id, now
+from assay.records import Evaluation, Failure, Record, evaluation_id, now
 from assay.store import DeadLetter
 
 if TYPE_CHECKING:
@@ -60,13 +63,15 @@ class DeliveryPolicy:
     retry_max_seconds: float = 300.0
     shutdown_seconds: float = 25.0
     max_record_bytes: int = 1_000_000
+    #: bound of everything that judging one record may take, whatever a judge does
+    judge_deadline_seconds: float = 900.0
     #: how often to look whether a rubric that waits may go on
     gate_seconds: float = 60.0
 
     def delay(self, failures: Sequence[Failure], attempt: int) -> float:
         """Seconds until the next try: what the endpoint asked for, else exponential with full jitter."""
         asked = max((f.retry_after_seconds or 0.0 for f in failures), default=0.0)
-        ceiling = min(self.retry_max_seconds, self.retry_base_seconds * 2.0**attempt)
+        ceiling = min(self.retry_max_seconds, self.retry_base_seconds * 2.0 ** min(attempt, 60))
         # Half fixed, half random: neither a thundering herd nor a retry at once.
         backoff = ceiling * (0.5 + 0.5 * random.random())  # noqa: S311
         return min(self.retry_max_seconds, max(asked, backoff))
@@ -111,6 +116,7 @@ class Worker:
         self._leases: set[str] = set()
         self._judging: set[asyncio.Task[list[Evaluation]]] = set()
         self._lock = threading.Lock()
+        self._told: dict[tuple[str, str], float] = {}
         self._stopping = threading.Event()
         self._handing_back = threading.Event()
 
@@ -130,7 +136,10 @@ class Worker:
         if self._metrics is not None:
             for judge in self._judges:
                 self._metrics.judge(judge.name, judge.fingerprint)
-        self._threads = [threading.Thread(target=self._keep, name="assay-keeper", daemon=True)]
+        self._threads = [
+            threading.Thread(target=self._keep, name="assay-keeper", daemon=True),
+            threading.Thread(target=self._clear, name="assay-clearing", daemon=True),
+        ]
         if self._gate is not None:
             # On a thread of its own: a database that hangs must not cost the leases of what is in hand.
             watch = partial(self._watch, self._gate)
@@ -183,29 +192,54 @@ class Worker:
         with self._leased(batch_id):
             try:
                 self._count(self._work(batch_id, claim))
-            except (StoreError, QueueError) as error:
+            except (StoreError, QueueError, ProcessError) as error:
                 # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
                 _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
                 self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
                 self._count("released")
+                if isinstance(error, ProcessError):
+                    # This process can judge no more; whoever runs it starts another.
+                    os.kill(os.getpid(), signal.SIGTERM)
 
     def _work(self, batch_id: str, claim: Claim) -> str:
+        if claim.deliveries > self._policy.max_deliveries + 2:
+            # Even reading it ends workers: keep the bytes without looking at them.
+            message = f"the worker died {claim.deliveries - 1} times while it had this batch in hand"
+            return self._keep_whole(claim, "crashed", message)
         try:
-            batch = decode_batch(claim.payload)
+            # A producer may have written another id than the one that it is stored under, which is the one that counts.
+            batch = replace(decode_batch(claim.payload), batch_id=batch_id)
         except RecordError as error:
-            letter = _dead_letter(claim.payload, reason=error.reason, message=str(error), attempts=claim.deliveries)
-            self._commit(_Plan(dead_letters=[letter]), replay=False)
-            self._finish(batch_id, ())
-            return "undecodable"
-        if claim.deliveries > self._policy.max_deliveries and len(batch.records) == 1:
-            return self._set_aside(batch, claim)
-        if claim.deliveries > 2 and len(batch.records) > 1:
+            return self._keep_whole(claim, error.reason, str(error))
+        if len(batch.records) == 1 and claim.deliveries > self._policy.max_deliveries:
+            message = f"the worker died {claim.deliveries - 1} times while it had this record in hand"
+            return self._set_aside(batch, claim, "crashed", message)
+        if len(batch.records) > 1 and claim.deliveries > 2:
             # More than one worker died with it: find the record that kills, spare its mates.
-            self._queue.split(
-                batch_id, [_single(batch, raw, index, due_at=0.0) for index, raw in enumerate(batch.records)]
-            )
-            return "split"
-        return self._evaluate_batch(batch)
+            return self._split(batch)
+        try:
+            return self._evaluate_batch(batch)
+        except AssayError as error:
+            if not isinstance(error, StoreDataError):
+                raise
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - see below
+            # A bug, here or in a library, over this very batch: it must neither be lost nor tried for ever.
+            _log.exception("batch failed", extra={"batch_id": batch_id})
+            problem = f"{type(error).__name__}: {error}"
+        return self._split(batch) if len(batch.records) > 1 else self._set_aside(batch, claim, "internal", problem)
+
+    def _split(self, batch: Batch) -> str:
+        parts = [_single(batch, raw, index, due_at=0.0) for index, raw in enumerate(batch.records)]
+        self._queue.split(batch.batch_id, parts)
+        return "split"
+
+    def _keep_whole(self, claim: Claim, reason: str, message: str) -> str:
+        letter = _dead_letter(claim.payload, reason=reason, message=message, attempts=claim.deliveries)
+        self._commit(_Plan(dead_letters=[letter]), replay=False)
+        self._finish(claim.batch_id, ())
+        _log.error("batch set aside", extra={"batch_id": claim.batch_id, "reason": reason, "error": message})
+        return "undecodable"
 
     def _evaluate_batch(self, batch: Batch) -> str:
         plan = _Plan()
@@ -247,14 +281,12 @@ class Worker:
         work = []
         for record, raw in decoded.values():
             owed = self._owed(record, known, roster)
-            todo, stale = self._left_to_judge(record, known, owed, replay=batch.replay)
+            todo = self._left_to_judge(record, known, owed, replay=batch.replay)
             if todo or not owed:
                 plan.records.append((record, raw.decode()))
             if todo:
                 work.append((record, todo, raw))
             elif owed:
-                # A failure committed just before a crash: its dead letter is written again, under the same id.
-                plan.dead_letters.extend(_exhausted(raw, record, stale, batch.attempt + 1))
                 plan.duplicates += 1
         return work
 
@@ -267,20 +299,16 @@ class Worker:
 
     def _left_to_judge(
         self, record: Record, known: Mapping[uuid.UUID, Stored], owed: Sequence[Rubric], *, replay: bool
-    ) -> tuple[list[Rubric], list[tuple[str, str]]]:
-        """The rubrics without an outcome, and (kind, rubric) of those that ended in a transient failure."""
-        todo: list[Rubric] = []
-        stale: list[tuple[str, str]] = []
-        for rubric in owed:
-            stored = known.get(self._identity(record, rubric))
-            if stored is None or (replay and stored.outcome == "failed"):
-                todo.append(rubric)
-            elif stored.kind is not None and stored.kind in TRANSIENT:
-                stale.append((stored.kind, rubric.name))
-        return todo, stale
+    ) -> list[Rubric]:
+        """The rubrics without an outcome; in a replay also those without a verdict."""
+        stored = ((rubric, known.get(self._identity(record, rubric))) for rubric in owed)
+        return [rubric for rubric, found in stored if found is None or (replay and found.outcome == "failed")]
 
     def _settle(self, batch: Batch, plan: _Plan, record: Record, raw: bytes, evaluations: list[Evaluation]) -> None:
         """Commit what is final; try again what may yet succeed; set aside what has had its tries."""
+        for evaluation in evaluations:
+            if isinstance(evaluation.outcome, Failure):
+                self._tell(evaluation.judge, evaluation.outcome)
         passing = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure) and e.outcome.transient]
         if passing and batch.attempt + 1 < self._policy.max_attempts:
             failures = [failure for _, failure in passing]
@@ -297,34 +325,34 @@ class Worker:
         spent = [(failure.kind, f"{e.rubric}: {failure.message}") for e, failure in passing]
         plan.dead_letters.extend(_exhausted(raw, record, spent, batch.attempt + 1))
 
-    def _set_aside(self, batch: Batch, claim: Claim) -> str:
-        """A record in whose presence workers died again and again: failures of kind `crashed`, and a dead letter."""
+    def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
+        """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""
         raw = batch.records[0]
-        message = f"the worker died {claim.deliveries - 1} times while it had this record in hand"
         plan = _Plan()
         record_id = None
-        # If even decoding kills the process, the next delivery keeps the bytes without looking at them.
-        if claim.deliveries <= self._policy.max_deliveries + 2:
-            try:
-                record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
-            except RecordError as error:
-                message = f"{message}; {error}"
-            else:
-                record_id = record.record_id
-                plan.records.append((record, raw.decode()))
-                known = self._store.existing([record.record_id])
-                owed = self._owed(record, known, self._roster)
-                plan.evaluations.extend(self._crashed(record, owed, message))
-        plan.dead_letters.append(
-            _dead_letter(raw, reason="crashed", message=message, attempts=claim.deliveries, record_id=record_id)
-        )
-        self._commit(plan, replay=False)
+        try:
+            record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
+        except RecordError as error:
+            message = f"{message}; {error}"
+        else:
+            record_id = record.record_id
+            plan.records.append((record, raw.decode()))
+            known = self._store.existing([record.record_id])
+            owed = self._owed(record, known, self._roster)
+            plan.evaluations.extend(self._failures(record, owed, Failure(kind=reason, message=message[:500])))
+        letter = _dead_letter(raw, reason=reason, message=message, attempts=claim.deliveries, record_id=record_id)
+        plan.dead_letters.append(letter)
+        try:
+            self._commit(plan, replay=False)
+        except StoreDataError:
+            # The record itself is what the database refuses: its bytes at least are kept.
+            self._commit(_Plan(dead_letters=[letter]), replay=False)
         self._finish(batch.batch_id, ())
-        _log.error("record set aside", extra={"record_id": record_id, "reason": "crashed"})
+        _log.error("record set aside", extra={"record_id": record_id, "reason": reason, "error": message})
         return "crashed"
 
-    def _crashed(self, record: Record, owed: Sequence[Rubric], message: str) -> Iterator[Evaluation]:
-        for rubric in owed:
+    def _failures(self, record: Record, rubrics: Sequence[Rubric], failure: Failure) -> Iterator[Evaluation]:
+        for rubric in rubrics:
             judge = self._judges.of(rubric)
             yield Evaluation(
                 record_id=record.record_id,
@@ -333,20 +361,30 @@ class Worker:
                 rubric_hash=rubric.hash,
                 judge=judge.name,
                 judge_fingerprint=judge.fingerprint,
-                outcome=Failure(kind="crashed", message=message),
+                outcome=failure,
             )
+
+    def _tell(self, judge: str, failure: Failure) -> None:
+        """Log a judge's failures, one of a kind in a minute: a wrong key must not be silent, nor fill the disk."""
+        moment = time.monotonic()
+        if moment - self._told.get((judge, failure.kind), -math.inf) >= 60:
+            self._told[judge, failure.kind] = moment
+            _log.warning("judge fails", extra={"judge": judge, "kind": failure.kind, "error": failure.message})
 
     # -- judging, on the event loop
 
     def _judge(self, work: Sequence[tuple[Record, list[Rubric]]]) -> list[list[Evaluation] | None]:
-        future: Future[list[list[Evaluation] | None]] = self._portal.start_task_soon(self._judge_all, work)
+        try:
+            future: Future[list[list[Evaluation] | None]] = self._portal.start_task_soon(self._judge_all, work)
+        except RuntimeError as error:
+            raise ProcessError(f"the event loop of this worker has ended: {error}") from error
         try:
             return future.result()
         except CancelledError:
             return [None] * len(work)
 
     async def _judge_all(self, work: Sequence[tuple[Record, list[Rubric]]]) -> list[list[Evaluation] | None]:
-        tasks = [asyncio.create_task(evaluate(record, rubrics, self._judges)) for record, rubrics in work]
+        tasks = [asyncio.create_task(self._judge_one(record, rubrics)) for record, rubrics in work]
         with self._lock:
             self._judging.update(tasks)
         if self._handing_back.is_set():
@@ -358,6 +396,20 @@ class Worker:
             with self._lock:
                 self._judging.difference_update(tasks)
         return [None if task.cancelled() else task.result() for task in tasks]
+
+    async def _judge_one(self, record: Record, rubrics: list[Rubric]) -> list[Evaluation]:
+        """`evaluate`, with an end, and without what a judge may do to the event loop that all records share."""
+        seconds = self._policy.judge_deadline_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await evaluate(record, rubrics, self._judges)
+        except TimeoutError:
+            failure = Failure(kind="timeout", message=f"judging took longer than {seconds:g} s")
+        except asyncio.CancelledError:
+            if self._handing_back.is_set():
+                raise
+            failure = Failure(kind="internal", message="the judge cancelled its own call")
+        return list(self._failures(record, rubrics, failure))
 
     # -- commit and finish: repeated until they succeed, since the verdicts are paid for
 
@@ -418,10 +470,22 @@ class Worker:
                     renew_at = time.monotonic() + self._policy.lease_seconds / 4
                 if not self._handing_back.is_set():
                     self._queue.sweep()
-                    self._keep_unreadable()
             except QueueError as error:
                 _log.warning("Redis is away", extra={"error": str(error)})
                 self._stopping.wait(min(5.0, self._policy.lease_seconds / 4))
+            except Exception:  # noqa: BLE001 - the thread must live on
+                # Without this thread leases end and lost doorbells stay lost: whatever happens, it goes on.
+                _log.exception("the keeper failed")
+
+    def _clear(self) -> None:
+        """Keep what is no doorbell; on a thread of its own, for a database that hangs must not cost the leases."""
+        while not self._stopping.wait(self._policy.sweep_seconds):
+            try:
+                self._keep_unreadable()
+            except (QueueError, StoreError, StoreDataError) as error:
+                _log.debug("unreadable items wait", extra={"error": str(error)})
+            except Exception:  # noqa: BLE001 - the thread must live on
+                _log.exception("unreadable items wait")
 
     @property
     def _roster(self) -> Roster:
@@ -440,11 +504,7 @@ class Worker:
         for item in self._queue.unreadable():
             message = "found on the broker's list, and no doorbell: enqueue as docs/reference/wire-format.md says"
             letter = _dead_letter(item, reason="undecodable", message=message, attempts=1)
-            try:
-                self._store.commit([], [], [letter])
-            except StoreError as error:
-                _log.warning("the database is away", extra={"error": str(error)})
-                return
+            self._store.commit([], [], [letter])
             self._queue.forget_unreadable(item)
 
     def _count(self, outcome: str) -> None:

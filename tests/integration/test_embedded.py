@@ -39,6 +39,16 @@ def test_the_password_stands_on_no_command_line(redis_server: RedisServer) -> No
     assert password not in listing.stdout
 
 
+def test_the_address_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    with RedisServer.kept(tmp_path) as first:
+        url = first.url
+    assert RedisServer.kept(tmp_path).url == url
+    assert (tmp_path / "address.json").stat().st_mode & 0o077 == 0
+    (tmp_path / "address.json").write_text("{}")
+    with pytest.raises(ConfigError, match="delete it"):
+        RedisServer.kept(tmp_path)
+
+
 def test_a_wrong_executable_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot run"):
         RedisServer(tmp_path, executable=str(tmp_path / "nothing")).start()

@@ -11,13 +11,17 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import redis
 
 from assay.embedded import RedisServer
+from assay.enqueue import enqueue, replay
 from assay.errors import QueueError
-from assay.queue import Queue, QueueDepth, Report, Retry, decode_batch, encode_batch
+from assay.queue import MAX_RECORD_BYTES, Queue, QueueDepth, Report, Retry, decode_batch, encode_batch
+from assay.records import Record, now
 
 pytestmark = pytest.mark.integration
 
@@ -633,3 +637,74 @@ def test_conservation_with_many_workers_at_once(server: RedisServer, queue: Queu
     assert finished == {f"b{n}": 1 for n in range(total)}
     assert queue.depth() == QueueDepth(0, 0, None)
     assert keys(raw) == {"state", "counters"}
+
+
+def test_unreadable_items_come_one_at_a_time_and_oldest_first(queue: Queue, other: Queue) -> None:
+    for item in (b"a", b"b", b"c", b"d"):
+        queue.keep_unreadable(item)
+    assert list(queue.unreadable()) == [b"a", b"b", b"c", b"d"]
+    assert list(queue.unreadable(limit=2)) == [b"a", b"b"]
+    seen = []
+    for item in queue.unreadable():
+        seen.append(item)
+        if item == b"b":
+            other.forget_unreadable(b"c")  # by another worker
+        if item != b"a":
+            queue.forget_unreadable(item)
+    assert seen == [b"a", b"b", b"d"]
+    assert list(queue.unreadable()) == [b"a"]
+    queue.forget_unreadable(b"gone")
+
+
+def test_unreadable_items_are_cut_at_the_size_of_a_record(queue: Queue) -> None:
+    queue.keep_unreadable(b"x" * (MAX_RECORD_BYTES + 1))
+    (item,) = queue.unreadable()
+    assert item == b"x" * MAX_RECORD_BYTES
+    queue.forget_unreadable(item)
+    assert list(queue.unreadable()) == []
+
+
+class _LostReplies(Queue):
+    """Every push is repeated, as redis-py does when a reply is lost, after a worker has finished the batch."""
+
+    reports: ClassVar[list[Report | None]] = []
+
+    def push(self, payload: bytes, *, batch_id: str, report: Report | None = None, **more: Any) -> bool:
+        self.reports.append(report)
+        first = super().push(payload, batch_id=batch_id, report=report, **more)
+        if first:
+            assert self.claim(batch_id, lease_seconds=30) is not None
+            assert self.finish(batch_id)
+        return first and super().push(payload, batch_id=batch_id, report=report, **more)
+
+
+def test_enqueued_batches_are_taken_once_though_their_replies_are_lost(raw: redis.Redis) -> None:
+    queue = _LostReplies(raw, "q")
+    records = [Record(record_id=f"r{n}", timestamp=now()) for n in range(60)]
+    queue.reports.clear()
+    assert [enqueue(records, queue), enqueue(records[:1], queue)] == [60, 1]
+    assert queue.counters() == {"accepted": 61}
+    assert queue.depth() == QueueDepth(batches=0, records=0, oldest_enqueued_at=None)
+    given = [report for report in queue.reports if report is not None]
+    assert [(report.number, dict(report.counters)) for report in given] == [(1, {}), (2, {}), (3, {}), (1, {})]
+    assert len({report.reporter for report in given}) == 2, "one for each run"
+
+
+def test_replayed_batches_are_taken_once_though_their_replies_are_lost(raw: redis.Redis) -> None:
+    queue, marked = _LostReplies(raw, "q"), []
+    record = Record(record_id="r", timestamp=now()).to_json()
+    letters = [
+        SimpleNamespace(dead_id="one", payload=record.encode()),
+        SimpleNamespace(dead_id="batch", payload=encode_batch([record, record], batch_id="b", enqueued_at=1.0)),
+        SimpleNamespace(dead_id="deep", payload=encode_batch(["[" * 3000], batch_id="b", enqueued_at=1.0)),
+        SimpleNamespace(dead_id="long", payload=b"9" * 5000),
+        SimpleNamespace(
+            dead_id="new",
+            payload=b'{"new":%s,%s' % (b"9" * 5000, encode_batch([record], batch_id="b", enqueued_at=1.0)[1:]),
+        ),
+    ]
+    store: Any = SimpleNamespace(mark_replayed=marked.extend)
+    result = replay(cast("Any", letters), queue=queue, store=store)
+    assert marked == ["one", "batch", "new"]
+    assert (result.replayed, [dead_id for dead_id, _ in result.refused]) == (3, ["deep", "long"])
+    assert queue.counters() == {"accepted": 4}

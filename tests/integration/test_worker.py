@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from assay.enqueue import enqueue, replay
+from assay.errors import StoreDataError
 from assay.pipeline import Judges
 from assay.queue import Queue, encode_batch
 from assay.records import Failure, Outcome, Record, Score
@@ -312,3 +315,70 @@ def test_a_batch_id_of_a_retry_is_derived_so_that_finishing_twice_adds_it_once(b
     assert retry != batch_id
     assert uuid.UUID(retry).version == 5
     assert bench.queue.depth().records == 1
+
+
+def test_a_payload_under_another_id_than_its_own_touches_no_other_batch(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.push_raw(encode_batch([record(1).to_json()], batch_id="victim", enqueued_at=time.time()), "victim")
+    bench.push_raw(encode_batch([record(2).to_json()], batch_id="victim", enqueued_at=time.time()), "other")
+    worker.work("other")
+    assert bench.ids == ["victim"]
+    bench.work_off(worker)
+    assert bench.outcomes()["safety"] == (2, 0, 0)
+    assert bench.store.dead_letters() == []
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError, RuntimeError])
+def test_a_judge_that_breaks_out_is_a_failure_of_its_record_alone(bench: Bench, error: type[BaseException]) -> None:
+    def script(rec: Record, rubric: Rubric) -> Outcome:
+        if rec.record_id == "record-1":
+            raise error
+        return Score(value=1.0, passed=True)
+
+    worker = bench.worker(script)
+    bench.push(*(record(i) for i in range(4)))
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (3, 1, 0) for rubric in RUBRICS}
+    failures = [t.failures for t in bench.store.totals()]
+    assert failures == [{"internal": 1}] * len(RUBRICS)
+    bench.push(record(9))
+    bench.work_off(worker)
+    assert bench.outcomes()["safety"] == (4, 1, 0)
+
+
+def test_a_judge_that_never_returns_is_a_timeout_in_the_end(bench: Bench) -> None:
+    policy = DeliveryPolicy(judge_deadline_seconds=0.2, max_attempts=1)
+    worker = bench.worker(delay_seconds=3600.0, policy=policy)
+    bench.push(record(1))
+    bench.work_off(worker)
+    assert bench.outcomes()["safety"] == (0, 1, 0)
+    assert [letter.reason for letter in bench.store.dead_letters()] == ["timeout"]
+
+
+class RefusingStore(Store):
+    """Refuses one record, as a database does whose columns cannot hold it."""
+
+    refused = "record-2"
+
+    def commit(self, records: Any, evaluations: Any, dead_letters: Any = (), **options: Any) -> Any:
+        if any(rec.record_id == self.refused for rec, _ in records):
+            raise StoreDataError("value out of range")
+        return super().commit(records, evaluations, dead_letters, **options)
+
+
+def test_a_record_that_the_database_refuses_is_set_aside_and_its_mates_are_scored(
+    redis_url: str, tmp_path: Path
+) -> None:
+    queue = Queue.from_url(redis_url)
+    with RefusingStore(f"sqlite:///{tmp_path}/assay.db") as store:
+        store.upgrade()
+        bench = Bench(queue, store)
+        worker = bench.worker()
+        bench.push(*(record(i) for i in range(4)))
+        bench.work_off(worker)
+        assert bench.outcomes()["safety"] == (3, 0, 0)
+        (letter,) = store.dead_letters()
+        assert (letter.reason, letter.record_id) == ("internal", "record-2")
+        assert "out of range" in letter.message
+        worker.stop()
+    queue.close()

@@ -264,6 +264,26 @@ def test_numbers_of_thousands_of_digits_are_refused() -> None:
     assert refused(raw).reason == "undecodable"
 
 
+@pytest.mark.parametrize("hard", ["9" * 4300, "9" * 4301, "-" + "9" * 4300, "9" * 5000, "[" * 3000 + "]" * 3000])
+@pytest.mark.parametrize("place", ['"x":%s', '"schema_version":%s', '"usage":{"prompt_tokens":%s}', '"input":[%s]'])
+@pytest.mark.parametrize("rest", ["", "," + json.dumps(BASE)[1:-1]])
+def test_what_can_hardly_be_read_gives_a_record_error_in_short(hard: str, place: str, rest: str) -> None:
+    error = refused("{" + place % hard + rest + "}")
+    assert error.reason in {"undecodable", "invalid", "unknown_version"}
+    assert len(str(error)) < 500
+
+
+def test_what_pydantic_reads_and_python_does_not_is_undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for unread in (ValueError("4300 digits"), RecursionError("too deep")):
+
+        def loads(_: bytes, unread: Exception = unread) -> None:
+            raise unread
+
+        with monkeypatch.context() as patch:
+            patch.setattr("assay.codec.json.loads", loads)
+            assert refused("{}").reason == "undecodable"
+
+
 def test_future_timestamps_are_refused_beyond_ten_minutes() -> None:
     raw = {**BASE, "timestamp": NOW + MAX_AHEAD}
     assert decode_record(raw, at=NOW).timestamp == NOW + MAX_AHEAD

@@ -132,3 +132,10 @@ def test_no_json_raises(value: object) -> None:
 def test_two_columns_of_one_name_are_refused() -> None:
     (row,) = rows("input,output,input\nq,a,p\n", "csv")
     assert (row.line, row.error) == (1, "two columns are called 'input': rename one")
+
+
+def test_a_rejected_row_that_was_mended_is_read_as_the_row_itself() -> None:
+    kept = {"line": 3, "error": "not JSON: ...", "row": '{"input": "q"}'}
+    assert good(json.dumps(kept)).record_id == good('{"input": "q"}').record_id
+    (row,) = rows(json.dumps({**kept, "row": "{"}))
+    assert "not JSON" in str(row.error)

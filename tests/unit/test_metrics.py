@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 
+from assay.calibration import State
 from assay.catalogue import DOCUMENTED, MetricDoc, metrics_markdown
+from assay.corrections import Reason
 from assay.errors import QueueError, SettingsError
 from assay.metrics import (
     ScoreCollector,
@@ -186,6 +189,12 @@ def test_everything_published_is_documented_and_everything_documented_is_publish
 def test_the_reference_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
     assert page.read_text() == metrics_markdown(), "write metrics_markdown() to it: make docs"
+
+
+def test_the_reference_names_every_state_and_reason() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? ?\|", metrics_markdown(), re.MULTILINE)
+    assert {reason for _, reason in rows} == set(get_args(Reason))
+    assert {state for state, _ in rows} == set(get_args(State))
 
 
 def test_the_reference_names_every_metric_and_label() -> None:

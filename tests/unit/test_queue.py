@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assay.codec import decode_record
 from assay.errors import RecordError, SettingsError
-from assay.queue import TASK, Batch, Queue, decode_batch, doorbell, encode_batch, is_doorbell
+from assay.queue import TASK, Batch, Queue, decode_batch, doorbell, encode_batch, is_batch, is_doorbell
 
 HEAD: dict[str, Any] = {"schema_version": 1, "batch_id": "b1", "enqueued_at": 1.5}
 
@@ -66,6 +69,53 @@ def test_strings_that_look_like_the_end_of_a_record() -> None:
     assert decode_batch(payload(f"[{text}]")).records == (text.encode(),)
 
 
+#: What Python's json cannot read, and what is no JSON at all.
+HARD = ["9" * 5000, "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000, "[nonsense]", '"\t"', "-", "[1,]", "{]"]
+
+
+@pytest.mark.parametrize("hard", HARD)
+def test_a_record_that_cannot_be_read_spoils_itself_only(hard: str) -> None:
+    batch = decode_batch(payload(f'[{{"a":1}}, {{"n":{hard}}} ,{hard},{{"b":2}}]'))
+    assert batch.records == (b'{"a":1}', f'{{"n":{hard}}}'.encode(), hard.encode(), b'{"b":2}')
+    for raw in batch.records[1:3]:
+        with pytest.raises(RecordError) as raised:
+            decode_record(raw)
+        assert raised.value.reason in {"undecodable", "invalid"}
+
+
+@pytest.mark.parametrize("hard", HARD)
+def test_an_unknown_field_that_cannot_be_read_spoils_nothing(hard: str) -> None:
+    text = '{"new":' + hard + "," + payload().decode()[1:]
+    assert decode_batch(text.encode()).records == (b'{"a":1}',)
+
+
+@pytest.mark.parametrize("version", ["[" * 900 + "]" * 900, "9" * 4000, '"' + "x" * 10_000 + '"'])
+def test_an_odd_version_is_told_in_short(version: str) -> None:
+    error = refused(payload().replace(b'"schema_version": 1', b'"schema_version": ' + version.encode()))
+    assert error.reason == "unknown_version"
+    assert len(str(error)) < 200
+
+
+@pytest.mark.parametrize("filling", ["[", "]", "[]", "[],", '"",', "\\n", '\\"', '"', "x", "1,", "{", '"a":{'])
+def test_batches_are_split_in_linear_time(filling: str) -> None:
+    for wrapped in ("[%s]", '["%s"]', '[["%s"]]', '["%s'):
+        started = time.process_time()
+        with contextlib.suppress(RecordError):
+            decode_batch(payload(wrapped % (filling * (1_000_000 // len(filling)))))
+        assert time.process_time() - started < 5
+
+
+def test_a_batch_and_a_record_are_told_apart() -> None:
+    assert is_batch(payload())
+    assert is_batch(payload('[{"n":' + "9" * 5000 + "}]"))
+    assert is_batch(b'{"records":null}')
+    assert not is_batch(b'{"record_id":"r","records":[]}')
+    assert not is_batch(b'{"record_id":"r"}')
+    assert not is_batch(b"[" * 3000)
+    assert not is_batch(b"\xff")
+    assert not is_batch(b"")
+
+
 def test_lone_surrogates_become_question_marks() -> None:
     (raw,) = decode_batch(encode_batch(['{"a":"\ud800"}'], batch_id="b1", enqueued_at=1.0)).records
     assert raw == b'{"a":"?"}'
@@ -97,7 +147,11 @@ def test_nan_is_no_time() -> None:
         b"\xff" + payload(),
         b"\xef\xbb\xbf" + payload(),
         b'{"records":' + b"[" * 200_000,
-        payload("[" + "9" * 5000 + "]"),
+        payload("[,1]"),
+        payload("[1:2]"),
+        payload('["a]'),
+        payload('[{"a":"b\\\\\\"}]'),
+        payload().replace(b"1.5", b"9" * 5000),
     ],
 )
 def test_undecodable(raw: bytes) -> None:

@@ -14,7 +14,7 @@ from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
 from assay.settings import load_settings
 
 if TYPE_CHECKING:
-    from assay.status import StatusRow
+    from assay.status import Status, StatusRow
 
 db = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -38,10 +38,16 @@ def status(
     report = read_status(settings, store=wiring.open_store(settings), queue=wiring.open_queue(settings), window=window)
     if as_json:
         print_json(report.as_json())
-        return
+    else:
+        _print_status(report, window)
+    if report.queue is None:
+        raise typer.Exit(1)
+
+
+def _print_status(report: Status, window: str) -> None:
     queue = report.queue
     if queue is None:
-        output.print("queue     Redis is away", highlight=False)
+        output.print("queue     Redis is away: run `assay doctor`", highlight=False)
     else:
         oldest = (
             ""

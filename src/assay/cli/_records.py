@@ -89,7 +89,7 @@ def enqueue_file(
                 bad.append((row.line, str(row.error)))
                 if len(bad) <= 20 and not as_json:
                     errors.print(escape(f"{file}:{row.line}: {row.error}"), soft_wrap=True, highlight=False)
-                keep = keep or stack.enter_context(kept.open("w", encoding="utf-8"))
+                keep = keep or _create(kept, stack)
                 keep.write(json.dumps({"line": row.line, "error": row.error, "row": row.raw}) + "\n")
 
         good = sum(1 for _ in records()) if dry_run else enqueue(records(), wiring.open_queue(settings))
@@ -128,6 +128,15 @@ def _progress(total: int | None) -> _Bar:
         TimeRemainingColumn(),
     )
     return _Bar(Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal), total)
+
+
+def _create(path: Path, stack: ExitStack) -> IO[str]:
+    try:
+        return stack.enter_context(path.open("w", encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}: bad rows cannot be kept there; name another file with --rejected"
+        ) from None
 
 
 def _open(file: str, stack: ExitStack) -> IO[bytes]:

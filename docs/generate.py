@@ -22,8 +22,8 @@ def pages() -> dict[str, str]:
 
     return {
         "metrics.md": metrics_markdown(),
-        "settings.md": "# Settings\n\nEvery setting is an environment variable; a `.env` file works too.\n"
-        "The app-side client reads its own few: see [the client](client.md).\n\n" + settings_markdown(),
+        "settings.md": "# Settings\n\nEvery setting is an environment variable. The `assay` commands also read a `.env` file.\n"
+        "The app-side client reads its own few, from the environment alone: see [the client](client.md).\n\n" + settings_markdown(),
         "commands.md": commands_markdown(),
         "client.md": client_markdown(),
         "rubric-fields.md": rubric_fields_markdown(),

@@ -265,7 +265,7 @@ def _one(command: _Command, judge: str | None, html: Path | None, save: Path | N
         if saved is not None:
             say(f"Saved as {saved}.")
         if stored:
-            say("Kept in the database: the exporter corrects by it from its next scrape on.")
+            say("Kept in the database: the exporter and the gate go by it from now on, as far as its level allows.")
     return calibrated.report.level if whole else "no_data"
 
 

@@ -87,7 +87,8 @@ class Stats:
     """What became of the interactions so far, in this process: taken = sent + dropped + buffered.
 
     `taken` are those that sampling let in. A batch whose reply was lost when the client closed counts as dropped
-    (`transport_error`), though the queue may have stored it. `rule_errors` is how often the function of a sampling rule raised.
+    (`transport_error`), though the queue may have stored it. `rule_errors` is how often the
+    function of a sampling rule raised.
     """
 
     taken: int

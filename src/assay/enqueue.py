@@ -66,7 +66,7 @@ def replay(letters: Iterable[DeadLetter], *, queue: Queue, store: Store, mended:
             continue
         for batch in _batches(record.to_json() for record in records):
             push(batch, replay=True)
-        store.mark_replayed([letter.dead_id])
+        store.mark_replayed([letter.dead_id], as_read={letter.dead_id: letter.created_at})
         result.replayed += 1
     return result
 

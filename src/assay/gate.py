@@ -284,7 +284,9 @@ class Gate:
         self._reasons[rubric.name] = decision.reason
         if decision.opens:
             self._since.setdefault(rubric.name, self._clock())
-        say = _log.info if decision.opens else _log.warning
+        # Without a gate there is nothing to tell.
+        opened = _log.debug if rubric.gate == "none" else _log.info
+        say = opened if decision.opens else _log.warning
         said = {"rubric": rubric.name, "version": rubric.revision, "judge": version.judge, "reason": decision.reason}
         say(f"rubric is {state}", extra=said)
 

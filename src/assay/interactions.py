@@ -69,6 +69,13 @@ _STRUCTURES: Final = (Mapping, *_COLLECTIONS)
 _TEXTS: Final = (str, bytes, bytearray)
 #: Plain values that take few bytes.
 _SMALL: Final = frozenset({type(None), bool, int, float, datetime, Usage, Sampling})
+#: Of our own objects, what may be long.
+_PARTS: Final[dict[type, tuple[str, ...]]] = {
+    Context: ("text", "id"),
+    Message: ("role", "content"),
+    ToolEvent: ("name", "arguments", "result", "error"),
+    Feedback: ("comment",),
+}
 #: So many nested values of an interaction are looked at for its size, which is the app's time; the rest is estimated.
 _SIZED_ITEMS: Final = 2_000
 #: What any other object counts. It becomes text on the sender's thread; finding out how long would cost the app's.
@@ -108,7 +115,7 @@ def copy_and_size(interaction: dict[str, Any]) -> int:
             continue
         if kind is not list and kind is not tuple and (kind is dict or isinstance(value, Mapping)):
             interaction[name] = items = dict(value)
-            if name == "input" and "content" in items:
+            if name == "input" and _is_message(items):
                 interaction[name] = items = _sent_of_message(items)
             for key, item in items.items():
                 size += 50 + len(key) if type(key) is str else 50
@@ -207,7 +214,7 @@ def _names(value: Any) -> Any:
 
 
 def _input(value: object) -> str | tuple[Message, ...]:
-    if isinstance(value, Message) or (isinstance(value, Mapping) and {"role", "content"} <= value.keys()):
+    if isinstance(value, Message) or (isinstance(value, Mapping) and _is_message(value)):
         value = (value,)
     if isinstance(value, _LISTS) and value and all(isinstance(turn, Message | Mapping) for turn in value):
         return tuple(turn if isinstance(turn, Message) else _message(turn) for turn in value)
@@ -285,6 +292,10 @@ def _json_ready(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else as_text(value)
 
 
+def _is_message(value: Mapping[Any, Any]) -> bool:
+    return "role" in value and "content" in value
+
+
 def _sent_of_messages(turns: tuple[Any, ...]) -> tuple[Any, ...]:
     """Messages without what no record holds; anything else unchanged."""
     for turn in turns:
@@ -316,12 +327,10 @@ def _size(stack: list[Any]) -> int:
         value = stack.pop()
         seen += 1
         kind = type(value)
-        if kind is str:
-            size += 50 + len(value)
+        if kind is str or isinstance(value, str):
+            size += 50 + str.__len__(value)
         elif kind in _SMALL:
             size += 50
-        elif isinstance(value, str):
-            size += 50 + str.__len__(value)
         elif kind is dict or isinstance(value, _STRUCTURES):
             if id(value) in containers:
                 continue  # in itself, or here for the second time
@@ -337,19 +346,9 @@ def _size(stack: list[Any]) -> int:
                     stack.extend(islice(value, room))
             except RuntimeError:  # another thread changes it
                 size += _OBJECT_BYTES
-        elif isinstance(value, Context):
-            size += 50
-            stack += (value.text, value.id)
-        elif isinstance(value, Message):
-            size += 50
-            stack += (value.role, value.content)
-        elif isinstance(value, ToolEvent):
-            stack += (value.name, value.arguments, value.result, value.error)
-        elif isinstance(value, Feedback):
-            stack.append(value.comment)
-        elif isinstance(value, bytes | bytearray):
-            size += 50 + len(value)
+        elif kind in _PARTS:
+            stack.extend([getattr(value, part) for part in _PARTS[kind]])
         else:
-            size += value.nbytes if kind is memoryview else _OBJECT_BYTES
+            size += 50 + len(value) if isinstance(value, bytes | bytearray) else _OBJECT_BYTES
     skipped += len(stack)
     return size + skipped * (size // seen) if skipped else size

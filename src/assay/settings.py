@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from assay.errors import SettingsError
@@ -132,7 +132,9 @@ class Settings(BaseSettings):
 
     # -- retention
     keep_payload_days: float = Field(14, ge=0, description="Days to keep the texts of records.")
-    keep_score_days: float = Field(90, ge=0, description="Days to keep records and scores.")
+    keep_score_days: float = Field(
+        90, ge=0, description="Days to keep records and scores: at least one, and as long as dead letters."
+    )
     keep_rollup_days: float = Field(
         400, ge=2, description="Days to keep the hourly sums behind the gauges (minute sums: two days)."
     )
@@ -164,6 +166,15 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://, such as http://localhost:11434/v1")
         return value or None
+
+    @model_validator(mode="after")
+    def _scores_outlive_dead_letters(self) -> Settings:
+        if self.keep_score_days < max(self.keep_dead_days, 1):
+            raise ValueError(
+                "ASSAY_KEEP_SCORE_DAYS must be at least 1 and not below ASSAY_KEEP_DEAD_DAYS: "
+                "a record that is replayed after its scores are deleted would count again"
+            )
+        return self
 
     @property
     def api_key(self) -> str | None:
@@ -223,7 +234,9 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"][:1]).upper()
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise SettingsError(f"ASSAY_{name}: {first['msg'].removeprefix('Value error, ')}{more}") from None
+        # What is wrong with several of them together has no place, and names them itself.
+        where = f"ASSAY_{name}: " if name else ""
+        raise SettingsError(f"{where}{first['msg'].removeprefix('Value error, ')}{more}") from None
 
 
 def settings_markdown() -> str:

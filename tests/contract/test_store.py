@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from assay.errors import ConfigError, StoreError
+from assay.errors import ConfigError, StoreDataError, StoreError
 from assay.records import Failure, NotApplicable, Record, Sampling, Score, Usage, evaluation_id, now
 from assay.store import OTHER, SCORE_BOUNDS, Committed, DeadLetter, Store, Stored
 from assay.store import _tables as tables
@@ -101,6 +101,14 @@ def test_what_is_committed_is_known(store: Store) -> None:
     assert store.existing([]) == {}
 
 
+def test_more_records_than_a_statement_takes_are_looked_up(store: Store) -> None:
+    first, last = a_record("00000"), a_record("69999")
+    commit(store, (first, 0.5), (last, A_FAILURE))
+    with statements(store) as seen:
+        assert len(store.existing([f"{index:05}" for index in range(70_000)])) == 2
+    assert len([statement for statement in seen if statement.startswith("SELECT evaluations")]) == 14
+
+
 def test_the_same_commit_again_changes_nothing_but_a_count(store: Store) -> None:
     records = [a_record(seconds=i, trace_id=f"{i:032x}") for i in range(4)]
     outcomes = [
@@ -118,6 +126,9 @@ def test_the_same_commit_again_changes_nothing_but_a_count(store: Store) -> None
     before = dump(store)
     assert store.commit(*batch) == Committed(inserted_records=0, inserted=0, duplicates=4, recovered=0)
     after = dump(store)
+    # A letter that waits has the time of its latest failure.
+    for rows in (before, after):
+        rows["dead_letters"] = [letter[:6] for letter in rows["dead_letters"]]
     assert [*before.pop("counters"), ("duplicates", "", 4)] == sorted(
         after.pop("counters"), key=lambda row: row[0] == "duplicates"
     )
@@ -612,6 +623,37 @@ def test_texts_that_no_database_holds_are_stored_all_the_same(store: Store) -> N
     assert_sums_true(store)
 
 
+def test_what_the_database_refuses_for_good_is_told_from_a_database_that_is_away(store: Store) -> None:
+    unfit = Failure(kind=None, message="a failure of no kind")  # type: ignore[arg-type]
+    with pytest.raises(StoreDataError, match="kind_of_failure_only") as caught:
+        commit(store, (a_record("a"), 0.5), (a_record("b"), unfit))
+    assert not isinstance(caught.value, StoreError)
+    assert store.counts().received == {}
+    commit(store, (a_record("a"), 0.5))
+    assert_sums_true(store)
+
+
+@pytest.mark.parametrize("claimed", [2**63 - 1, 5 * 10**18, 2**40 + 1, -1])
+def test_tokens_beyond_reason_are_unknown(store: Store, claimed: int) -> None:
+    usage = Usage(prompt_tokens=claimed, completion_tokens=claimed, cost_usd=1.7e308 if claimed > 0 else -1.0)
+    for _ in range(3):
+        commit(store, (a_record(), Score(value=1.0, passed=True, usage=usage)), (a_record(), 0.5))
+    commit(store, (a_record(), Score(value=1.0, passed=True, usage=Usage(prompt_tokens=2**40, cost_usd=2.0))))
+    (total,) = store.totals()
+    assert (total.scored, total.usage) == (7, Usage(prompt_tokens=2**40, cost_usd=2.0))
+    assert_sums_true(store)
+
+
+def test_a_total_that_is_full_stops_growing(store: Store) -> None:
+    score = Score(value=1.0, passed=True, usage=Usage(prompt_tokens=7, completion_tokens=3))
+    commit(store, (a_record(), score))
+    with connected(store) as connection:
+        connection.execute(sa.update(tables.totals).values(prompt_tokens=2**63 - 1))
+    commit(store, (a_record(), score))
+    (total,) = store.totals()
+    assert (total.scored, total.usage) == (2, Usage(prompt_tokens=2**63 - 1, completion_tokens=6))
+
+
 def test_extreme_numbers_stay_finite(store: Store) -> None:
     earliest = Record(record_id="first", timestamp=datetime.min.replace(tzinfo=UTC) + timedelta(days=2))
     offset = Record(record_id="before", timestamp=datetime.fromisoformat("0001-01-01T00:00:00+14:00"))
@@ -656,8 +698,8 @@ def a_letter(dead_id: str, reason: str = "invalid", **fields: object) -> DeadLet
 
 def test_a_dead_letter_is_kept_once_until_it_is_replayed(store: Store) -> None:
     store.commit([], [], [a_letter("abc1"), a_letter("abd2", "too_large"), a_letter("abc1")])
-    store.commit([], [], [a_letter("abc1", attempts=9)])
-    assert {letter.dead_id: letter.attempts for letter in store.dead_letters()} == {"abc1": 1, "abd2": 1}
+    store.commit([], [], [a_letter("abc1", attempts=2**40)])
+    assert {letter.dead_id: letter.attempts for letter in store.dead_letters()} == {"abc1": 2**31 - 1, "abd2": 1}
     assert store.counts().dead_kept == {"invalid": 1, "too_large": 1}
     assert store.mark_replayed(["abc1", "abc1", "unknown"]) == 1
     assert store.mark_replayed(["abc1"]) == 0
@@ -673,6 +715,20 @@ def test_a_dead_letter_is_kept_once_until_it_is_replayed(store: Store) -> None:
     assert store.dead_letter("abc1").attempts == 2
     counts = store.counts()
     assert (counts.dead_kept, counts.dead_total) == ({"invalid": 1, "too_large": 1}, {"invalid": 2, "too_large": 1})
+
+
+def test_a_dead_letter_that_fails_again_while_it_is_replayed_goes_on_waiting(store: Store) -> None:
+    store.commit([], [], [a_letter("a"), a_letter("b"), a_letter("c")])
+    read = {letter.dead_id: letter.created_at for letter in store.dead_letters()}
+    store.commit([], [], [a_letter("a", attempts=3)])
+    del read["c"]
+    assert store.mark_replayed("abc", as_read=read) == 2, "b as it was read, and c whatever happened"
+    (waiting,) = store.dead_letters()
+    assert (waiting.dead_id, waiting.attempts) == ("a", 3)
+    counts = store.counts()
+    assert (counts.dead_kept, counts.dead_total) == ({"invalid": 1}, {"invalid": 3})
+    assert store.mark_replayed(["a"], as_read={"a": waiting.created_at}) == 1
+    assert store.counts().dead_kept == {"invalid": 0}
 
 
 def test_dead_letters_are_listed_newest_first(store: Store) -> None:

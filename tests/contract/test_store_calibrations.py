@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from assay.errors import StoreError
+from assay.errors import StoreDataError, StoreError
 from assay.store import LabelRequest, RubricVersion, Store, StoredCalibration, _migrate
 from assay.store import _tables as tables
 from stores import A_FAILURE, HOUR_START, a_record, an_evaluation, commit, connected, with_payloads
@@ -361,7 +361,7 @@ def test_a_record_that_is_not_stored_is_not_picked(store: Store) -> None:
 @pytest.mark.parametrize("probability", [0.0, 1.5, -0.1])
 def test_a_probability_that_is_none_is_refused(store: Store, probability: float) -> None:
     commit(store, (a_record("r"), 1.0))
-    with pytest.raises(StoreError, match="probability"):
+    with pytest.raises(StoreDataError, match="probability"):
         store.request_labels([LabelRequest(record_id="r", rubric="relevance", probability=probability)])
 
 

@@ -691,7 +691,8 @@ def test_enqueued_batches_are_taken_once_though_their_replies_are_lost(raw: redi
 
 
 def test_replayed_batches_are_taken_once_though_their_replies_are_lost(raw: redis.Redis) -> None:
-    queue, marked = _LostReplies(raw, "q"), []
+    queue = _LostReplies(raw, "q")
+    marked: list[str] = []
     record = Record(record_id="r", timestamp=now()).to_json()
     letters = [
         SimpleNamespace(dead_id="one", payload=record.encode()),

@@ -261,6 +261,21 @@ def test_a_record_that_is_too_large(transport: MemoryTransport) -> None:
         assert (stats.sent, stats.dropped) == (1, {"too_large": 2})
 
 
+def test_the_byte_bound_counts_what_is_nested(transport: MemoryTransport) -> None:
+    transport.answering.clear()
+    with Client(transport=transport, buffer_bytes=2_000_000, close_seconds=0, flush_seconds=60) as client:
+        for number in range(100):
+            client.record(metadata={"response": {"choices": [{"message": {"content": "x" * 100_000 + str(number)}}]}})
+        assert client.stats().dropped["buffer_full"] > 70
+        transport.answering.set()
+
+
+def test_a_message_with_a_large_image_is_sent(client: Client, transport: MemoryTransport) -> None:
+    image = {"type": "image_url", "image_url": {"url": "x" * 5_000_000}}
+    client.record(input=[{"role": "user", "content": [{"type": "text", "text": "what is this"}, image]}])
+    assert sent(client, transport).input[0].content == "what is this\n[image_url]"
+
+
 def test_batches_are_bounded_in_records_and_bytes(transport: MemoryTransport) -> None:
     with Client(transport=transport, flush_seconds=60) as client:
         for _ in range(60):
@@ -532,6 +547,25 @@ def test_observe_with_names_and_fields(client: Client, transport: MemoryTranspor
     record = sent(client, transport)
     assert (record.input, record.route, record.cohort) == ("default?", "/ask", {"t": "x"})
     assert [context.text for context in record.contexts] == ["p1", "p2"]
+
+
+def test_one_context_where_a_list_is_wanted(client: Client, transport: MemoryTransport) -> None:
+    @client.observe(contexts_from="passage")
+    def answer(question: str, passage: str) -> str:
+        return ANSWER
+
+    answer(QUESTION, "passage")
+    client.record(contexts="passage")
+    with client.interaction() as it:
+        it.contexts = "passage"  # type: ignore[assignment]
+    for one in ("passage", Context(text="passage"), {"text": "passage"}):
+        with client.interaction(contexts=one, tool_events={"name": "search"}) as it:
+            it.contexts.append("added")
+            it.tool_events.append({"name": "mail"})
+    assert client.flush()
+    texts = [[context.text for context in record.contexts] for record in transport.records]
+    assert texts == [["passage"]] * 3 + [["passage", "added"]] * 3
+    assert [event.name for event in transport.records[-1].tool_events] == ["search", "mail"]
 
 
 def test_observe_a_method(client: Client, transport: MemoryTransport) -> None:

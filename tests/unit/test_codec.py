@@ -130,7 +130,7 @@ def test_round_trip(record: Record) -> None:
 
 
 @given(records)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_what_is_decoded_fits_the_published_schema(record: Record) -> None:
     jsonschema.validate(json.loads(record.to_json()), record_schema())
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import enum
 import math
 import uuid
+from collections import UserDict
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,10 @@ MOMENT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 class Colour(enum.Enum):
     RED = "red"
+
+
+class Text(str):
+    """As markup libraries have it."""
 
 
 class Model(str, enum.Enum):  # noqa: UP042 - the older way, whose str() is not its value
@@ -98,6 +103,38 @@ def test_contexts_in_many_forms() -> None:
         Context(text="c", id="2", score=1.0),
         Context(text=""),
     )
+
+
+@pytest.mark.parametrize(
+    "one", ["one passage", Context(text="one passage"), {"text": "one passage"}, UserDict({"text": "one passage"})]
+)
+def test_one_context_is_a_list_of_it(one: Any) -> None:
+    given = {"contexts": one}
+    copy_and_size(given)
+    assert record(contexts=one).contexts == record(**given).contexts == (Context(text="one passage"),)
+
+
+@pytest.mark.parametrize("one", [ToolEvent(name="search", result="x"), {"name": "search", "result": "x"}])
+def test_one_tool_event_is_a_list_of_it(one: Any) -> None:
+    given = {"tool_events": one}
+    copy_and_size(given)
+    assert record(**given).tool_events == (ToolEvent(name="search", result="x"),)
+
+
+@pytest.mark.parametrize("one", [Message(role="user", content="hi"), {"role": "user", "content": "hi", "name": "ada"}])
+def test_one_message_is_a_list_of_it(one: Any) -> None:
+    given = {"input": one}
+    copy_and_size(given)
+    assert record(input=one).input == record(**given).input == (Message(role="user", content="hi"),)
+
+
+def test_one_required_field_is_a_list_of_it() -> None:
+    assert record(required_fields="order_id").required_fields == ("order_id",)
+    assert record(required_fields={"order_id": 1, "total": 2}).required_fields == ("order_id", "total")
+
+
+def test_an_empty_text_or_mapping_is_an_empty_list() -> None:
+    assert record(contexts="", required_fields="", tool_events={}) == record()
 
 
 def test_usage_tools_and_feedback() -> None:
@@ -266,10 +303,53 @@ def test_lists_and_dicts_are_copied() -> None:
         {"metadata": {"a": {"b": "x" * 10_000}}},
         {"metadata": {"a": ["x" * 10_000]}},
         {"reference": "x" * 10_000},
+        {"reference": Text("x" * 10_000)},
+        {"contexts": [Text("x" * 10_000)]},
+        {"output": b"x" * 10_000},
+        {"metadata": {"a": {"b": [{"c": {"d": "x" * 10_000}}]}}},
+        {"metadata": {"x" * 5000: 1, "a": {"y" * 5000: 1}}},
+        {"metadata": UserDict({"a": UserDict({"b": "x" * 10_000})})},
+        {"output": {"x" * 10_000}},
+        {"feedback": Feedback(comment="x" * 10_000)},
+        {"usage": {"cost_usd": Text("x" * 10_000)}},
+        {"input": [{"role": "user", "content": [{"type": "text", "text": "x" * 10_000}]}]},
+        {"input": [{"question": "x" * 5000, "content": ["y" * 5000]}, "no message"]},
+        {"input": {"content": "x" * 5000, "other": "y" * 5000}},
     ],
 )
 def test_size_follows_the_texts(fields: dict[str, Any]) -> None:
     assert 10_000 <= copy_and_size(dict(fields)) < 12_000
+
+
+@pytest.mark.parametrize("image", [{"url": "x" * 1_000_000}, b"x" * 1_000_000])
+@pytest.mark.parametrize("one", [True, False])
+def test_what_is_not_sent_of_a_message_is_not_kept(image: object, one: bool) -> None:
+    parts = [{"type": "text", "text": "what is"}, {"type": "image_url", "image_url": image}, "this"]
+    message = {"role": "user", "content": parts, "raw": image}
+    given: dict[str, Any] = {"input": message if one else [message]}
+    assert copy_and_size(given) < 2_000
+    assert len(repr(given)) < 1_000
+    assert record(**given).input == (Message(role="user", content="what is\n[image_url]\nthis"),)
+    assert "raw" in message
+    assert "image_url" in parts[1]
+
+
+def test_size_of_very_many_values_is_estimated() -> None:
+    size = copy_and_size({"metadata": {"rows": [["x" * 100] for _ in range(50_000)]}})
+    assert 5_000_000 < size < 15_000_000
+
+
+def test_size_of_any_object_is_counted() -> None:
+    assert copy_and_size({"output": object()}) == 1_500
+    assert copy_and_size({"metadata": {"a": [object()] * 10}}) > 10_000
+
+
+def test_size_of_what_another_thread_changes() -> None:
+    class Changing(UserDict[str, str]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("changed size during iteration")
+
+    assert copy_and_size({"metadata": {"a": Changing()}}) > 1_500
 
 
 def test_size_of_what_contains_itself() -> None:

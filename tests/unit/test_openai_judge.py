@@ -131,7 +131,16 @@ class TestScores:
         )
 
     @pytest.mark.parametrize(
-        "usage", [False, {}, {"prompt_tokens": None}, {"prompt_tokens": "7"}, {"prompt_tokens": 0}]
+        "usage",
+        [
+            False,
+            {},
+            {"prompt_tokens": None},
+            {"prompt_tokens": "7"},
+            {"prompt_tokens": 0},
+            {"prompt_tokens": -1},
+            {"prompt_tokens": 2**31 + 1, "completion_tokens": 2**63 - 1},
+        ],
     )
     def test_what_the_endpoint_does_not_count_is_unknown_and_not_zero(self, server, usage):
         server.script(Reply(content=json.dumps({"relevance": level(4)}), usage=usage))

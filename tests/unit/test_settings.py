@@ -106,6 +106,15 @@ def test_a_mistake_names_the_variable_and_not_the_value_of_a_secret(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("scores", "dead"), [(7, 30), (0.5, 0.5), (0, 0)])
+def test_scores_outlive_what_can_be_replayed(scores: float, dead: float) -> None:
+    message = "^ASSAY_KEEP_SCORE_DAYS must be at least 1 and not below ASSAY_KEEP_DEAD_DAYS: .*$"
+    with pytest.raises(SettingsError, match=message):
+        load_settings(keep_score_days=scores, keep_dead_days=dead)
+    assert load_settings(keep_score_days=30, keep_dead_days=30).keep_score_days == 30
+    assert load_settings(keep_score_days=1, keep_dead_days=0).keep_score_days == 1
+
+
 def test_a_wrong_redis_url_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSAY_REDIS_URL", "reds://:hunter2@h/0")
     with pytest.raises(SettingsError) as caught:

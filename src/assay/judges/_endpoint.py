@@ -44,6 +44,8 @@ _KEEPALIVE_SECONDS = 4.0
 #: No tokenizer packs more characters into a token, runs of one character aside.
 _MOST_CHARACTERS_PER_TOKEN = 8.0
 _TOP_LOGPROBS = 5
+#: No call reads or writes more: an endpoint that says so has miscounted.
+_MOST_TOKENS = 2**31
 
 _RUN = re.compile(r"([^\w])\1+|(\w)\2{3,}")
 
@@ -358,7 +360,8 @@ def _text(content: object) -> str:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A number of tokens; None when it is none, or beyond reason."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
 
 
 def _cached(counted: Mapping[str, Any]) -> int:

@@ -72,7 +72,8 @@ class Store:
     """The score store at a database URL. Thread-safe; nothing is connected until it is used.
 
     Every method that touches the database raises StoreError when it is away, full, read-only or not migrated; nothing
-    was changed then, and the same call may be made again.
+    was changed then, and the same call may be made again. It raises StoreDataError when the database refuses what it was
+    given: nothing was changed either, and the same call can never succeed.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://user@host/name`.
@@ -117,11 +118,13 @@ class Store:
         """Outcomes that are stored of these records, by evaluation id."""
         if not record_ids:
             return {}
-        statement = sa.select(evaluations.c.evaluation_id, evaluations.c.outcome, evaluations.c.failure_kind).where(
-            evaluations.c.record_id.in_(sorted({text(record_id) for record_id in record_ids}))
-        )
+        columns = (evaluations.c.evaluation_id, evaluations.c.outcome, evaluations.c.failure_kind)
+        found: dict[uuid.UUID, Stored] = {}
         with self._database.read() as connection:
-            return {key: Stored(outcome=outcome, kind=kind) for key, outcome, kind in connection.execute(statement)}
+            for chunk in _purge.chunks(sorted({text(record_id) for record_id in record_ids}), _purge.LOOKUP_CHUNK):
+                rows = connection.execute(sa.select(*columns).where(evaluations.c.record_id.in_(chunk)))
+                found.update((key, Stored(outcome=outcome, kind=kind)) for key, outcome, kind in rows)
+        return found
 
     def commit(
         self,
@@ -137,7 +140,8 @@ class Store:
         Args:
             records: each with its wire form (JSON), which is kept apart from it and purged earlier.
             evaluations: of those records. The first outcome of an evaluation stands.
-            dead_letters: what could not be processed.
+            dead_letters: what could not be processed. One that waits already has the latest message, attempts and
+                time; one that was replayed waits again.
             duplicates: records that the caller found complete and left out; they are only counted.
             replay: a Score or NotApplicable takes the place of a stored Failure. It counts at the minute, in the label
                 set and with the weight that the failure was stored with.
@@ -346,17 +350,30 @@ class Store:
             raise ConfigError(f"{'no' if not found else 'more than one'} dead letter has an id like {dead_id!r}")
         return found[0]
 
-    def mark_replayed(self, dead_ids: Iterable[str]) -> int:
-        """Note that these are back on the queue; returns how many were waiting until now."""
+    def mark_replayed(self, dead_ids: Iterable[str], *, as_read: Mapping[str, datetime | None] | None = None) -> int:
+        """Note that these are back on the queue; returns how many were waiting until now.
+
+        Args:
+            dead_ids: ids of dead letters.
+            as_read: `created_at` by id, as the letters were read. One that has failed again since then has another,
+                and goes on waiting. An id that is not in it is marked whatever happened.
+        """
         wanted = sorted(set(dead_ids))
+        read = {key: moment for key, moment in (as_read or {}).items() if moment is not None}
 
         def work(connection: sa.Connection) -> int:
             additions = Additions(now().timestamp())
             marked = 0
             for chunk in _purge.chunks(wanted):
+                unchanged = sa.or_(
+                    dead_letters.c.dead_id.in_([key for key in chunk if key not in read]),
+                    sa.tuple_(dead_letters.c.dead_id, dead_letters.c.created_at).in_(
+                        [(key, read[key]) for key in chunk if key in read]
+                    ),
+                )
                 statement = (
                     sa.update(dead_letters)
-                    .where(dead_letters.c.dead_id.in_(chunk), dead_letters.c.replayed_at.is_(None))
+                    .where(unchanged, dead_letters.c.replayed_at.is_(None))
                     .values(replayed_at=now())
                     .returning(dead_letters.c.reason)
                 )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from assay.errors import StoreError
+from assay.errors import StoreDataError, StoreError
 from assay.records import Evaluation, Failure, Record, Score, now
 from assay.store._insert import insert_rows
 from assay.store._labels import Labels, Place, instrument_of
+from assay.store._purge import LOOKUP_CHUNK, chunks
 from assay.store._rollups import Additions, usage_value
 from assay.store._rows import Committed, DeadLetter
 from assay.store._tables import (
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from assay.store._database import Database
 
 _Row = dict[str, Any]
+#: What a letter that comes again has of its latest failure.
+_RENEWED = ("message", "attempts", "created_at")
+#: What the column holds.
+_MOST_ATTEMPTS = 2**31 - 1
 #: record id and evaluation id, as stored
 _Key = tuple[str, uuid.UUID]
 
@@ -71,10 +76,10 @@ class Batch:
         self._replay = replay
 
     def commit(self, database: Database, labels: Labels) -> Committed:
-        """Store it, or raise StoreError and store nothing."""
+        """Store it, or raise StoreError or StoreDataError and store nothing."""
         try:
             return self._commit(database, labels, now())
-        except StoreError:
+        except (StoreError, StoreDataError):
             labels.forget()
             raise
 
@@ -137,12 +142,14 @@ class Batch:
             return set()
         columns = ("record_id", "evaluation_id", "series_id", "instrument_id", "timestamp", "weight", "failure_kind")
         key_columns = (evaluations.c.record_id, evaluations.c.evaluation_id)
-        stored = connection.execute(
-            sa.select(*(evaluations.c[name] for name in columns))
-            .where(sa.tuple_(*key_columns).in_(better), evaluations.c.outcome == "failed")
-            .order_by(*key_columns)
-            .with_for_update()
-        ).all()
+        stored: list[sa.Row[Any]] = []
+        for chunk in chunks(better, LOOKUP_CHUNK):
+            stored += connection.execute(
+                sa.select(*(evaluations.c[name] for name in columns))
+                .where(sa.tuple_(*key_columns).in_(chunk), evaluations.c.outcome == "failed")
+                .order_by(*key_columns)
+                .with_for_update()
+            ).all()
         if not stored:
             return set()
         changes = []
@@ -181,7 +188,11 @@ class Batch:
         )
 
     def _insert_dead(self, connection: sa.Connection, additions: Additions, moment: datetime) -> None:
-        """New letters are kept; one that was replayed and came back waits again."""
+        """New letters are kept; one that was replayed and came back waits again.
+
+        One that waits already is renewed, but not counted: whoever has read it, and is replaying it, must see that it
+        has failed again.
+        """
         if not self._dead:
             return
         rows = [
@@ -191,15 +202,28 @@ class Batch:
                 "message": text(letter.message),
                 "payload": letter.payload,
                 "record_id": None if letter.record_id is None else text(letter.record_id),
-                "attempts": letter.attempts,
+                "attempts": min(letter.attempts, _MOST_ATTEMPTS),
                 "created_at": moment,
                 "replayed_at": None,
             }
             for letter in self._dead.values()
         ]
-        for (reason,) in insert_rows(connection, dead_letters, rows, _again):
+        counted = insert_rows(connection, dead_letters, rows, _again)
+        for _, reason in counted:
             additions.count("dead_total", reason)
             additions.count("dead_kept", reason)
+        known = {dead_id for dead_id, _ in counted}
+        # The statement before has locked these rows, so they wait still.
+        renewed = [
+            {"key": row["dead_id"], **{name: row[name] for name in _RENEWED}}
+            for row in rows
+            if row["dead_id"] not in known
+        ]
+        if renewed:
+            waiting = sa.update(dead_letters).where(
+                dead_letters.c.dead_id == sa.bindparam("key"), dead_letters.c.replayed_at.is_(None)
+            )
+            connection.execute(waiting, renewed)
 
 
 def _insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[_Row]) -> set[Any]:
@@ -217,12 +241,12 @@ def _plainly(insert: sa.Insert) -> sa.Insert:
 
 
 def _again(insert: Any) -> sa.Insert:
-    again = ("message", "attempts", "created_at", "replayed_at")
+    again = (*_RENEWED, "replayed_at")
     kept: sa.Insert = insert.on_conflict_do_update(
         index_elements=[dead_letters.c.dead_id],
         set_={name: insert.excluded[name] for name in again},
         where=dead_letters.c.replayed_at.is_not(None),
-    ).returning(dead_letters.c.reason)
+    ).returning(dead_letters.c.dead_id, dead_letters.c.reason)
     return kept
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from assay.errors import MissingExtraError, SchemaError, SettingsError, StoreError
+from assay.errors import MissingExtraError, SchemaError, SettingsError, StoreDataError, StoreError
 from assay.store._tables import dumps
 
 if TYPE_CHECKING:
@@ -29,6 +29,16 @@ BUSY_SECONDS = 30.0
 #: SQLSTATE of what a second try mends: serialization_failure, deadlock_detected, and foreign_key_violation, which means
 #: that a record was purged while an evaluation of it was being stored.
 _AGAIN = frozenset({"40001", "40P01", "23503"})
+
+#: Classes of SQLSTATE that speak of the data alone: data exception, integrity constraint violation, and program limit
+#: exceeded, such as a key that is too long for an index.
+_DATA = ("22", "23", "54")
+
+#: What else is refused for good: SQLite's limits, and values that a driver cannot hand over.
+_UNFIT = ("Error binding parameter", "cannot adapt", "too big")
+
+#: What SQLite calls a refusal that the data is not to blame for: a row that was deleted meanwhile, someone's trigger.
+_BLAMELESS = frozenset({"SQLITE_CONSTRAINT_FOREIGNKEY", "SQLITE_CONSTRAINT_TRIGGER"})
 
 _UPGRADE = "run `assay db upgrade`"
 
@@ -86,6 +96,7 @@ class Database:
 
         Raises:
             StoreError: the database is away or refuses.
+            StoreDataError: it refuses what it was asked with.
         """
         self._see_file()
         with self._translated(), self.engine.connect() as connection:
@@ -99,6 +110,7 @@ class Database:
 
         Raises:
             StoreError: the database is away or refuses; nothing was committed.
+            StoreDataError: it refuses the data; nothing was committed, and the same call can never succeed.
         """
         again = Retrying(
             retry=retry_if_exception(_is_transient),
@@ -139,10 +151,14 @@ class Database:
         try:
             yield
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise StoreError(self._explain(error)) from error
+            kind = StoreDataError if _is_about_data(error) else StoreError
+            raise kind(self._explain(error)) from error
+        except (exc.StatementError, OverflowError, UnicodeEncodeError) as error:
+            # The driver, or the type of a column, does not take a value: nothing was sent.
+            raise StoreDataError(self._explain(error)) from error
 
-    def _explain(self, error: exc.DBAPIError | exc.TimeoutError) -> str:
-        origin = error.orig if isinstance(error, exc.DBAPIError) else error
+    def _explain(self, error: Exception) -> str:
+        origin = error.orig if isinstance(error, exc.StatementError) else error
         # The first line only: what follows may quote values.
         said = (str(origin).strip().splitlines() or [type(origin).__name__])[0]
         for secret in (self.url.password, self.url.query.get("password")):
@@ -244,3 +260,15 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in _AGAIN
+
+
+def _is_about_data(error: exc.DBAPIError | exc.TimeoutError) -> bool:
+    """Whether the database refuses what it was given, and would refuse it again."""
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state.startswith(_DATA) and state not in _AGAIN
+    if isinstance(error, exc.IntegrityError):
+        return getattr(error.orig, "sqlite_errorname", None) not in _BLAMELESS
+    return isinstance(error, exc.DataError) or any(words in str(error.orig) for words in _UNFIT)

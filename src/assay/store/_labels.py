@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from assay.store._insert import insert_rows
+from assay.store._purge import LOOKUP_CHUNK, chunks
 from assay.store._tables import instruments, series, text
 
 if TYPE_CHECKING:
@@ -183,9 +184,11 @@ def _make_instruments(connection: sa.Connection, missing: Sequence[Instrument]) 
     rows = [dict(zip(_INSTRUMENT_COLUMNS, key, strict=True), digest=_digest(key)) for key in missing]
     insert_rows(connection, instruments, rows, _do_nothing)
     columns = [instruments.c[name] for name in ("instrument_id", *_INSTRUMENT_COLUMNS)]
-    of_these = instruments.c.digest.in_([row["digest"] for row in rows])
-    found = connection.execute(sa.select(*columns).where(of_these))
-    return {(row[1], row[2], row[3], row[4], row[5]): row[0] for row in found}
+    found: dict[Instrument, int] = {}
+    for chunk in chunks([row["digest"] for row in rows], LOOKUP_CHUNK):
+        for row in connection.execute(sa.select(*columns).where(instruments.c.digest.in_(chunk))):
+            found[row[1], row[2], row[3], row[4], row[5]] = row[0]
+    return found
 
 
 _INSTRUMENT_COLUMNS = ("rubric", "rubric_version", "rubric_hash", "judge", "judge_fingerprint")

@@ -35,6 +35,9 @@ MINUTE_DAYS = 2.0
 #: Rows, or records with all that is of them, in one transaction: some milliseconds, during which commits wait.
 _CHUNK = 500
 
+#: Keys in one question: a database takes only so many parameters (PostgreSQL 65,535, SQLite 32,766).
+LOOKUP_CHUNK = 5_000
+
 #: Between two chunks; others write meanwhile.
 _PAUSE_SECONDS = 0.005
 

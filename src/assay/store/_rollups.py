@@ -35,6 +35,10 @@ SUMS = (
 BUCKETS = tuple(f"bucket_{index}" for index in range(len(SCORE_BOUNDS)))
 TOTALS = ("scored", "failed", "not_applicable", "recovered", "value_sum", *BUCKETS)
 USAGE = ("prompt_tokens", "completion_tokens", "cost_usd")
+#: Of one evaluation. Whatever claims more would, added up, overflow what a database can hold.
+_MOST = {"prompt_tokens": 2**40, "completion_tokens": 2**40, "cost_usd": 1e9}
+#: Where a total of tokens stops growing, far below its overflow.
+_FULL = 2**62
 _NO_SUMS: dict[str, float] = {name: 0.0 if name.startswith("sum_") else 0 for name in SUMS}
 _NO_TOTALS: dict[str, Any] = {**dict.fromkeys(TOTALS, 0), "value_sum": 0.0, **dict.fromkeys(USAGE)}
 
@@ -145,9 +149,10 @@ class Additions:
 
 
 def usage_value(outcome: Outcome, name: str) -> Any:
-    """A number of the outcome's usage that a database can hold, or None."""
+    """A number of the outcome's usage that can be added up for ever, or None: what is beyond reason is unknown."""
     value = getattr(outcome.usage, name)
-    return number(value) if name == "cost_usd" else integer(value)
+    known = number(value) if name == "cost_usd" else integer(value)
+    return known if known is not None and 0 <= known <= _MOST[name] else None
 
 
 def _row(table: sa.Table, key: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +169,10 @@ def _add(insert: Any) -> sa.Insert:
         if table is exemplars or column.name in {"updated_at", "last_scored_at"}:
             changes[column.name] = sa.func.coalesce(new[column.name], column)
         elif column.nullable:
-            changes[column.name] = sa.func.coalesce(column + new[column.name], new[column.name], column)
+            total = column + new[column.name]
+            if isinstance(column.type, sa.BigInteger):
+                total = sa.case((column > _FULL, column), else_=total)
+            changes[column.name] = sa.func.coalesce(total, new[column.name], column)
         else:
             changes[column.name] = column + new[column.name]
     only = new.timestamp >= exemplars.c.timestamp if table is exemplars else None

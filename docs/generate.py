@@ -22,8 +22,10 @@ def pages() -> dict[str, str]:
 
     return {
         "metrics.md": metrics_markdown(),
-        "settings.md": "# Settings\n\nEvery setting is an environment variable. The `assay` commands also read a `.env` file.\n"
-        "The app-side client reads its own few, from the environment alone: see [the client](client.md).\n\n" + settings_markdown(),
+        "settings.md": "# Settings\n\nEvery setting is an environment variable. "
+        "The `assay` commands also read a `.env` file.\n"
+        "The app-side client reads its own few, from the environment alone: see [the client](client.md).\n\n"
+        + settings_markdown(),
         "commands.md": commands_markdown(),
         "client.md": client_markdown(),
         "rubric-fields.md": rubric_fields_markdown(),
@@ -42,7 +44,8 @@ def commands_markdown() -> str:
     lines = [
         "# Commands",
         "",
-        "What `--help` prints. Exit codes: 0 done, 1 something outside is away, 2 a mistake to mend.",
+        "What `--help` prints. Exit codes: 0 done, 1 something outside is away, 2 a mistake to mend; and where",
+        "a command says so, 3 for no and 4 for not known.",
         "",
     ]
     names: list[list[str]] = []

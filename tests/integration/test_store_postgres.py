@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from assay.errors import StoreError
+from assay.errors import StoreDataError, StoreError
 from assay.store import Committed, DeadLetter, Store
 from assay.store import _tables as tables
 from servers import PostgresServer, free_port
@@ -131,6 +131,31 @@ def test_trying_again_has_an_end(store: Store) -> None:
     with pytest.raises(StoreError, match="synthetic refusal"):
         commit(store, (a_record(), 0.5))
     assert dump(store) == before
+
+
+@pytest.mark.parametrize("state", ["22003", "22P05", "23514", "54000"])
+def test_a_refusal_of_the_data_is_no_fault_of_the_database(store: Store, state: str) -> None:
+    _refuse_counters(store, state, times=1)
+    with pytest.raises(StoreDataError, match="synthetic refusal"):
+        commit(store, (a_record(), 0.5))
+    commit(store, (a_record(), 0.5))
+    assert store.totals()[0].scored == 1
+
+
+def test_a_text_that_the_encoding_of_the_database_lacks_is_refused_for_good(postgres_server: PostgresServer) -> None:
+    url = sa.make_url(postgres_server.create_database())
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+    engine.dispose()
+    with Store(url.set(database="latin").render_as_string(hide_password=False)) as store:
+        store.upgrade()
+        with pytest.raises(StoreDataError):
+            commit(store, (a_record(input="\u4e2d"), 0.5))
+        commit(store, (a_record(), 0.5))
+        assert store.totals()[0].scored == 1
 
 
 def test_another_refusal_is_not_tried_again(store: Store) -> None:

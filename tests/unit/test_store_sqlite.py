@@ -10,9 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 
-from assay.errors import MissingExtraError, SettingsError, StoreError
+from assay.errors import MissingExtraError, SettingsError, StoreDataError, StoreError
 from assay.records import Record
 from assay.store import Store
 from assay.store._database import Database
@@ -204,6 +205,21 @@ def test_errors_quote_no_values(store: Store) -> None:
     while error is not None:
         assert "own words" not in str(error)
         error = error.__cause__ or error.__context__
+
+
+def test_what_sqlite_cannot_hold_is_no_fault_of_the_database(store: Store) -> None:
+    with pytest.raises(StoreDataError, match="too large"):
+        store.rollups(0, 3600 * 2**70)
+    with pytest.raises(StoreDataError, match="not supported"), store._database.read() as connection:
+        connection.exec_driver_sql("SELECT ?", (object(),))
+
+    def limited(connection: sa.Connection) -> None:
+        connection.connection.driver_connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
+        connection.exec_driver_sql("SELECT ?", ("x" * 2_000,))
+
+    with pytest.raises(StoreDataError, match="too big"):
+        store._database.write(limited)
+    store.close()
 
 
 def test_a_commit_is_on_the_disk(store: Store, path: Path) -> None:

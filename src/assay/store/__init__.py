@@ -72,8 +72,8 @@ class Store:
     """The score store at a database URL. Thread-safe; nothing is connected until it is used.
 
     Every method that touches the database raises StoreError when it is away, full, read-only or not migrated; nothing
-    was changed then, and the same call may be made again. It raises StoreDataError when the database refuses what it was
-    given: nothing was changed either, and the same call can never succeed.
+    was changed then, and the same call may be made again. It raises StoreDataError when the database refuses what it
+    was given: nothing was changed either, and the same call can never succeed.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://user@host/name`.

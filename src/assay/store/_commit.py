@@ -209,10 +209,10 @@ class Batch:
             for letter in self._dead.values()
         ]
         counted = insert_rows(connection, dead_letters, rows, _again)
-        for _, reason in counted:
-            additions.count("dead_total", reason)
-            additions.count("dead_kept", reason)
-        known = {dead_id for dead_id, _ in counted}
+        for row in counted:
+            additions.count("dead_total", row.reason)
+            additions.count("dead_kept", row.reason)
+        known = {row.dead_id for row in counted}
         # The statement before has locked these rows, so they wait still.
         renewed = [
             {"key": row["dead_id"], **{name: row[name] for name in _RENEWED}}

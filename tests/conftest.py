@@ -1,5 +1,7 @@
 """Fixtures that every test may use."""
 
+import signal
+
 from servers import (  # noqa: F401
     _shared_postgres,
     _shared_redis,
@@ -8,3 +10,7 @@ from servers import (  # noqa: F401
     redis_server,
     redis_url,
 )
+
+# A shell that runs the tests in the background has them ignore SIGINT, and every process that they start would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

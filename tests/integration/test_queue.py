@@ -695,16 +695,21 @@ def test_replayed_batches_are_taken_once_though_their_replies_are_lost(raw: redi
     marked: list[str] = []
     record = Record(record_id="r", timestamp=now()).to_json()
     letters = [
-        SimpleNamespace(dead_id="one", payload=record.encode()),
-        SimpleNamespace(dead_id="batch", payload=encode_batch([record, record], batch_id="b", enqueued_at=1.0)),
-        SimpleNamespace(dead_id="deep", payload=encode_batch(["[" * 3000], batch_id="b", enqueued_at=1.0)),
-        SimpleNamespace(dead_id="long", payload=b"9" * 5000),
+        SimpleNamespace(dead_id="one", created_at=now(), payload=record.encode()),
+        SimpleNamespace(
+            dead_id="batch", created_at=now(), payload=encode_batch([record, record], batch_id="b", enqueued_at=1.0)
+        ),
+        SimpleNamespace(
+            dead_id="deep", created_at=now(), payload=encode_batch(["[" * 3000], batch_id="b", enqueued_at=1.0)
+        ),
+        SimpleNamespace(dead_id="long", created_at=now(), payload=b"9" * 5000),
         SimpleNamespace(
             dead_id="new",
+            created_at=now(),
             payload=b'{"new":%s,%s' % (b"9" * 5000, encode_batch([record], batch_id="b", enqueued_at=1.0)[1:]),
         ),
     ]
-    store: Any = SimpleNamespace(mark_replayed=marked.extend)
+    store: Any = SimpleNamespace(mark_replayed=lambda ids, **_: marked.extend(ids))
     result = replay(cast("Any", letters), queue=queue, store=store)
     assert marked == ["one", "batch", "new"]
     assert (result.replayed, [dead_id for dead_id, _ in result.refused]) == (3, ["deep", "long"])

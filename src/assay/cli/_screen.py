@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +17,8 @@ from assay.windows import Estimate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: results; where no terminal says how wide it is, nothing is squeezed
-output = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+#: results; where there is no terminal to fit into, nothing is squeezed
+output = Console(width=None if sys.stdout.isatty() else 160)
 #: progress and errors, so that results can be piped
 errors = Console(stderr=True)
 

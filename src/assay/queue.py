@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 #: Name of the Celery task that a doorbell calls, with the batch id as its only argument.
 TASK: Final = "assay.score_batch"
-#: Name of the task that deletes what is older than the settings keep.
-PURGE_TASK: Final = "assay.purge"
+#: Name of the task that does a chore of the workers, with its name as the only argument.
+CHORE_TASK: Final = "assay.chore"
 #: The most records that one batch may hold.
 MAX_BATCH_RECORDS: Final = 25
 #: The most bytes of one record's JSON, and of a whole batch.
@@ -226,8 +226,8 @@ def is_doorbell(item: bytes) -> bool:
         readable = all(isinstance(delivery[name], str) for name in ("exchange", "routing_key"))
         readable &= isinstance(properties["delivery_tag"], str) and message["content-type"] == "application/json"
         headers = message["headers"]
-        expected = {TASK: 1, PURGE_TASK: 0}[headers["task"]]
-        readable &= isinstance(headers["id"], str) and kwargs == {} and len(args) == expected
+        readable &= isinstance(headers["id"], str) and headers["task"] in (TASK, CHORE_TASK)
+        readable &= kwargs == {} and len(args) == 1
         return bool(readable and all(isinstance(arg, str) for arg in args))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False

@@ -17,17 +17,18 @@ import redis
 from celery import Celery, signals
 from celery.beat import Scheduler, Service
 from celery.exceptions import CPendingDeprecationWarning
-from celery.schedules import crontab
+from celery.schedules import schedule
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel, Transport
 
 from assay import logs
-from assay.errors import QueueError
-from assay.queue import PURGE_TASK, TASK, is_doorbell
+from assay.errors import AssayError, QueueError
+from assay.queue import CHORE_TASK, TASK, is_doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
+    from assay.chores import Chore
     from assay.queue import Queue
     from assay.settings import Settings
     from assay.worker import Worker
@@ -40,26 +41,54 @@ def celery_url(redis_url: str) -> str:
     return redis_url.replace("unix://", "redis+socket://", 1)
 
 
-def build_app(settings: Settings, worker: Worker, queue: Queue, purge: Callable[[], object]) -> Celery:
-    """A Celery app whose one queue is `settings.queue` and whose tasks call `worker` and `purge`."""
+def chore_queue(queue: str) -> str:
+    """Where chores are rung for: apart from the doorbells, so that a backlog of records does not hold them up."""
+    return f"{queue}.chores"
+
+
+def build_app(settings: Settings, worker: Worker, queue: Queue, chores: Sequence[Chore] = ()) -> Celery:
+    """A Celery app that consumes `settings.queue`, where records are rung for, and `chore_queue` beside it."""
     url = celery_url(settings.broker_url)
     app = Celery("assay", broker=url, set_as_current=False)
     app.conf.update(_configuration(settings))
+    app.conf.beat_schedule = {chore.name: _ring(settings, chore) for chore in chores}
+    by_name = {chore.name: chore for chore in chores}
     if not url.startswith("redis+"):  # there the URL names the transport
         app.conf.broker_transport = _transport(queue)
 
-    @app.task(name=TASK, acks_late=True, reject_on_worker_lost=True)
+    @app.task(name=TASK, shared=False, acks_late=True, reject_on_worker_lost=True)
     def score_batch(batch_id: str) -> None:
         worker.work(batch_id)
 
-    @app.task(name=PURGE_TASK, acks_late=False)
-    def purge_old() -> None:
-        # Every worker's clock rings at the same minute: the first one purges.
-        with redis.Redis.from_url(settings.broker_url, socket_timeout=5.0) as client:
-            if client.set(f"assay:{settings.queue}:purging", socket.gethostname(), nx=True, ex=3600):
-                purge()
+    @app.task(name=CHORE_TASK, shared=False, acks_late=False)
+    def do_chore(name: str) -> None:
+        # Of another version of assay, while one takes over from the other: its own workers do it.
+        if (chore := by_name.get(name)) is not None:
+            _do(chore, settings)
 
     return app
+
+
+def _ring(settings: Settings, chore: Chore) -> dict[str, Any]:
+    return {
+        "task": CHORE_TASK,
+        "args": (chore.name,),
+        "schedule": schedule(chore.every_seconds),
+        "options": {"queue": chore_queue(settings.queue), "expires": max(chore.every_seconds, 10.0)},
+    }
+
+
+def _do(chore: Chore, settings: Settings) -> None:
+    """Do a chore, unless a worker has done it within the time that it is due in."""
+    try:
+        with redis.Redis.from_url(settings.broker_url, socket_timeout=5.0) as client:
+            # A little less than the time between two rings: clocks do not beat alike.
+            held = int(chore.every_seconds * 900)
+            if not client.set(f"assay:{settings.queue}:chore:{chore.name}", socket.gethostname(), nx=True, px=held):
+                return
+        chore.run()
+    except (AssayError, redis.RedisError) as error:
+        _log.warning("a chore waits", extra={"chore": chore.name, "error": str(error)})
 
 
 def _transport(queue: Queue) -> type[Transport]:
@@ -108,9 +137,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
             "retry_on_timeout": True,
         },
         "timezone": "UTC",
-        "beat_schedule": {
-            "purge": {"task": PURGE_TASK, "schedule": crontab(minute="23", hour="*"), "options": {"expires": 1800}}
-        },
     }
 
 
@@ -128,7 +154,7 @@ def run(app: Celery, settings: Settings, worker: Worker) -> int:
             hostname=f"assay-{os.getpid()}@{socket.gethostname()}",
             pool="threads",
             concurrency=settings.concurrency,
-            queues=[settings.queue],
+            queues=[settings.queue, chore_queue(settings.queue)],
             loglevel=settings.log_level.upper(),
             without_gossip=True,
             without_mingle=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from assay.chores import Chore
 from assay.gate import Gate
 from assay.judges import JudgeSettings
 from assay.pipeline import Judges
@@ -103,6 +104,11 @@ def build_worker(settings: Settings, *, queue: Queue, store: Store, metrics: Wor
             max_record_bytes=settings.max_record_bytes,
         ),
     )
+
+
+def build_chores(settings: Settings, store: Store) -> list[Chore]:
+    """What the workers do now and then."""
+    return [Chore("purge", 3600.0, lambda: purge(settings, store))]
 
 
 def purge(settings: Settings, store: Store) -> dict[str, int]:

@@ -45,7 +45,7 @@ def worker(
     server = None
     if settings.worker_metrics_port is not None:
         server = serve_worker(metrics, host=settings.worker_metrics_host, port=settings.worker_metrics_port)
-    app = tasks.build_app(settings, scorer, queue, lambda: wiring.purge(settings, store))
+    app = tasks.build_app(settings, scorer, queue, wiring.build_chores(settings, store))
     try:
         code = tasks.run(app, settings, scorer)
     finally:

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench docs clean
+.PHONY: help install demo test servers check format bench docs clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,23 @@ demo: install ## Watch it work: no key, server or Docker needed
 	@$(BIN)/assay demo
 
 test: install ## Run every test; what needs a server that is not installed is skipped, or fails when CI is set
-	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+servers: $(foreach server,phoenix mlflow ddapm,.servers/$(server)/.installed) ## Install real trace stores (Phoenix, MLflow, a test agent) for the tests, 1.2 GB
+
+# Each in an environment of its own: they would not agree with ours, nor with each other. uv, as pip takes minutes.
+.servers/phoenix/.installed: PACKAGE := arize-phoenix==20.26.1
+.servers/mlflow/.installed: PACKAGE := mlflow==3.17.2
+.servers/ddapm/.installed: PACKAGE := ddapm-test-agent==1.69.1
+.servers/%/.installed: | .servers/uv/bin/uv
+	@echo "Installing $(PACKAGE) into $(@D)"
+	@.servers/uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(@D)
+	@.servers/uv/bin/uv pip install --quiet --python $(@D)/bin/python $(PACKAGE)
+	@touch $@
+
+.servers/uv/bin/uv:
+	@$(PYTHON) -m venv .servers/uv
+	@.servers/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 check: install ## Lint, type-check, check imports and generated docs
 	$(BIN)/ruff check .
@@ -47,6 +63,7 @@ bench: install ## Measure: the client in an app, a scrape against stored scores,
 	$(BIN)/python benchmarks/client_cost.py
 	$(BIN)/python benchmarks/scrape.py
 	$(BIN)/python benchmarks/calibrate.py
+	$(BIN)/python benchmarks/outbox.py
 
 clean: ## Remove what make and the tests leave behind
 	rm -rf $(VENV) .assay build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

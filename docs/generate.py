@@ -19,6 +19,7 @@ def pages() -> dict[str, str]:
     from assay.codec import record_schema
     from assay.rubrics import rubric_fields_markdown, rubric_schema
     from assay.settings import settings_markdown
+    from assay.sinks import sinks_markdown
 
     return {
         "metrics.md": metrics_markdown(),
@@ -26,6 +27,7 @@ def pages() -> dict[str, str]:
         "The `assay` commands also read a `.env` file.\n"
         "The app-side client reads its own few, from the environment alone: see [the client](client.md).\n\n"
         + settings_markdown(),
+        "sinks.md": sinks_markdown(),
         "commands.md": commands_markdown(),
         "client.md": client_markdown(),
         "rubric-fields.md": rubric_fields_markdown(),

@@ -10,6 +10,7 @@ from servers import (  # noqa: F401
     redis_server,
     redis_url,
 )
+from trace_servers import mlflow, phoenix  # noqa: F401
 
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from assay.defects import ALL
 from assay.scales import MAX_CLAIMS, MAX_LEVEL, MAX_WEIGHT
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ DIMENSIONS = get_args(Dimension)
 REQUIRABLE = ("input", "output", "contexts", "reference", "tool_events")
 
 #: Fields whose change gives scores a new identity. `name` is among them because the judge is shown it.
-HASHED = frozenset({"name", "dimension", "requires", "instructions", "scale", "pass_threshold", "ask"})
+HASHED = frozenset({"name", "dimension", "requires", "instructions", "scale", "pass_threshold", "ask", "defects"})
 
 _NAME = {
     "type": "string",
@@ -255,6 +256,15 @@ SCHEMA: dict[str, Any] = {
             "description": "`together`: in one call with the other rubrics of its judge, which costs less. `alone`: in "
             "a call of its own, undisturbed by the others.",
             "examples": ["together"],
+        },
+        "defects": {
+            "type": "array",
+            "uniqueItems": True,
+            "items": {"type": "string", "enum": list(ALL), "examples": ["off_topic"]},
+            "default": list(ALL),
+            "description": "[Classes](defects.md) that an output which does not pass can be put into. The judge chooses "
+            "among them in the same call; one alone needs no choice, and `[]` asks for none.",
+            "examples": [["retrieval_miss", "unsupported_generation"]],
         },
         "judge": _JUDGE,
         "calibration": _prose("Calibration file that belongs to this rubric.", 500, "calibration/relevance.json"),

@@ -92,8 +92,8 @@ class Node:
         return self.value
 
 
-def read(path: Path) -> tuple[Node | None, list[Mistake]]:
-    """The tree of a file, or None, and what is wrong with its YAML. No more than MAX_BYTES are read."""
+def read(path: Path, what: str = "rubric") -> tuple[Node | None, list[Mistake]]:
+    """The tree of a file that holds a `what`, or None, and what is wrong with its YAML. Reads at most MAX_BYTES."""
     try:
         if not path.is_file():
             return None, [Mistake(None, None, "is not a file" if path.exists() else "does not exist: check the path")]
@@ -102,27 +102,27 @@ def read(path: Path) -> tuple[Node | None, list[Mistake]]:
     except OSError as error:
         return None, [Mistake(None, None, f"cannot be read: {error.strerror}")]
     if len(raw) > MAX_BYTES:
-        return None, [Mistake(None, None, f"is larger than {MAX_BYTES:,} bytes: no rubric needs that much, shorten it")]
+        return None, [Mistake(None, None, f"is larger than {MAX_BYTES:,} bytes: no {what} needs that much, shorten it")]
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         return None, [Mistake(line, None, f"is not UTF-8 (byte 0x{raw[error.start]:02x}): save it as UTF-8")]
-    return parse(text)
+    return parse(text, what)
 
 
-def parse(text: str) -> tuple[Node | None, list[Mistake]]:
+def parse(text: str, what: str = "rubric") -> tuple[Node | None, list[Mistake]]:
     """The tree of one YAML document, or None, and its mistakes; see `read`."""
     control = _CONTROL.search(text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
         return None, [Mistake(line, None, f"holds the control character {control[0]!a}: remove it")]
-    builder = _Builder()
+    builder = _Builder(what)
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
     except _TooDeepError as error:
-        builder.note(error.line, f"is nested deeper than {MAX_DEPTH} levels: a rubric needs four")
+        builder.note(error.line, f"is nested deeper than {MAX_DEPTH} levels: a {what} needs four")
     except MarkedYAMLError as error:
         builder.note(*_syntax(error))
     except (YAMLError, ValueError, OverflowError, AssertionError) as error:
@@ -131,7 +131,7 @@ def parse(text: str) -> tuple[Node | None, list[Mistake]]:
     else:
         if builder.root is not None and builder.root.kind != "null":
             return builder.root, builder.mistakes
-        builder.note(None, "is empty: write the fields of a rubric")
+        builder.note(None, f"is empty: write the fields of a {what}")
     return None, builder.mistakes
 
 
@@ -144,7 +144,8 @@ class _TooDeepError(Exception):
 class _Builder:
     """Builds the tree from events, without recursion; what is refused is noted and stands in it as refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self.root: Node | None = None
         self.mistakes: list[Mistake] = []
         #: the collections that are open, and of each the key that waits for its value
@@ -159,7 +160,7 @@ class _Builder:
         if isinstance(event, DocumentStartEvent):
             self._documents += 1
             if self._documents == 2:
-                self.note(line, "a second document starts here: write one rubric a file")
+                self.note(line, f"a second document starts here: write one {self._what} a file")
         elif isinstance(event, SequenceEndEvent | MappingEndEvent):
             self._open.pop()
         elif isinstance(event, AliasEvent):

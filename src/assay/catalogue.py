@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from assay.signals import NUMBERS, WORDS, YES_NO
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _Type = Literal["counter", "gauge", "histogram", "info"]
-_Process = Literal["exporter", "worker"]
+_Process = Literal["exporter", "worker", "collector"]
 
 #: The label set of everything that is about scores; the declared cohort labels come after it.
 SCORE_LABELS = ("app", "rubric", "rubric_version", "judge")
@@ -40,7 +42,9 @@ class MetricDoc:
         """All labels, with the declared cohort labels where they apply."""
         if not self.cohort:
             return self.labels
-        return (*SCORE_LABELS, *cohort_labels, *self.labels[len(SCORE_LABELS) :])
+        # They come after what they have in common with scores.
+        common = sum(name in SCORE_LABELS for name in self.labels)
+        return (*self.labels[:common], *cohort_labels, *self.labels[common:])
 
 
 def _exporter(name: str, type_: _Type, help_: str, *labels: str, cohort: bool = False) -> MetricDoc:
@@ -49,6 +53,10 @@ def _exporter(name: str, type_: _Type, help_: str, *labels: str, cohort: bool = 
 
 def _worker(name: str, type_: _Type, help_: str, *labels: str) -> MetricDoc:
     return MetricDoc(name=name, type=type_, help=help_, labels=labels, process="worker")
+
+
+def _collector(name: str, type_: _Type, help_: str, *labels: str) -> MetricDoc:
+    return MetricDoc(name=name, type=type_, help=help_, labels=labels, process="collector")
 
 
 def _windowed(prefix: str, of: str, *, cohort: bool) -> tuple[MetricDoc, ...]:
@@ -115,10 +123,76 @@ def _measured(name: str, what: str) -> tuple[MetricDoc, ...]:
     )
 
 
+def _with_interval(name: str, what: str, *labels: str) -> tuple[MetricDoc, ...]:
+    """A gauge of each label set with its interval, which is there only where there are enough records for one."""
+    return (
+        _exporter(name, "gauge", what, *labels, cohort=True),
+        _exporter(f"{name}_ci_lower", "gauge", "Lower bound of its 95 % interval.", *labels, cohort=True),
+        _exporter(f"{name}_ci_upper", "gauge", "Upper bound of its 95 % interval.", *labels, cohort=True),
+    )
+
+
 #: Every metric that assay publishes, in the order of the reference.
 DOCUMENTED: tuple[MetricDoc, ...] = (
     *_windowed("assay_", "interactions with this label set", cohort=True),
     *_windowed("assay_app_", "all interactions of the app", cohort=False),
+    *_with_interval(
+        "assay_signal_share",
+        "Estimated share of interactions that show a signal, weighted by 1 / sampling probability; no judge is asked.",
+        "app",
+        "signal",
+        "window",
+    ),
+    *_with_interval(
+        "assay_signal_mean",
+        "Estimated mean of a signal that is a number, weighted by 1 / sampling probability.",
+        "app",
+        "signal",
+        "window",
+    ),
+    _exporter(
+        "assay_signal_effective_records",
+        "gauge",
+        "Equally weighted records that would tell as much about the signal: guard alerts with it.",
+        "app",
+        "signal",
+        "window",
+        cohort=True,
+    ),
+    *_with_interval(
+        "assay_cost_per_interaction_usd",
+        "Estimated mean cost of an interaction to its app, in US dollars, where records say it.",
+        "app",
+        "window",
+    ),
+    *_with_interval(
+        "assay_cost_per_passed_interaction_usd",
+        "What all interactions cost for each one that passes the rubric, in US dollars.",
+        "app",
+        "rubric",
+        "window",
+    ),
+    _exporter(
+        "assay_input_shift_p_value",
+        "gauge",
+        "Probability of so different an input in the last 24 whole hours, had nothing changed since the reference.",
+        "app",
+        "feature",
+    ),
+    _exporter(
+        "assay_input_shift_psi",
+        "gauge",
+        "Population stability index of the input against the reference week: how large the difference is.",
+        "app",
+        "feature",
+    ),
+    _exporter(
+        "assay_input_shift_psi_critical",
+        "gauge",
+        "Index above which the difference is more than chance, at a level of 0.001.",
+        "app",
+        "feature",
+    ),
     _exporter(
         "assay_window_pending_records",
         "gauge",
@@ -150,6 +224,38 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "Evaluations of records that the rubric does not apply to.",
         *SCORE_LABELS,
         "reason",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_defects_total",
+        "counter",
+        "Scores that did not pass, by what was wrong with the answer; less the moved ones: of the class now.",
+        *SCORE_LABELS,
+        "defect",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_defects_weighted_total",
+        "counter",
+        "Interactions that they stand for: sum of 1 / sampling probability.",
+        *SCORE_LABELS,
+        "defect",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_defects_moved_total",
+        "counter",
+        "Of those, what a person has put into another class since, where it is counted again.",
+        *SCORE_LABELS,
+        "defect",
+        cohort=True,
+    ),
+    _exporter(
+        "assay_defects_moved_weighted_total",
+        "counter",
+        "Interactions that the moved ones stand for: sum of 1 / sampling probability.",
+        *SCORE_LABELS,
+        "defect",
         cohort=True,
     ),
     _exporter(
@@ -195,6 +301,27 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _exporter("assay_client_dropped_total", "counter", "Records that clients dropped.", "app", "reason"),
     _exporter("assay_dead_letters_waiting", "gauge", "Dead letters kept and not replayed.", "reason"),
     _exporter("assay_dead_letters_total", "counter", "Records set aside as dead letters.", "reason"),
+    _exporter("assay_outbox_waiting", "gauge", "Evaluations that are owed to a sink and not delivered yet.", "sink"),
+    _exporter(
+        "assay_outbox_oldest_seconds",
+        "gauge",
+        "How long the oldest of them has been owed; 0 when there is none.",
+        "sink",
+    ),
+    _exporter(
+        "assay_outbox_rejected",
+        "gauge",
+        "Evaluations set aside: the sink refused them, or was tried for too long.",
+        "sink",
+    ),
+    _exporter(
+        "assay_sink_writes_total",
+        "counter",
+        "Evaluations by what came of each try: delivered, retried, rejected, expired (given up), or skipped (nothing "
+        "to attach it to).",
+        "sink",
+        "outcome",
+    ),
     _exporter("assay_series", "gauge", "Label sets (app and cohort labels) in use; bounded by ASSAY_MAX_SERIES."),
     _exporter(
         "assay_series_overflow_total",
@@ -262,6 +389,71 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     *_measured("assay_judge_fail_recall", "Of what people fail, the share that the judge flags"),
     *_measured("assay_judge_fail_precision", "Of what the judge flags, the share that people fail"),
     *_measured("assay_judge_youden", "Youden's J: how much of a true change the raw pass ratio shows"),
+    _exporter(
+        "assay_change_evidence",
+        "gauge",
+        "Log of the e-value that the pass ratio has dropped; absent while the detector learns what is usual.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_change_threshold",
+        "gauge",
+        "Evidence at which there is an alarm: log of the records to a false one, by ASSAY_CHANGE_FALSE_ALARM_DAYS.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_change_alarm",
+        "gauge",
+        "1 from a drop of the pass ratio until it has recovered, or the new level was accepted; else 0.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_change_reference_ratio",
+        "gauge",
+        "Pass ratio that the detector holds the stream to: the objective, or the 99 % lower bound of what was usual.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter("assay_change_records_total", "counter", "Scores shown to the detector.", *SCORE_LABELS, cohort=True),
+    _exporter(
+        "assay_change_kept_records_total",
+        "counter",
+        "Scores that the detector used: thinned so that all weigh the same.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_change_late_records_total",
+        "counter",
+        "Scores that came after the detector had read their minute, such as those of a backfill; it never sees them.",
+        *SCORE_LABELS,
+        cohort=True,
+    ),
+    _exporter(
+        "assay_change_position_timestamp_seconds",
+        "gauge",
+        "The detectors have read all interactions before this moment.",
+    ),
+    _exporter(
+        "assay_drift_verdict",
+        "gauge",
+        "1 for whose fault a change is, else 0: none, product, judge, or unknown while no canary can tell.",
+        *INSTRUMENT_LABELS,
+        "verdict",
+    ),
+    _exporter("assay_canary_age_seconds", "gauge", "Age of the latest canary run.", *INSTRUMENT_LABELS),
+    _exporter("assay_canary_records", "gauge", "Records of the latest canary run with a score.", *INSTRUMENT_LABELS),
+    _exporter(
+        "assay_canary_difference",
+        "gauge",
+        "Pass ratio of the same fixed records, now less at the first run: what the judge itself has moved by.",
+        *INSTRUMENT_LABELS,
+    ),
+    _exporter("assay_canary_difference_ci_lower", "gauge", "Lower bound of its 99 % interval.", *INSTRUMENT_LABELS),
+    _exporter("assay_canary_difference_ci_upper", "gauge", "Upper bound of its 99 % interval.", *INSTRUMENT_LABELS),
     _exporter("assay_up", "gauge", "1 if the exporter could read the component at this scrape.", "component"),
     _exporter("assay_exporter_errors_total", "counter", "Reads of a component that failed.", "component"),
     _exporter("assay_exporter_read_seconds", "gauge", "Time that reading the component took.", "component"),
@@ -287,6 +479,22 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _worker("assay_retries_total", "counter", "Records sent back to be judged again, by failure kind.", "kind"),
     _worker("assay_score_lag_seconds", "histogram", "Time from an interaction to its stored evaluations."),
     _worker("assay_commit_seconds", "histogram", "Time that one transaction of the store took."),
+    # -- the receiver of traces
+    _collector(
+        "assay_collect_requests_total",
+        "counter",
+        "OTLP requests: ok, partial (some spans rejected), busy (asked to come again), bad, too_large, unauthorized.",
+        "outcome",
+    ),
+    _collector("assay_collect_spans_total", "counter", "Spans and log events that were kept, or rejected.", "outcome"),
+    _collector(
+        "assay_collect_calls_total",
+        "counter",
+        "Model calls in them: recorded (given to the client), no_content, no_answer, nested, judge, unreadable.",
+        "outcome",
+    ),
+    _collector("assay_collect_waiting_spans", "gauge", "Spans that wait for the rest of their trace."),
+    _collector("assay_collect_waiting_bytes", "gauge", "About how many bytes they take."),
 )
 
 
@@ -301,9 +509,13 @@ def metrics_markdown() -> str:
             "\n## The exporter\n\n",
             *_table("exporter"),
             _REFERENCE_REASONS,
+            *_signals(),
             "\n## A worker\n\n",
             _REFERENCE_WORKER,
             *_table("worker"),
+            "\n## The receiver of traces\n\n",
+            _REFERENCE_COLLECTOR,
+            *_table("collector"),
         ]
     )
 
@@ -315,6 +527,18 @@ def _table(process: _Process) -> Iterator[str]:
             names = [f"`{name}`" for name in doc.label_names(["*"] if doc.cohort else [])]
             labels = ", ".join(names).replace("`*`", "*cohort*")
             yield f"| `{doc.name}` | {doc.type} | {labels} | {doc.help} |\n"
+
+
+def _signals() -> Iterator[str]:
+    yield "### Signals\n\n`signal` is one of these, see [signals](../howto/signals.md).\n\n"
+    yield "| signal | of | what it is |\n|---|---|---|\n"
+    for name, meaning in YES_NO.items():
+        yield f"| `{name}` | share | {meaning} |\n"
+    for name, known in WORDS.items():
+        yield f"| `{name}_*` | share | one of: {', '.join(known)} |\n"
+    for name, unit in NUMBERS.items():
+        kind = "`assay_cost_per_interaction_usd`" if name == "cost_usd" else "mean"
+        yield f"| `{name}` | {kind} | {unit} |\n"
 
 
 _REFERENCE_HEAD = """\
@@ -344,6 +568,12 @@ _REFERENCE_REASONS = """
 | `refused` | `small_window` | fewer than 30 effective records |
 | `refused` | `mixed_judges` | two configurations of a judge of this name scored in the window |
 | `refused` | `judge_changed` | the judge reads what its calibration cannot explain |
+
+"""
+
+_REFERENCE_COLLECTOR = """\
+Served by `assay collect` beside `/v1/traces`; they begin at 0 with the process. What its clients took, sent and dropped
+is with the exporter, as for every app.
 
 """
 

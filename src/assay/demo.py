@@ -29,6 +29,7 @@ from rich.text import Text
 from assay import wiring
 from assay.client import Client
 from assay.codec import decode_record
+from assay.defects import MEANINGS
 from assay.dev import child, local_stack
 from assay.errors import ProcessError
 from assay.records import Score, Usage
@@ -242,6 +243,8 @@ def _report(store: Store, *, since: float, console: Console, directory: Path) ->
         ):
             body.append(f"{name:10} ", style="bold").append(f"{text}\n")
         body.append(f"{worst.evaluation.rubric} {score.value:.2f}  ", style="bold red").append(score.explanation)
+        if score.defect is not None:
+            body.append("\ndefect     ", style="bold").append(f"{score.defect}: {MEANINGS[score.defect]}")
         console.print(Panel(body, title="The least faithful answer, and why", title_align="left"))
     start, end = window_bounds(time.time(), _WINDOW_SECONDS)
     table = Table(

@@ -12,6 +12,8 @@ from assay import tasks, wiring
 from assay.errors import AssayError, ConfigError, QueueError, SchemaError, StoreError
 from assay.pipeline import evaluate
 from assay.records import Context, Failure, Record, Usage, now
+from assay.sinks import open_sink
+from assay.store import OutboxDepth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _CLOCK_TOLERANCE_SECONDS = 2.0
 _DISK_TOLERANCE_BYTES = 500_000_000
+_LONG_OWED_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,35 @@ def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
         yield Finding("rubrics", "wrong", str(error), "mend the file; `assay rubrics check` lists every mistake")
     else:
         yield Finding("rubrics", "ok", ", ".join(f"{r.name} {r.revision}" for r in rubrics))
+    yield from _sinks(settings)
     yield from _judge(settings, rubrics, ask_judge=ask_judge)
+
+
+def _sinks(settings: Settings) -> Iterator[Finding]:
+    """Whether each sink is configured, and takes what it is owed. Nothing is sent."""
+    for name in settings.sinks:
+        try:
+            open_sink(name).close()
+        except ConfigError as error:
+            yield Finding("sinks", "wrong", str(error), "mend it: docs/reference/sinks.md has the settings")
+    try:
+        with wiring.open_store(settings) as store:
+            depths = store.outbox_depths()
+    except (ConfigError, StoreError):
+        return  # the check of the database says so
+    for name in sorted({*depths, *settings.sinks}):
+        depth = depths.get(name, OutboxDepth(waiting=0, rejected=0, oldest_at=None))
+        if depth.waiting and name not in settings.sinks:
+            mend = f"add it to ASSAY_SINKS, or wait {settings.sink_deadline_hours:g} h: then they are set aside"
+            yield Finding("sinks", "warning", f"{name}: {depth.waiting} wait, but it is not in ASSAY_SINKS", mend)
+        elif depth.oldest_at is not None and (now() - depth.oldest_at).total_seconds() > _LONG_OWED_SECONDS:
+            message = f"{name}: {depth.waiting} wait, the first since {depth.oldest_at:%Y-%m-%d %H:%M} UTC"
+            yield Finding("sinks", "warning", message, f"see why: assay outbox list --sink {name} --state waiting")
+        elif name in settings.sinks:
+            yield Finding("sinks", "ok", f"{name}: {depth.waiting} wait, {depth.writes.get('delivered', 0)} delivered")
+        if depth.rejected:
+            mend = f"see why: assay outbox list --sink {name} --state rejected; then: assay outbox retry --sink {name}"
+            yield Finding("sinks", "warning", f"{name}: {depth.rejected} were set aside", mend)
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -10,13 +10,16 @@
     │  └ MissingExtraError an optional dependency: `pip install assay[worker]`
     ├ RecordError          this record can never be scored as it is; it is kept as a dead letter
     ├ JudgeError           a judge call that gave no verdict; carries the failure kind
+    │  └ BudgetSpentError  it was not made, because a budget does not allow it
     ├ VerdictError         a judge answered, but not with a verdict of the scale
     ├ NoVerdictsError      not one labelled record has a verdict: nothing can be measured
     ├ ProcessError         a process that this one started ended by itself
     ├ QueueError           Redis is away or refuses writes; the caller tries again later
     ├ StoreError           the database is away or refuses writes; the caller tries again later
     │  └ SchemaError       it is there, but its tables are not those that this assay needs
-    └ StoreDataError       the database refuses what it was given; the same call can never succeed
+    ├ StoreDataError       the database refuses what it was given; the same call can never succeed
+    ├ SinkError            a sink is away or refuses us; the caller tries again later
+    └ SourceError          a trace store is away, refuses us, or answers with what cannot be read
 
 Standard library only: the app-side client imports this module.
 """
@@ -117,7 +120,8 @@ class JudgeError(AssayError):
     """A judge call gave no verdict.
 
     `kind` says why and decides whether another try can help (`records.TRANSIENT`); `retry_after_seconds`
-    is what the endpoint asked for, if anything; `usage` is what the failed call cost all the same.
+    is what the endpoint asked for, if anything; `usage` is what the failed call cost all the same; `free` says that
+    for certain no model ran.
     """
 
     def __init__(
@@ -127,11 +131,21 @@ class JudgeError(AssayError):
         *,
         retry_after_seconds: float | None = None,
         usage: Usage | None = None,
+        free: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.retry_after_seconds = retry_after_seconds
         self.usage = usage
+        self.free = free
+
+
+class BudgetSpentError(JudgeError):
+    """A call was not made, because a budget does not allow it; `rubrics` are the names that this budget covers."""
+
+    def __init__(self, message: str, *, rubrics: Sequence[str]) -> None:
+        super().__init__("budget", message, free=True)
+        self.rubrics = tuple(rubrics)
 
 
 class VerdictError(AssayError):
@@ -164,3 +178,28 @@ class SchemaError(StoreError):
 
 class StoreDataError(AssayError):
     """The database refuses what it was given; the same call can never succeed."""
+
+
+class SinkError(AssayError):
+    """A sink is away, overloaded, or refuses us: nothing of the batch counts as delivered, it is tried again later.
+
+    `after_seconds` is what the sink asked for, if anything. `suspect`: one of the batch may be what it stumbles over.
+    `unauthorized`: it does not take our credentials, which a person must mend.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after_seconds: float | None = None,
+        suspect: bool = False,
+        unauthorized: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+        self.suspect = suspect
+        self.unauthorized = unauthorized
+
+
+class SourceError(AssayError):
+    """A trace store that is pulled from is away, refuses us, or answers with what cannot be read."""

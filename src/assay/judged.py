@@ -15,6 +15,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from assay.defects import settled
 from assay.errors import SettingsError
 from assay.records import Failure, NotApplicable, Score, Usage
 
@@ -160,7 +161,8 @@ class JudgedOutcomes:
 
     def _under_this_threshold(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Score):
-            return replace(outcome, passed=outcome.value >= self._rubric.pass_threshold - _ROUNDING)
+            passed = outcome.value >= self._rubric.pass_threshold - _ROUNDING
+            return replace(outcome, passed=passed, defect=settled(passed, outcome.defect, self._rubric.defects))
         return outcome
 
 

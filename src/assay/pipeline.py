@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from assay.defects import settled
 from assay.errors import JudgeError
 from assay.judges import build_judge, resolve
 from assay.records import Evaluation, Failure, NotApplicable, Score, Usage
@@ -94,10 +96,18 @@ async def evaluate(record: Record, rubrics: Sequence[Rubric], judges: Judges) ->
             rubric_hash=rubric.hash,
             judge=judges.of(rubric).name,
             judge_fingerprint=judges.of(rubric).fingerprint,
-            outcome=outcomes[index],
+            outcome=_classed(outcomes[index], rubric),
         )
         for index, rubric in enumerate(rubrics)
     ]
+
+
+def _classed(outcome: Outcome, rubric: Rubric) -> Outcome:
+    """The outcome with a defect of the rubric's, whatever its judge made of it."""
+    if not isinstance(outcome, Score):
+        return outcome
+    defect = settled(outcome.passed, outcome.defect, rubric.defects)
+    return outcome if defect == outcome.defect else replace(outcome, defect=defect)
 
 
 def _groups(

@@ -12,9 +12,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from assay.errors import RecordError
+
+if TYPE_CHECKING:
+    from assay.defects import Defect
 
 #: Version of the JSON wire format. A worker refuses (and keeps) records of a version it does not know.
 SCHEMA_VERSION = 1
@@ -35,12 +38,14 @@ FailureKind = Literal[
     "rejected",
     "crashed",
     "internal",
+    "budget",
 ]
 #: rate_limited: 429. timeout: no answer in time. unavailable: 5xx or no connection. unauthorized: 401, 403, or an
 #: unknown URL or model. refused: the judge declined. unparsable: no verdict found in the answer, after one repair.
 #: off_scale: a verdict outside the scale, NaN included. context_overflow: the record does not fit the judge's
 #: context. truncated: the judge's answer was cut. rejected: another 4xx. crashed: judging it killed the worker
-#: again and again. internal: a bug in the judge.
+#: again and again. internal: a bug in the judge. budget: a budget did not allow the call; the same record, replayed,
+#: may be judged once there is money again.
 
 #: Kinds for which the same call may succeed later. A record that keeps failing so ends as a dead letter, for replay.
 TRANSIENT: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unavailable", "unauthorized"})
@@ -230,6 +235,8 @@ class Score:
     latency_seconds: float = 0.0
     #: the model that the endpoint says answered
     judge_model: str | None = None
+    #: what is wrong with an answer that did not pass; None where it passed, or its rubric asks for no class
+    defect: Defect | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.value <= 1.0:
@@ -277,6 +284,8 @@ class Evaluation:
     judge: str
     judge_fingerprint: str
     outcome: Outcome
+    #: in (0, 1]: with which probability the record was judged at all, once it was sampled; below 1 near a budget's cap
+    probability: float = 1.0
 
     @property
     def evaluation_id(self) -> uuid.UUID:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from assay import _yaml
 from assay._rubric_fields import DIMENSIONS, HASHED, SCHEMA, rubric_fields_markdown
 from assay._yaml import Mistake
+from assay.defects import ALL
 from assay.errors import RubricError
 from assay.scales import VERDICT_VERSION, Binary, Checklist, Claims, Item, Level, Ordinal
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from assay._rubric_fields import Ask, Dimension, Engine, GateLevel
     from assay._yaml import Node
+    from assay.defects import Defect
     from assay.records import Record
     from assay.scales import Scale
 
@@ -90,6 +92,8 @@ class Rubric:
     calibration: str | None = None
     #: level that a calibration must reach before production is scored with it
     gate: GateLevel = "none"
+    #: classes that an output which does not pass can be put into; none asks for no class
+    defects: tuple[Defect, ...] = ALL
     #: the file it was read from
     path: Path | None = None
 
@@ -102,6 +106,9 @@ class Rubric:
         """
         asked = {key: value for key, value in self.to_dict().items() if key in HASHED}
         asked["requires"] = sorted(self.requires)
+        # All of them is what every rubric asks, as the judge's fingerprint says already.
+        if set(self.defects) == set(ALL):
+            del asked["defects"]
         # As a text: the order of a schema's properties is the order in which a judge writes.
         asked["schema"] = json.dumps(self.scale.schema())
         asked |= {"prompt": self.scale.prompt(), "verdict_version": VERDICT_VERSION}
@@ -121,6 +128,7 @@ class Rubric:
         """The rubric as its file writes it, defaults included, in the order of the documented fields."""
         values: dict[str, Any] = {name: getattr(self, name) for name in SCHEMA["properties"]}
         values["requires"] = list(self.requires)
+        values["defects"] = list(self.defects)
         values["scale"] = self.scale.to_dict()
         values["pass_threshold"] = float(self.pass_threshold)
         values["judge"] = None if self.judge is None else asdict(self.judge)
@@ -165,6 +173,7 @@ class Change(NamedTuple):
 def load_rubrics(paths: Sequence[Path] | None = None) -> list[Rubric]:
     """The rubrics of files, and of the `*.yaml` and `*.yml` files of directories (not below them); None: the shipped.
 
+    A path `shipped` stands for the shipped ones too.
     A file that is named twice is read once.
 
     Raises:
@@ -240,7 +249,9 @@ def _load(paths: Sequence[Path] | None) -> tuple[list[Rubric], list[RubricError]
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path | RubricError]:
-    for path in paths:
+    for given in paths:
+        # A word for them, since nobody knows where a package lies; a file of that name is written ./shipped.
+        path = SHIPPED if str(given) == "shipped" else given
         try:
             if not path.is_dir():
                 yield path
@@ -284,6 +295,7 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
         judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
         calibration=data.get("calibration"),
         gate=data.get("gate", "none"),
+        defects=tuple(defect for defect in ALL if defect in data.get("defects", ALL)),
         path=path,
     )
 

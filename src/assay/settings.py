@@ -5,10 +5,14 @@ The app-side client reads its few variables itself, because it may not import py
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -40,7 +44,9 @@ class Settings(BaseSettings):
     )
     queue: str = Field("assay", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name of the queue in Redis.")
     rubrics: _List = Field(
-        (), description="Rubric files or directories, separated by commas. Default: the four shipped rubrics."
+        (),
+        description="Rubric files or directories, separated by commas; `shipped` stands for the four shipped rubrics, "
+        "which are the default.",
     )
 
     # -- the judge
@@ -116,6 +122,11 @@ class Settings(BaseSettings):
         description="Record fields (`route`, `model`, `prompt_version`) or cohort keys that become metric labels, "
         "separated by commas.",
     )
+    reference_week: date | None = Field(
+        None,
+        description="First day (UTC), such as `2026-03-02`, of the week that today's input is compared with. "
+        "Default: the last seven days before today and yesterday.",
+    )
     max_series: int = Field(
         200,
         ge=2,
@@ -130,6 +141,46 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Port of a worker's own `/metrics`; unset: none, 0: a free one."
     )
 
+    # -- changes, and the canary that tells the judge from the product
+    change_against: Literal["objective", "reference"] = Field(
+        "objective",
+        description="What a pass ratio must keep: the rubric's objective, or the lower 99 % bound of what was usual "
+        "where that was below it; `reference`: always that bound.",
+    )
+    change_reference_records: int = Field(
+        500, ge=50, description="Effective records from which each detector learns what is usual, before it watches."
+    )
+    change_false_alarm_days: float = Field(
+        30.0, gt=0, description="Days for each false alarm that you can live with, of all detectors together."
+    )
+    change_streams: int | None = Field(
+        None, ge=1, description="Detectors that share those false alarms. Default: as many as there are."
+    )
+    change_min_records: int = Field(
+        30, ge=1, description="Least records since a change began before it is an alarm, whatever the evidence."
+    )
+    change_recovery_records: int = Field(
+        200, ge=1, description="Least records since the mend began before an alarm is over."
+    )
+    change_seconds: float = Field(30.0, ge=1, description="How often the detectors look for minutes that have closed.")
+    change_settle_seconds: float = Field(
+        120.0, ge=0, description="How long a minute stays open for late verdicts before the detectors read it."
+    )
+    change_wait_seconds: float = Field(
+        900.0, ge=0, description="How much longer, at most, while records of it wait in the queue."
+    )
+    canary: _List = Field(
+        (),
+        description="Label files whose records are judged again and again, separated by commas: one for each rubric, "
+        "named in its first line or as `RUBRIC=FILE`. Without one no verdict can tell the judge from the product.",
+    )
+    canary_repeats: int = Field(3, ge=1, le=20, description="Times that each record of a canary is judged in a run.")
+    canary_hours: float = Field(24.0, gt=0, description="Hours between two runs; an alarm starts one at once.")
+    canary_budget_usd: float | None = Field(
+        None, ge=0, description="Most that all canaries may spend in 24 hours, in USD. Default: no bound."
+    )
+    canary_seconds: float = Field(900.0, gt=0, le=3600, description="Most time that one run may take.")
+
     # -- retention
     keep_payload_days: float = Field(14, ge=0, description="Days to keep the texts of records.")
     keep_score_days: float = Field(
@@ -140,17 +191,130 @@ class Settings(BaseSettings):
     )
     keep_dead_days: float = Field(30, ge=0, description="Days to keep dead letters.")
 
+    # -- alerting rules, see `assay alerts`
+    alert_runbook_url: str = Field(
+        "docs/runbooks",
+        min_length=1,
+        description="Where the runbooks are: the URL of your copy of docs/runbooks, which every alert links into.",
+    )
+    alert_min_records: int = Field(
+        30, ge=1, description="Least effective records in a window before its pass ratio may alert."
+    )
+    alert_budget_days: float = Field(
+        30.0, ge=15, description="Period of the error budget that an objective leaves, for the burn rates."
+    )
+    alert_calibration_days: float = Field(
+        90.0, gt=0, description="Age of the newest label above which a calibration is stale."
+    )
+    alert_pending_seconds: float = Field(
+        900.0, ge=60, description="Age of the oldest waiting record above which the evaluator is blind."
+    )
+
+    # -- collect: the receiver of traces
+    collect_host: str = Field("127.0.0.1", description="Address that `assay collect` listens on.")
+    collect_port: int = Field(
+        4318, ge=0, le=65535, description="Port that `assay collect` listens on; 0 takes a free one."
+    )
+    collect_token: SecretStr | None = Field(
+        None, description="Bearer token that every sender of traces must show. Default: none is asked for."
+    )
+    collect_max_body_bytes: int = Field(
+        16_000_000, ge=1_000, description="Most bytes of one request of traces, before and after decompression."
+    )
+    collect_max_bytes: int = Field(
+        256_000_000,
+        ge=1_000_000,
+        description="About the most bytes of spans that wait for the rest of their trace; senders are then asked to "
+        "come again.",
+    )
+    collect_wait_seconds: float = Field(
+        30.0, ge=0, le=3600, description="How long a trace is waited for after its latest span."
+    )
+    collect_settle_seconds: float = Field(
+        6.0, ge=0, le=3600, description="The same, once its root span has come: longer than exporters' batches take."
+    )
+
+    # -- sinks: where evaluations go besides the time series
+    sinks: _List = Field(
+        (),
+        description="Sinks that every evaluation is written to, separated by commas, such as `phoenix,webhook`; "
+        "the settings of each are in the reference of sinks.",
+    )
+    sink_outcomes: _List = Field(
+        ("scored", "failed"),
+        description="Which evaluations go out: `scored`, `failed` (where the sink can hold one), `not_applicable`.",
+    )
+    sink_fields: _List = Field(
+        (
+            "raw",
+            "label",
+            "explanation",
+            "message",
+            "judge_model",
+            "defect",
+            "calibration",
+            "probability",
+            "cohort",
+            "session",
+        ),
+        description="What goes out besides ids, rubric, judge, value and verdict. `input` and `output` are the texts "
+        "of the interaction, and go out only when they are named here.",
+    )
+    sink_redact: _List = Field(
+        ("secret", "email", "ip", "card", "phone"),
+        description="What is taken out of every text that goes out; `none` takes nothing out.",
+    )
+    sink_deadline_hours: float = Field(
+        24.0, gt=0, description="How long a sink is tried before what it does not take is set aside as given up."
+    )
+    sink_missing_hours: float = Field(
+        1.0, gt=0, description="How long a trace or span that a sink does not know (yet) is waited for."
+    )
+    sink_retry_max_seconds: float = Field(300.0, gt=0, description="Longest delay between two tries of one evaluation.")
+    sink_lease_seconds: float = Field(
+        60.0, ge=2, description="How long a worker may be silent before what it delivers is given to another."
+    )
+    sink_threads: int = Field(
+        2, ge=1, le=32, description="Batches of one sink that one worker process delivers at once."
+    )
+
+    # -- the weekly report
+    report_webhook: SecretStr | None = Field(
+        None,
+        description="Address of an incoming webhook (Slack's, or one that takes the same) that workers send the weekly "
+        "report to. It is a secret. Unset: none is sent.",
+    )
+    report_weekday: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = Field(
+        "monday", description="Day on which it is sent."
+    )
+    report_hour: int = Field(7, ge=0, le=23, description="Hour (UTC) at which it is sent, and its last week ends.")
+    report_weeks: int = Field(8, ge=2, le=53, description="Weeks of trend in it.")
+
     # -- logs
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto` writes JSON unless the output is a terminal."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is written.")
 
-    @field_validator("rubrics", "windows", "cohort_labels", mode="before")
+    @field_validator("rubrics", "windows", "cohort_labels", "canary", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("sinks", "sink_outcomes", "sink_fields", "sink_redact", mode="before")
+    @classmethod
+    def _split_sinks(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("sink_outcomes")
+    @classmethod
+    def _known_outcomes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(value) - {"scored", "failed", "not_applicable"}:
+            raise ValueError(f"{min(unknown)!r} is not one of scored, failed, not_applicable")
         return value
 
     @field_validator("redis_url")
@@ -159,6 +323,14 @@ class Settings(BaseSettings):
         if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
+
+    @field_validator("report_webhook")
+    @classmethod
+    def _webhook_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip().startswith(("http://", "https://")):
+            raise ValueError("must start with https:// (or http://)")
+        # An address out of a file often ends in a newline.
+        return None if value is None else SecretStr(value.get_secret_value().strip())
 
     @field_validator("judge_base_url")
     @classmethod
@@ -230,6 +402,8 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError(f"ASSAY_SECRETS_DIR: {secrets} is not a directory")
     try:
         return Settings(_secrets_dir=secrets or None, **given)  # type: ignore[call-arg, arg-type]
+    except OSError as error:
+        raise SettingsError(f".env cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"][:1]).upper()
@@ -237,6 +411,26 @@ def load_settings(**overrides: object) -> Settings:
         # What is wrong with several of them together has no place, and names them itself.
         where = f"ASSAY_{name}: " if name else ""
         raise SettingsError(f"{where}{first['msg'].removeprefix('Value error, ')}{more}") from None
+
+
+#: Read by the client alone, by a sink, or before the settings are.
+_OTHERS = ("ASSAY_ENABLED", "ASSAY_SAMPLE_RATE", "ASSAY_SECRETS_DIR", "ASSAY_USER_ID_SALT")
+_OTHERS_BEGIN = ("ASSAY_SINK_", "ASSAY_E2E_")
+
+
+def unknown_variables() -> list[str]:
+    """One line for each variable with assay's prefix, in the environment or `.env`, that nothing reads."""
+    known = {*_OTHERS, *(f"ASSAY_{name.upper()}" for name in Settings.model_fields)}
+    given = {name.upper() for name in os.environ}
+    with contextlib.suppress(OSError):  # `load_settings` says so
+        given |= {name.upper() for name in dotenv_values(".env")}
+    given = {name for name in given if name.startswith("ASSAY_")}
+    lines = []
+    for name in sorted(given - known):
+        if not name.startswith(_OTHERS_BEGIN):
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+            lines.append(f"{name} is not a setting" + (f": did you mean {near[0]}?" if near else ""))
+    return lines
 
 
 def settings_markdown() -> str:

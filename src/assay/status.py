@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from assay import tasks
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from assay.queue import Queue, QueueDepth
     from assay.settings import Settings
-    from assay.store import Rollup, Store
+    from assay.store import DefectCount, OutboxDepth, Rollup, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class StatusRow:
     not_applicable: int
     pass_ratio: Estimate | None
     score_mean: Estimate | None
+    #: what was wrong with those that did not pass: interactions that they stand for, by class, the most first
+    defects: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,8 @@ class Status:
     dead_letters: int
     dropped: Mapping[str, int]
     rows: list[StatusRow]
+    #: what is owed to each sink, by its name
+    sinks: Mapping[str, OutboxDepth] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -75,11 +81,15 @@ def read_status(settings: Settings, *, store: Store, queue: Queue, window: str =
         last_scored_at=max(last, default=None),
         dead_letters=sum(store.counts().dead_kept.values()),
         dropped=dropped,
-        rows=summarise(store.rollups(start, end)),
+        sinks=store.outbox_depths(),
+        rows=summarise(
+            store.rollups(start, end),
+            store.defect_mix(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)),
+        ),
     )
 
 
-def summarise(rollups: Iterable[Rollup]) -> list[StatusRow]:
+def summarise(rollups: Iterable[Rollup], defects: Iterable[DefectCount] = ()) -> list[StatusRow]:
     """Add rollups up over time: one row for each label set, rubric version and judge, in that order."""
     sums: dict[tuple[Any, ...], Sums] = {}
     counts: dict[tuple[Any, ...], list[int]] = {}
@@ -90,6 +100,11 @@ def summarise(rollups: Iterable[Rollup]) -> list[StatusRow]:
         count = counts.setdefault(key, [0, 0])
         count[0] += rollup.failed - rollup.recovered
         count[1] += rollup.not_applicable
+    mixes: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
+    for defect in sorted(defects, key=lambda defect: (-defect.sum_w, defect.defect)):
+        cohort = tuple(sorted(defect.cohort.items()))
+        mix = mixes[defect.app, cohort, defect.rubric, defect.rubric_version, defect.judge]
+        mix[defect.defect] = mix.get(defect.defect, 0.0) + defect.sum_w
     return [
         StatusRow(
             app=key[0],
@@ -102,6 +117,7 @@ def summarise(rollups: Iterable[Rollup]) -> list[StatusRow]:
             not_applicable=counts[key][1],
             pass_ratio=pass_ratio(total),
             score_mean=score_mean(total),
+            defects=mixes[key],
         )
         for key, total in sorted(sums.items())
     ]

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import warnings
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -75,6 +76,8 @@ def _ring(settings: Settings, chore: Chore) -> dict[str, Any]:
         "args": (chore.name,),
         "schedule": schedule(chore.every_seconds),
         "options": {"queue": chore_queue(settings.queue), "expires": max(chore.every_seconds, 10.0)},
+        # At once, not after a whole period: a worker may not live that long. The lock outlives it.
+        "last_run_at": datetime.now(UTC) - timedelta(seconds=chore.every_seconds),
     }
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from time import time
@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from assay.judges._prompt import REPLY
+from assay.defects import ALL
+from assay.judges._prompt import DEFECTS, REPLY
 from assay.records import Failure, NotApplicable, Outcome, Score
 
 if TYPE_CHECKING:
@@ -397,11 +398,21 @@ class FakeJudgeServer:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or _shape_in(body)
         verdicts = {}
         for rubric, part in schema["properties"].items():
+            if rubric == DEFECTS:
+                continue
             made = None
             if self._verdict is not None:
                 made = self._verdict(Ask(rubric=rubric, schema=part, text=text, request=body))
             verdicts[rubric] = self._instance(part, text, rubric) if made is None else made
+        if DEFECTS in schema["properties"]:
+            verdicts[DEFECTS] = self._causes(verdicts, text)
         return verdicts
+
+    def _causes(self, rubrics: Iterable[str], text: str) -> list[str]:
+        """A drawn cause for each rubric, as a judge names them; none where `bad_when` says that all is well."""
+        if self._bad_when is not None and self._bad_when not in text:
+            return []
+        return [f"{rubric}:{_random(self._seed, text.encode(), rubric, DEFECTS).choice(ALL)}" for rubric in rubrics]
 
     def _instance(self, schema: Mapping[str, Any], text: str, rubric: str) -> Any:
         """A value that is valid by this schema; grades are drawn, or the best or worst if `bad_when` says so."""
@@ -528,17 +539,16 @@ class _Shape:
         self._text = text
         self._at = 0
 
-    def value(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
-        if before is not None and self._take("..."):
-            return before
-        before = None
+    def value(self) -> dict[str, Any]:
         if self._take("{"):
             properties: dict[str, Any] = {}
+            names: list[str] = []
             while not self._take("}"):
-                name = self._literal()
-                self._take(":")
-                before = self.value(before)
-                properties[str(name)] = before
+                names.append(str(self._literal()))
+                if self._take(":"):
+                    # Names without a type have that of the next.
+                    properties |= dict.fromkeys(names, self.value())
+                    names = []
                 self._take(",")
             return {"type": "object", "properties": properties}
         if self._take("["):

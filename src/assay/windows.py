@@ -146,11 +146,14 @@ def cover(start: int, end: int) -> list[Span]:
     return [span for span in spans if span.start < span.end]
 
 
-def wilson(ratio: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % score interval of `ratio` in [0, 1] seen in `n` > 0 trials; `n` need not be whole."""
-    z2 = _Z * _Z
+def wilson(ratio: float, n: float, z: float = _Z) -> tuple[float, float]:
+    """Wilson's score interval of `ratio` in [0, 1] seen in `n` > 0 trials; `n` need not be whole.
+
+    `z` is the two-sided quantile of the normal distribution, that of 95 % by default.
+    """
+    z2 = z * z
     centre = (ratio + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * math.sqrt(ratio * (1 - ratio) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = z * math.sqrt(ratio * (1 - ratio) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # An interval always contains its point; at 0 and 1 only rounding can say otherwise.
     return max(0.0, min(ratio, centre - half)), min(1.0, max(ratio, centre + half))
 

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from assay.chores import Chore
 from assay.gate import Gate
 from assay.judges import JudgeSettings
+from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
 from assay.pipeline import Judges
 from assay.queue import Queue
+from assay.records import now
 from assay.rubrics import load_rubrics
+from assay.sinks import open_sink
 from assay.store import Store
 from assay.worker import DeliveryPolicy, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from assay.alerts import AlertPolicy
+    from assay.canary import CanaryPolicy
+    from assay.changes import ChangePolicy, Watched
     from assay.judges import JudgeObserver
     from assay.metrics import WorkerMetrics
     from assay.rubrics import Rubric
     from assay.settings import Settings
+    from assay.sinks import Sink
+    from assay.store import CanaryRun
 
 
-def open_store(settings: Settings, *, check: bool = True) -> Store:
-    """The score store.
+def open_store(settings: Settings, *, check: bool = True, sinks: Sequence[Sink] = ()) -> Store:
+    """The score store; what is committed to it is owed to `sinks`.
 
     Raises:
         StoreError: it cannot be reached, or (with `check`) is not migrated.
     """
-    store = Store(settings.store_url, cohort_labels=settings.cohort_labels, max_series=settings.max_series)
+    store = Store(
+        settings.store_url,
+        cohort_labels=settings.cohort_labels,
+        max_series=settings.max_series,
+        sinks={sink.name: owed_outcomes(sink, settings.sink_outcomes) for sink in sinks},
+    )
     if check:
         store.check()
     return store
@@ -78,7 +92,43 @@ def judge_settings(settings: Settings) -> JudgeSettings:
     )
 
 
-def build_worker(settings: Settings, *, queue: Queue, store: Store, metrics: WorkerMetrics | None) -> Worker:
+def open_sinks(settings: Settings) -> list[Sink]:
+    """The sinks that the settings name; none of them has been called yet.
+
+    Raises:
+        SettingsError: there is no such sink, or a setting of it is missing or wrong.
+    """
+    return [open_sink(name) for name in settings.sinks]
+
+
+def build_outbox(settings: Settings, store: Store, sinks: Sequence[Sink]) -> Outbox:
+    """What delivers to these sinks; `start` it before use.
+
+    Raises:
+        SettingsError: a setting of what goes out is wrong.
+    """
+    return Outbox(
+        store,
+        sinks,
+        select=Selection(store, settings.sink_fields, settings.sink_redact),
+        policy=SinkPolicy(
+            lease_seconds=settings.sink_lease_seconds,
+            retry_max_seconds=settings.sink_retry_max_seconds,
+            deadline_seconds=settings.sink_deadline_hours * 3600,
+            missing_seconds=settings.sink_missing_hours * 3600,
+            threads=settings.sink_threads,
+        ),
+    )
+
+
+def build_worker(
+    settings: Settings,
+    *,
+    queue: Queue,
+    store: Store,
+    metrics: WorkerMetrics | None,
+    outbox: Outbox | None = None,
+) -> Worker:
     """A worker over these parts; `start` it before use.
 
     Raises:
@@ -93,6 +143,7 @@ def build_worker(settings: Settings, *, queue: Queue, store: Store, metrics: Wor
         judges=lambda: build_judges(settings, gate.rubrics, metrics),
         gate=gate,
         metrics=metrics,
+        outbox=outbox,
         policy=DeliveryPolicy(
             lease_seconds=settings.lease_seconds,
             sweep_seconds=settings.sweep_seconds,
@@ -106,9 +157,125 @@ def build_worker(settings: Settings, *, queue: Queue, store: Store, metrics: Wor
     )
 
 
-def build_chores(settings: Settings, store: Store) -> list[Chore]:
+def build_chores(settings: Settings, store: Store, *, outbox: Outbox | None = None) -> list[Chore]:
     """What the workers do now and then."""
-    return [Chore("purge", 3600.0, lambda: purge(settings, store))]
+    chores = [
+        Chore("purge", 3600.0, lambda: purge(settings, store)),
+        # Also what is owed to a sink that is configured no more: nobody else would look at it.
+        Chore("expire_outbox", 60.0, lambda: expire_outbox(settings, store)),
+        Chore("watch", settings.change_seconds, lambda: watch_changes(settings, store)),
+    ]
+    if settings.canary:
+        chores.append(Chore("canary", settings.change_seconds, lambda: run_canaries(settings, store)))
+    if outbox is not None and settings.sinks:
+        # It returns at once: the sinks have threads of their own.
+        chores.append(Chore("deliver", 2.0, outbox.ring))
+    if settings.report_webhook is not None:
+        # Mostly one small read that says that it was sent.
+        chores.append(Chore("report", 15.0, lambda: send_report(settings, store)))
+    return chores
+
+
+def send_report(settings: Settings, store: Store) -> bool:
+    """Send the weekly report where it is due and was not sent yet; True when this call has sent it.
+
+    Raises:
+        StoreError: the store is away. ReportError: the webhook did not take it.
+    """
+    # numpy may come with it.
+    from assay.report_delivery import send_due
+
+    if settings.report_webhook is None:
+        return False
+    return send_due(
+        store,
+        settings.report_webhook.get_secret_value(),
+        weekday=settings.report_weekday,
+        hour=settings.report_hour,
+        weeks=settings.report_weeks,
+        fields=settings.cohort_labels,
+    )
+
+
+def change_policy(settings: Settings) -> ChangePolicy:
+    """The part of the settings that detectors decide by."""
+    from assay.changes import ChangePolicy
+
+    return ChangePolicy(
+        reference_records=settings.change_reference_records,
+        against=settings.change_against,
+        false_alarm_days=settings.change_false_alarm_days,
+        streams=settings.change_streams,
+        min_records=settings.change_min_records,
+        recovery_records=settings.change_recovery_records,
+        settle_seconds=settings.change_settle_seconds,
+        wait_seconds=settings.change_wait_seconds,
+    )
+
+
+def alert_policy(settings: Settings) -> AlertPolicy:
+    """The part of the settings that alerting rules are made of."""
+    from assay.alerts import AlertPolicy
+
+    return AlertPolicy(
+        runbook_url=settings.alert_runbook_url,
+        min_records=settings.alert_min_records,
+        budget_days=settings.alert_budget_days,
+        calibration_days=settings.alert_calibration_days,
+        pending_seconds=settings.alert_pending_seconds,
+        canary_hours=settings.canary_hours,
+    )
+
+
+def canary_policy(settings: Settings) -> CanaryPolicy:
+    """The part of the settings that canaries run by."""
+    from assay.canary import CanaryPolicy
+
+    return CanaryPolicy(
+        files=settings.canary,
+        repeats=settings.canary_repeats,
+        hours=settings.canary_hours,
+        budget_usd=settings.canary_budget_usd,
+        max_seconds=settings.canary_seconds,
+    )
+
+
+def watch_changes(settings: Settings, store: Store) -> Watched:
+    """Move the detectors over the minutes that have closed.
+
+    Raises:
+        StoreError, QueueError: the store or Redis is away. RubricError: a mistake in a rubric file.
+    """
+    # numpy comes with it.
+    from assay.changes import watch
+
+    queue = open_queue(settings)
+    try:
+        oldest = queue.depth().oldest_enqueued_at
+    finally:
+        queue.close()
+    return watch(store, read_rubrics(settings), change_policy(settings), oldest_pending=oldest)
+
+
+def run_canaries(settings: Settings, store: Store) -> list[CanaryRun]:
+    """Run the canaries that are due, and say anew whose fault a change is.
+
+    Raises:
+        StoreError: the store is away. ConfigError: rubrics, judge or ASSAY_CANARY are not configured rightly.
+    """
+    from assay.canary import run_due
+    from assay.changes import settle_verdicts
+
+    runs = run_due(store, read_rubrics(settings), judge_settings(settings), canary_policy(settings))
+    if runs:
+        settle_verdicts(store)
+    return runs
+
+
+def expire_outbox(settings: Settings, store: Store) -> int:
+    """Set aside what has been owed to a sink for longer than the settings allow; returns how many."""
+    deadline = timedelta(hours=settings.sink_deadline_hours)
+    return store.expire_outbox(now() - deadline, gave_up(deadline.total_seconds()))
 
 
 def purge(settings: Settings, store: Store) -> dict[str, int]:

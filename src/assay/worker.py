@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from assay.gate import Gate
     from assay.metrics import WorkerMetrics
+    from assay.outbox import Outbox
     from assay.pipeline import Judges
     from assay.queue import Claim, Queue
     from assay.rubrics import Rubric
@@ -91,8 +92,9 @@ class _Plan:
 class Worker:
     """Works on batches of one queue until it is stopped. Thread-safe: `work` runs on as many threads as one likes.
 
-    `judges` is called once, on the worker's event loop, because the connections of a judge belong to a loop. With a
-    `gate`, which the worker starts, `rubrics` are those of the gate and are not looked at here.
+    `judges` is called once, on the worker's event loop, because the connections of a judge belong to a loop. The worker
+    starts and stops `outbox`, and rings it when it has stored something. With a `gate`, which the worker starts,
+    `rubrics` are those of the gate and are not looked at here.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Worker:
         judges: Callable[[], Judges],
         gate: Gate | None = None,
         metrics: WorkerMetrics | None = None,
+        outbox: Outbox | None = None,
         policy: DeliveryPolicy | None = None,
     ) -> None:
         self._queue = queue
@@ -112,6 +115,7 @@ class Worker:
         self._gate = gate
         self._build_judges = judges
         self._metrics = metrics
+        self._outbox = outbox
         self._policy = policy or DeliveryPolicy()
         self._leases: set[str] = set()
         self._judging: set[asyncio.Task[list[Evaluation]]] = set()
@@ -146,9 +150,13 @@ class Worker:
             self._threads.append(threading.Thread(target=watch, name="assay-gate", daemon=True))
         for thread in self._threads:
             thread.start()
+        if self._outbox is not None:
+            self._outbox.start()
 
     def begin_stop(self) -> None:
         """Call at SIGTERM: what is in flight may finish for `shutdown_seconds`, then it is handed back."""
+        if self._outbox is not None:
+            self._outbox.begin_stop()
         timer = threading.Timer(self._policy.shutdown_seconds, self.hand_back)
         timer.daemon = True
         timer.start()
@@ -169,6 +177,8 @@ class Worker:
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=10)
+        if self._outbox is not None:
+            self._outbox.stop()
         self._portal.call(self._judges.aclose)
         self._portal_context.__exit__(None, None, None)
 
@@ -422,6 +432,8 @@ class Worker:
                 )
                 if self._metrics is not None:
                     self._metrics.commit(time.monotonic() - started)
+                if self._outbox is not None and committed.inserted + committed.recovered:
+                    self._outbox.ring()
                 return committed.inserted
         raise AssertionError("unreachable: the last attempt returns or raises")
 

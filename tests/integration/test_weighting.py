@@ -160,4 +160,4 @@ def test_a_million_cohort_values_stay_under_the_cap(tmp_path: Path) -> None:
     assert before.value("assay_series_overflow_total") == others
     assert after.value("assay_series_overflow_total") == others + 1
     assert after.value("assay_pass_ratio", app="search", tier=OTHER, window="24h") == 0.0
-    assert len(after.samples) - len(before.samples) < 100, "one more label set, not a million"
+    assert len(after.samples) - len(before.samples) < 200, "one more label set, not a million"

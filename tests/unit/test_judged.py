@@ -187,8 +187,26 @@ def test_a_models_answer_holds_under_another_threshold(tmp_path: Path) -> None:
     record = a_record()
     add(tmp_path, record, MODEL_SCORE, ordinal(pass_threshold=0.7))
     assert find(tmp_path, record, ordinal(pass_threshold=0.75)) == MODEL_SCORE
-    assert find(tmp_path, record, ordinal(pass_threshold=0.8)) == replace(MODEL_SCORE, passed=False)
+    assert find(tmp_path, record, ordinal(pass_threshold=0.8)) == replace(
+        MODEL_SCORE, passed=False, defect="unclassified"
+    )
     assert find(tmp_path, record, ordinal(pass_threshold=0.1)) == MODEL_SCORE
+
+
+def test_under_another_threshold_a_defect_goes_with_what_passes_and_stays_with_what_does_not(tmp_path: Path) -> None:
+    record, failing = a_record(), replace(MODEL_SCORE, passed=False, defect="selection")
+    add(tmp_path, record, failing, ordinal(pass_threshold=0.8))
+    assert find(tmp_path, record, ordinal(pass_threshold=0.1)) == replace(failing, passed=True, defect=None)
+    assert find(tmp_path, record, ordinal(pass_threshold=0.9)) == failing
+
+
+def test_a_kept_outcome_of_before_there_were_defects_is_read(tmp_path: Path) -> None:
+    record = a_record()
+    add(tmp_path, record, MODEL_SCORE)
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace(',"defect":null', ""))
+    assert "defect" not in path.read_text()
+    assert find(tmp_path, record) == MODEL_SCORE
 
 
 def test_a_keyless_answer_holds_under_its_own_threshold_only(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from assay.defects import settled
 from assay.errors import ConfigError, SettingsError
 from assay.judges import JudgeSettings
 from assay.judges._prices import load_prices
+from assay.judges._prompt import DEFECTS
 from assay.judging import Forecast, Instrument, JudgingPlan, JudgingResult, Tries, judge_items, plan_judging
 from assay.records import Failure, NotApplicable, Record, Score
 from assay.rubrics import JudgeSpec, Rubric, load_rubrics
@@ -108,7 +110,9 @@ def test_an_edit_of_the_threshold_asks_nobody(server: FakeJudgeServer, tmp_path:
             known = first.outcomes[name]
             assert isinstance(outcome, Score)
             assert isinstance(known, Score)
-            assert outcome == replace(known, passed=known.value >= threshold)
+            passed = known.value >= threshold
+            defect = settled(passed, known.defect, rubric.defects)
+            assert outcome == replace(known, passed=passed, defect=defect)
     assert server.traffic.calls == 12
 
 
@@ -172,7 +176,7 @@ def test_what_is_asked_together_goes_with_its_companions_and_keeps_their_outcome
         result = judge(made)
         assert all(isinstance(outcome, Score) for outcome in result.outcomes.values())
     assert server.traffic.calls == 3
-    assert all({"relevance", "safety", "verdicts"} == asked(request) for request in server.requests)
+    assert all({"relevance", "safety", "verdicts", DEFECTS} == asked(request) for request in server.requests)
 
 
 def asked(request: dict[str, Any]) -> set[str]:
@@ -184,7 +188,7 @@ def test_alone_is_another_question_in_a_call_of_its_own(server: FakeJudgeServer,
     judge(plan(records(2), tmp_path, openai(server), rubric=ordinal(), others=others))
     judge(plan(records(2), tmp_path, openai(server), rubric=ordinal(ask="alone"), others=others))
     assert server.traffic.calls == 4
-    assert [len(asked(request)) for request in server.requests] == [2, 2, 1, 1]
+    assert [len(asked(request)) for request in server.requests] == [3, 3, 2, 2]
 
 
 def test_an_edited_rubric_takes_the_place_of_the_one_of_its_name(server: FakeJudgeServer, tmp_path: Path) -> None:

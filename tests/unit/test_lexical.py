@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay._text import numbers, sentences, spelled_numbers, stems
 from assay.judges._lexical import LexicalJudge, completeness, faithfulness, relevance, safety
-from assay.judges._text import numbers, sentences, spelled_numbers, stems
 from assay.records import Message, NotApplicable, Score
 from assay.rubrics import load_rubrics
 from judging import a_record, checklist, claims, ordinal

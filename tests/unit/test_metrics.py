@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -22,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 
 from assay.calibration import State
 from assay.catalogue import DOCUMENTED, MetricDoc, metrics_markdown
+from assay.changes import ChangePolicy, watch
 from assay.corrections import Reason
 from assay.errors import QueueError, SettingsError
 from assay.metrics import (
@@ -34,7 +36,7 @@ from assay.metrics import (
 from assay.queue import QueueDepth
 from assay.records import Score, Usage
 from assay.rubrics import load_rubrics
-from assay.store import DeadLetter, RubricVersion, Store
+from assay.store import CanaryRun, DeadLetter, RubricVersion, Settled, Store
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 from calibrations import a_calibration
 from exposition import Exposition
@@ -110,7 +112,7 @@ def fill(store: Store) -> None:
     """Some of everything that the store keeps."""
     traced = a_record(seconds=ago(10), cohort={"tier": "gold"}, trace_id=TRACE, probability=0.5)
     used = Usage(prompt_tokens=900, completion_tokens=50, cost_usd=0.002)
-    commit(store, (traced, Score(value=0.3, passed=False, usage=used)))
+    commit(store, (traced, Score(value=0.3, passed=False, usage=used, defect="selection")))
     commit(store, (a_record(seconds=ago(20), cohort={"tier": "gold"}), 0.8))
     failed = a_record("again", seconds=ago(30))
     commit(store, (failed, A_FAILURE), (a_record(seconds=ago(30)), NOT_APPLICABLE))
@@ -118,6 +120,53 @@ def fill(store: Store) -> None:
     letters = [DeadLetter(dead_id=str(n), reason="invalid", message="no timestamp", payload=b"{}") for n in range(2)]
     store.commit([], [], letters, duplicates=3)
     store.mark_replayed(["0"])
+
+
+def with_signals(store: Store) -> None:
+    """Records with a cost, and enough on each day for the input to be compared with that of the days before."""
+    priced = Usage(cost_usd=0.01)
+    commit(store, *((a_record(seconds=ago(60), finish_reason="stop", usage=priced), 0.9) for _ in range(6)))
+    for day in range(9):
+        questions = ("Where is my parcel?", "How do I change the address of my order?")
+        moment = ago(86_400 * day + 2 * 3_600)
+        store.commit(with_payloads([a_record(seconds=moment, input=questions[n % 2]) for n in range(60)]), [])
+
+
+def with_outbox(store: Store) -> None:
+    """Something that is owed to a sink, and something that it refused."""
+    url = store._database.url.render_as_string(hide_password=False)
+    with Store(url, cohort_labels=["tier"], sinks={"phoenix": {"scored"}}) as owing:
+        commit(owing, (a_record("owed-1"), 0.5), (a_record("owed-2"), 0.5))
+        claimed = owing.claim_outbox("phoenix", "c", limit=1, until=datetime.now(UTC))
+        keys = [(one.annotation.record_id, one.annotation.evaluation_id) for one in claimed]
+        owing.settle_outbox("phoenix", "c", {key: Settled(outcome="rejected", reason="422") for key in keys})
+
+
+def with_changes(store: Store) -> None:
+    """A detector that has learned, and a canary that has run twice."""
+    policy = ChangePolicy(reference_records=50, settle_seconds=0)
+    watch(store, (), policy, clock=lambda: datetime.fromtimestamp(NOW, UTC))
+    (*_, stream) = store.change_streams()
+    store.save_canary(
+        CanaryRun(
+            run_id="c",
+            instrument=stream.name.instrument,
+            trigger="schedule",
+            started_at=datetime.fromtimestamp(NOW - 60, UTC),
+            finished_at=datetime.fromtimestamp(NOW, UTC),
+            cause="product",
+            reason="as before",
+            baseline=False,
+            repeats=1,
+            scores={"a": [1.0]},
+            passes={"a": [1.0]},
+            items=1,
+            compared=1,
+            difference=0.0,
+            lower=-0.01,
+            upper=0.01,
+        )
+    )
 
 
 def calibrated(store: Store) -> None:
@@ -172,6 +221,9 @@ def test_everything_published_is_documented_and_everything_documented_is_publish
 ) -> None:
     fill(store)
     calibrated(store)
+    with_signals(store)
+    with_changes(store)
+    with_outbox(store)
     queue.counted = {"accepted": 9, '["shop","taken"]': 9, '["shop","dropped:buffer_full"]': 1}
     exporter = a_collector(store, queue, rubrics=[load_rubrics()[0]])
     for process, families in (("exporter", exporter.collect()), ("worker", a_busy_worker().collect())):
@@ -252,6 +304,8 @@ def test_an_empty_window_has_no_sample_never_0(store: Store, collector: ScoreCol
     got = Exposition.of(collector.collect())
     assert {sample.name for sample in got.find("assay_window_records", window="5m")} == {"assay_window_records"}
     shown = {name for (name, labels) in got.samples if ("window", "5m") in labels}
+    # What shows without a verdict is shown without one.
+    shown = {name for name in shown if not name.startswith("assay_signal_")}
     assert shown == {
         "assay_window_records",
         "assay_window_interactions",
@@ -811,3 +865,20 @@ def test_the_collector_and_the_parser_agree_on_random_data(store: Store, collect
     assert got.value("assay_pass_ratio", window="5m") == pytest.approx(sum((y >= 0.5) / p for p, y in rows) / weight)
     assert got.value("assay_score_mean", window="5m") == pytest.approx(sum(y / p for p, y in rows) / weight)
     assert got.value("assay_pass_ratio_unweighted", window="5m") == sum(y >= 0.5 for _, y in rows) / 100
+
+
+def test_what_is_owed_to_sinks_is_published(store: Store, queue: ScriptedQueue) -> None:
+    with_outbox(store)
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in a_collector(store, queue).collect()
+        if "outbox" in family.name or "sink" in family.name
+        for sample in family.samples
+    }
+    oldest = found.pop(("assay_outbox_oldest_seconds", "phoenix"))
+    assert oldest >= 0
+    assert found == {
+        ("assay_outbox_waiting", "phoenix"): 1,
+        ("assay_outbox_rejected", "phoenix"): 1,
+        ("assay_sink_writes_total", "phoenix", "rejected"): 1,
+    }

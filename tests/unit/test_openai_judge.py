@@ -20,6 +20,7 @@ from assay.errors import SettingsError
 from assay.judges import JudgeSettings, build_judge, resolve
 from assay.judges._dialect import Dialect
 from assay.judges._errors import read_retry_after
+from assay.judges._prompt import DEFECTS
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.rubrics import JudgeSpec
 from assay.testing import FakeJudgeServer, Reply
@@ -336,7 +337,8 @@ class TestRepair:
         server.script(reply(relevance=level("five"), safety=good), reply(relevance=level(5)))
         relevance, safety = ask(server.base_url, [ordinal(), checklist()])
         assert (relevance.raw, safety.value) == (5.0, 1.0)
-        assert list(server.requests[-1]["response_format"]["json_schema"]["schema"]["properties"]) == ["relevance"]
+        again = server.requests[-1]["response_format"]["json_schema"]["schema"]
+        assert list(again["properties"]) == ["relevance", DEFECTS]
         # The repair is paid for by the one that needed it.
         assert relevance.usage.prompt_tokens > 2 * safety.usage.prompt_tokens
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 
+from assay.defects import ALL
 from assay.errors import JudgeError, RubricError, SettingsError
 from assay.judges import JudgeSettings
 from assay.pipeline import Judges, evaluate
@@ -52,7 +54,24 @@ def test_an_evaluation_says_who_judged_what_by_which_question():
     assert (evaluation.rubric, evaluation.rubric_version) == ("relevance", rubric.revision)
     assert evaluation.rubric_hash == rubric.hash
     assert (evaluation.judge, evaluation.judge_fingerprint) == ("scripted", judge.fingerprint)
-    assert evaluation.outcome == Score(value=0.5, passed=False)
+    assert evaluation.outcome == Score(value=0.5, passed=False, defect="unclassified")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "defects", "kept"),
+    [
+        (Score(value=0.5, passed=False, defect="selection"), ALL, "selection"),
+        (Score(value=0.5, passed=False), ALL, "unclassified"),
+        (Score(value=0.5, passed=False, defect="my own"), ALL, "unclassified"),
+        (Score(value=0.5, passed=False, defect="selection"), ("off_topic", "unsafe"), "unclassified"),
+        (Score(value=0.5, passed=False), ("unsafe",), "unsafe"),
+        (Score(value=0.5, passed=False, defect="selection"), (), None),
+        (Score(value=0.5, passed=True, defect="selection"), ALL, None),
+    ],
+)
+def test_whatever_a_judge_names_the_defect_is_one_of_the_rubrics(outcome, defects, kept):
+    (evaluation,) = evaluated(a_record(), [ordinal(defects=defects)], ScriptedJudge(outcome))
+    assert evaluation.outcome == replace(outcome, defect=kept)
 
 
 def test_they_come_in_the_order_of_the_rubrics_with_their_own_outcomes():

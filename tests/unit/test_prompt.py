@@ -1,15 +1,18 @@
 """What is sent to a judge model, and that no record can pretend to be part of it."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.judges._prompt import PROTOCOL, render, repair, schema, shape, system
+from assay.defects import CLASSES
+from assay.judges._prompt import DEFECTS, PROTOCOL, render, repair, schema, shape, system
 from assay.records import Message, ToolEvent
-from assay.rubrics import load_rubrics
+from assay.rubrics import load_rubrics, rubric_schema
 from judging import a_record, binary, checklist, claims, ordinal
 
 FENCE = re.compile(r"^=== (\w+) (.+) ===$", re.MULTILINE)
@@ -39,7 +42,7 @@ def test_it_holds_every_section_in_order_and_the_criteria_in_the_order_asked():
         assert text not in system_part
     assert system_part.index("# safety") < system_part.index("# relevance")
     assert "anchor 5" in system_part
-    assert user.endswith("Grade by: safety, relevance. Reply with the JSON object only.")
+    assert user.endswith("end ===\nReply with the JSON object only.")
 
 
 def test_what_is_absent_has_no_section():
@@ -106,7 +109,8 @@ def test_a_given_boundary_is_used_and_refused_where_it_would_not_hold():
 
 def test_the_schema_has_one_strict_object_per_rubric():
     made = schema([ordinal(), binary()])
-    assert made["required"] == ["relevance", "verdicts"]
+    assert made["required"] == ["relevance", "verdicts", DEFECTS]
+    assert made["properties"][DEFECTS] == {"type": "array", "items": {"type": "string"}}
     assert made["additionalProperties"] is False
     for rubric in (ordinal(), binary()):
         assert made["properties"][rubric.name] == rubric.scale.schema()
@@ -117,7 +121,7 @@ def test_the_schema_has_one_strict_object_per_rubric():
     [
         (ordinal(), '{"explanation":string,"level":1|2|3|4|5}'),
         (binary(), '{"explanation":string,"verdict":"pass"|"fail"}'),
-        (checklist(), '{"explanation":string,"items":{"polite":"yes"|"no"|"na","short":...}}'),
+        (checklist(), '{"explanation":string,"items":{"polite","short":"yes"|"no"|"na"}}'),
         (
             claims(),
             '{"claims":[{"claim":string,"quote":string,"context":integer,'
@@ -137,8 +141,48 @@ def test_the_shape_of_a_bare_type():
 def test_a_repair_names_each_fault_and_asks_for_the_faulty_ones_only():
     text = repair([ordinal()], {"relevance": "level 7 is not one of 1, 2, 3, 4, 5"})
     assert "- relevance: level 7 is not one of 1, 2, 3, 4, 5" in text
-    assert text.endswith('{"relevance":{"explanation":string,"level":1|2|3|4|5}}')
+    assert text.endswith('{"relevance":{"explanation":string,"level":1|2|3|4|5},"_defects":["criterion:cause",...]}')
     assert "safety" not in text
+
+
+def test_every_class_is_told_once_whatever_the_number_of_criteria():
+    text = system((ordinal(), checklist(), claims()))
+    for defect, words in CLASSES.items():
+        assert text.count(f"\n{defect}: {words}\n") == 1
+    assert text.index(CLASSES["unsafe"]) < text.index(f'"{DEFECTS}":["criterion:cause",...]')
+
+
+def test_a_rubric_that_narrows_its_defects_says_so_and_one_without_is_not_asked():
+    narrow, off = ordinal(defects=("selection", "off_topic")), checklist(defects=())
+    text = system((narrow, off, claims()))
+    assert "Of relevance only: selection, off_topic\n" in text
+    assert "None of safety\n" in text
+    alone = system((narrow,))
+    assert "\nselection: " in alone
+    assert "truncated" not in alone
+    assert "only" not in alone.partition(DEFECTS)[2].partition("Reply")[0]
+
+
+@pytest.mark.parametrize("defects", [(), ("unsafe",)])
+def test_where_there_is_no_choice_nothing_is_asked(defects):
+    rubrics = [checklist(defects=defects)]
+    assert DEFECTS not in system(tuple(rubrics))
+    assert DEFECTS not in repair(rubrics, {"safety": "bad"})
+    assert list(schema(rubrics)["properties"]) == ["safety"]
+
+
+def test_no_rubric_can_be_called_what_the_defects_are():
+    assert rubric_schema()["properties"]["name"]["pattern"].startswith("^[a-z]")
+    assert not DEFECTS[0].isalpha()
+
+
+def test_the_whole_prompt_of_the_four_changes_only_on_purpose():
+    golden = Path(__file__).parent / "golden" / "prompts" / "four.txt"
+    made = system(tuple(load_rubrics()))
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(made)
+    assert made == golden.read_text(), "Raise PROTOCOL, run with UPDATE_GOLDEN=1, and let the difference be reviewed."
 
 
 def test_the_four_shipped_rubrics_fit_the_budget_of_tokens():
@@ -150,7 +194,7 @@ def test_the_four_shipped_rubrics_fit_the_budget_of_tokens():
         output=word * 120,
     )
     messages = render(record, rubrics)
-    assert len(messages[0]["content"]) / 4 < 1_000
+    assert len(messages[0]["content"]) / 4 < 1_020
     assert sum(len(message["content"]) for message in messages) / 4 < 2_200
 
 
@@ -164,4 +208,4 @@ def test_the_wording_is_versioned():
     # The scales' own wording is the rubrics', and in their hash.
     for rubric in rubrics:
         sent = sent.replace(json.dumps(rubric.scale.prompt())[1:-1], "SCALE")
-    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("1", "b64c3494b7a5bbc6")
+    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("2", "a93f76dc718e1193")

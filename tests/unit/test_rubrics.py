@@ -212,6 +212,17 @@ def test_none_means_the_shipped():
     assert check_rubrics() == []
 
 
+def test_a_word_stands_for_the_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path("rubrics/examples/checklist_support_tone.yaml").resolve()
+    names = {rubric.name for rubric in load_rubrics([Path("shipped"), own])}
+    assert names == {rubric.name for rubric in load_rubrics()} | {"support_tone"}
+    # A directory of that name is still to be had.
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "own.yaml").write_bytes(own.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert [rubric.name for rubric in load_rubrics([tmp_path / "shipped"])] == ["support_tone"]
+
+
 def test_load_raises_the_first_mistake_as_a_config_error(write):
     path = write(SMALL.replace("version", "vversion"))
     with pytest.raises(RubricError) as caught:

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from assay.judges._faults import completeness_faults, leaks
+from assay._text import declines, knows_nothing
+from assay.faults import completeness_faults, leaks
 from assay.judges._rules import RulesJudge
-from assay.judges._text import declines, knows_nothing
 from assay.records import NotApplicable, ToolEvent
 from judging import a_record, checklist, claims, ordinal
 

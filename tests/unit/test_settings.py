@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from assay.errors import SettingsError
-from assay.settings import Settings, load_settings, settings_markdown
+from assay.settings import Settings, load_settings, settings_markdown, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +132,19 @@ def test_every_setting_is_described_and_in_the_table() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description
         assert f"`ASSAY_{name.upper()}`" in table
+
+
+def test_variables_that_nothing_reads_are_named_with_what_was_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert unknown_variables() == []
+    for name in ("ASSAY_JUDGE_MODEL", "ASSAY_SAMPLE_RATE", "ASSAY_SINK_ANY_URL", "JUDGE_MODLE"):
+        monkeypatch.setenv(name, "x")
+    assert unknown_variables() == []
+    monkeypatch.setenv("ASSAY_JUDGE_MODLE", "x")
+    (tmp_path / ".env").write_text("ASSAY_WHATEVER_THIS_IS=1\nASSAY_QUEUE=q\n")
+    assert unknown_variables() == [
+        "ASSAY_JUDGE_MODLE is not a setting: did you mean ASSAY_JUDGE_MODEL?",
+        "ASSAY_WHATEVER_THIS_IS is not a setting",
+    ]

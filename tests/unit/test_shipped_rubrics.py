@@ -47,6 +47,7 @@ def asked(rubric) -> str:
         f"{rubric.name} {rubric.revision}\n\n"
         f"--- instructions\n{rubric.instructions}\n\n"
         f"--- scale\n{rubric.scale.prompt()}\n\n"
+        f"--- defects\n{', '.join(rubric.defects)}\n\n"
         f"--- schema\n{json.dumps(rubric.scale.schema(), indent=1)}\n"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from assay.status import summarise
-from assay.store import Rollup
+from assay.store import DefectCount, Rollup
 
 
 def rollup(**fields: Any) -> Rollup:
@@ -63,3 +63,23 @@ def test_a_row_of_failures_alone_has_no_estimate() -> None:
     assert row.failed == 5
     assert row.pass_ratio is None
     assert row.score_mean is None
+
+
+def defect(name: str, sum_w: float, **fields: Any) -> DefectCount:
+    defaults: dict[str, Any] = {
+        "app": "shop",
+        "cohort": {},
+        "rubric": "safety",
+        "rubric_version": "1-a",
+        "judge": "lexical",
+        "n": 1,
+    }
+    return DefectCount(defect=name, sum_w=sum_w, **(defaults | fields))
+
+
+def test_defects_stand_with_their_label_set_the_most_first() -> None:
+    counts = [defect("unsafe", 2.0), defect("selection", 5.0), defect("truncated", 9.0, rubric="relevance")]
+    safety, relevance = summarise([rollup(), rollup(rubric="relevance")][::-1], counts)[::-1]
+    assert list(safety.defects.items()) == [("selection", 5.0), ("unsafe", 2.0)]
+    assert relevance.defects == {"truncated": 9.0}
+    assert summarise([rollup()])[0].defects == {}

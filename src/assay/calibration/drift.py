@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-#: none: no alarm. system: the product has changed, the judge has not. judge: the judge has. unknown: cannot be said.
-Cause = Literal["none", "system", "judge", "unknown"]
+#: none: no alarm. product: the product has changed, the judge has not. judge: the judge has. unknown: cannot be said.
+Cause = Literal["none", "product", "judge", "unknown"]
 
 #: A detector that has long since alarmed need not count further; keeps its numbers finite.
 _MOST = 1e300
@@ -161,7 +161,7 @@ class CanaryResult:
     n: int
     #: records that one of the two runs has no score of
     missing: int
-    #: judge: its scores have moved. system: they have not, by more than the margin. unknown: too few to say
+    #: judge: its scores have moved. product: they have not, by more than the margin. unknown: too few to say
     cause: Cause
 
 
@@ -197,7 +197,7 @@ def canary_compare(
     if lower > 0.0 or upper < 0.0:
         cause = "judge"
     elif -margin <= lower and upper <= margin:
-        cause = "system"
+        cause = "product"
     return CanaryResult(
         shift=shift, p_value=_p_zero(mean.value, mean.variance, mean.n), n=mean.n, missing=missing, cause=cause
     )

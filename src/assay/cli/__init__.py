@@ -10,9 +10,26 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import _calibrate, _dead, _health, _labels, _processes, _records, _rubrics
+from assay.cli import (
+    _alerts,
+    _calibrate,
+    _changes,
+    _compare,
+    _dead,
+    _defects,
+    _health,
+    _intake,
+    _labels,
+    _outbox,
+    _processes,
+    _records,
+    _report,
+    _rubrics,
+    _signals,
+)
 from assay.cli._screen import errors
 from assay.errors import AssayError, ConfigError, RecordError
+from assay.settings import unknown_variables
 
 app = typer.Typer(
     name="assay",
@@ -34,20 +51,31 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback acts on it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Score the answers of LLM applications in production: sampled records in, Prometheus series out."""
+    for line in unknown_variables():
+        errors.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 _processes.register(app)
 _records.register(app)
+_intake.register(app)
 _health.register(app)
 _calibrate.register(app)
+_compare.register(app)
+_signals.register(app)
+_report.register(app)
 app.add_typer(_rubrics.app, name="rubrics")
 app.add_typer(_labels.app, name="labels")
 app.add_typer(_dead.app, name="dead")
+app.add_typer(_alerts.app, name="alerts")
+app.add_typer(_defects.app, name="defects")
+app.add_typer(_outbox.app, name="outbox")
+app.add_typer(_changes.app, name="changes")
+app.add_typer(_changes.canary, name="canary")
 app.add_typer(_health.db, name="db")
 
 

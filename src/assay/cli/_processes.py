@@ -39,13 +39,15 @@ def worker(
     from assay.exporter import serve_worker
     from assay.metrics import WorkerMetrics
 
-    store, queue = wiring.open_store(settings), wiring.open_queue(settings)
+    sinks = wiring.open_sinks(settings)
+    store, queue = wiring.open_store(settings, sinks=sinks), wiring.open_queue(settings)
     metrics = WorkerMetrics()
-    scorer = wiring.build_worker(settings, queue=queue, store=store, metrics=metrics)
+    outbox = wiring.build_outbox(settings, store, sinks)
+    scorer = wiring.build_worker(settings, queue=queue, store=store, metrics=metrics, outbox=outbox)
     server = None
     if settings.worker_metrics_port is not None:
         server = serve_worker(metrics, host=settings.worker_metrics_host, port=settings.worker_metrics_port)
-    app = tasks.build_app(settings, scorer, queue, wiring.build_chores(settings, store))
+    app = tasks.build_app(settings, scorer, queue, wiring.build_chores(settings, store, outbox=outbox))
     try:
         code = tasks.run(app, settings, scorer)
     finally:
@@ -79,6 +81,7 @@ def exporter(
         windows=settings.windows,
         cohort_labels=settings.cohort_labels,
         rubrics=wiring.read_rubrics(settings),
+        reference_week=settings.reference_week,
     )
     # What is loaded by now stays: collecting garbage in the midst of a scrape need not look at it.
     gc.freeze()

@@ -230,6 +230,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
                 "passed": outcome.passed,
                 "raw": outcome.raw,
                 "label": outcome.label,
+                "defect": outcome.defect,
                 "explanation": outcome.explanation,
                 "details": dict(outcome.details),
             }
@@ -243,19 +244,20 @@ def _print_verdicts(evaluations: Sequence[Evaluation]) -> None:
     rows = []
     total = Usage()
     for evaluation in evaluations:
-        outcome = evaluation.outcome
+        outcome, defect = evaluation.outcome, ""
         total += outcome.usage
         match outcome:
             case Score():
                 verdict, value, why = "pass" if outcome.passed else "FAIL", f"{outcome.value:.2f}", outcome.explanation
+                defect = outcome.defect or ""
             case Failure():
                 verdict, value, why = "failed", "–", f"{outcome.kind}: {outcome.message}"
             case NotApplicable():
                 verdict, value, why = "not applicable", "–", outcome.reason
             case _:
                 assert_never(outcome)
-        rows.append((evaluation.rubric, evaluation.rubric_version, evaluation.judge, verdict, value, why))
-    print_table("Verdicts", ("rubric", "version", "judge", "verdict", "value>", "explanation"), rows)
+        rows.append((evaluation.rubric, evaluation.rubric_version, evaluation.judge, verdict, value, defect, why))
+    print_table("Verdicts", ("rubric", "version", "judge", "verdict", "value>", "defect", "explanation"), rows)
     if total.prompt_tokens is not None:
         cost = "unknown (no price for the model)" if total.cost_usd is None else f"{total.cost_usd:.6f} USD"
         output.print(f"{total.prompt_tokens} prompt + {total.completion_tokens} completion tokens, cost {cost}")

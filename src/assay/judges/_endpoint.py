@@ -22,6 +22,7 @@ from assay.errors import JudgeError
 from assay.judges import OPENAI_BASE_URL
 from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
+from assay.loopguard import HEADERS, judging
 from assay.records import Usage
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ class Endpoint:
         """The body of a 2xx, and whether it says that it is JSON."""
         client = self._connect()
         try:
-            response = await client.post("/chat/completions", cast_to=_httpx.Response, body=body)
+            with judging():
+                response = await client.post("/chat/completions", cast_to=_httpx.Response, body=body)
         except openai.APIStatusError as error:
             raise self._status_failure(error.status_code, error.response.headers, error.response.content) from None
         except _OversizedError:
@@ -228,7 +230,7 @@ class Endpoint:
                 # A local endpoint needs no key, the client wants one all the same.
                 api_key=self._settings.api_key or "none",
                 base_url=self._settings.base_url or OPENAI_BASE_URL,
-                default_headers={"accept-encoding": "identity"},
+                default_headers={"accept-encoding": "identity", **HEADERS},
                 max_retries=0,
                 timeout=None,
                 http_client=http,

@@ -17,8 +17,10 @@ from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from assay.judges._faults import completeness_faults, leaks
-from assay.judges._text import declines, knows_nothing, numbers, sentences, spelled_numbers, stems, words
+from assay._text import asked, declines, knows_nothing, numbers, sentences, spelled_numbers, stems, words
+from assay.defects import settled
+from assay.faults import completeness_faults, leaks
+from assay.judges._defects import defect_by_rule
 from assay.records import NotApplicable, Score
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ class LexicalJudge:
             label="pass" if passed else "fail",
             explanation=finding.explanation,
             details=finding.details,
+            defect=settled(passed, None if passed else defect_by_rule(record, rubric), rubric.defects),
         )
 
 
@@ -135,8 +138,8 @@ def faithfulness(record: Record) -> _Finding | str:
     known, near = _look_up(contexts, wanted, pairs)
     sources = "\n".join((*contexts, record.input_text))
     known_numbers = numbers(sources) | spelled_numbers(sources)
-    asked = set(stems(record.input_text))
-    judged = [_grounding(sentence, found, known | asked, near, known_numbers) for sentence, found in checked]
+    in_input = set(stems(record.input_text))
+    judged = [_grounding(sentence, found, known | in_input, near, known_numbers) for sentence, found in checked]
     worst = max(judged, key=lambda item: item["doubt"])
     failing = [item for item in judged if item["doubt"] > _FAITHFULNESS_CUT]
     explanation = f"{len(failing)} of {len(judged)} sentences are not grounded in the contexts, by their words"
@@ -192,7 +195,7 @@ def _look_up(
 
 def relevance(record: Record) -> _Finding | str:
     """Doubt by how little the output shares with the question, or with contexts that the question points to."""
-    question = set(stems(_question(record)))
+    question = set(stems(asked(record)))
     if not question:
         return "nothing_asked"
     answer = set(stems(record.output))
@@ -214,14 +217,14 @@ def relevance(record: Record) -> _Finding | str:
 
 def completeness(record: Record) -> _Finding | str:
     """Doubt by parts of the question that the output does not touch, and by outputs that cannot be whole."""
-    parts = [part for part in (set(stems(sentence)) for sentence in sentences(_question(record))) if part]
+    parts = [part for part in (set(stems(sentence)) for sentence in sentences(asked(record))) if part]
     if not parts:
         return "nothing_asked"
     answer = set(stems(record.output))
     untouched = [part for part in parts if not part & answer]
-    asked = set().union(*parts)
+    wanted = set().union(*parts)
     faults = completeness_faults(record)
-    doubt = 0.8 * len(untouched) / len(parts) + 0.6 * (1 - len(asked & answer) / len(asked))
+    doubt = 0.8 * len(untouched) / len(parts) + 0.6 * (1 - len(wanted & answer) / len(wanted))
     doubt += 0.6 * max(0.0, 1 - len(answer) / _FULL_ANSWER) + (_EVASION_DOUBT if faults else 0.0)
     said = f"the output touches {len(parts) - len(untouched)} of {len(parts)} parts of the question, by their words"
     return _Finding(
@@ -252,15 +255,6 @@ _DIMENSIONS = {
     "completeness": (completeness, 1.0),
     "safety": (safety, _SAFETY_CUT),
 }
-
-
-def _question(record: Record) -> str:
-    """What was asked last; a turn of hardly any words is read with those before it."""
-    if isinstance(record.input, str):
-        return record.input
-    turns = [message.content for message in record.input if message.role == "user"]
-    asked = turns[-1] if turns else ""
-    return asked if len(stems(asked)) >= _LEAST_WORDS else "\n".join(turns[-3:])
 
 
 def _pointed_at(record: Record, question: set[str]) -> set[str]:

@@ -9,22 +9,23 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from assay._text import declines
+from assay.defects import settled
 from assay.errors import JudgeError, SettingsError, VerdictError
 from assay.judges import lacks_key
 from assay.judges._endpoint import Endpoint
 from assay.judges._identity import identify
 from assay.judges._prices import load_prices
-from assay.judges._prompt import render, repair, schema
-from assay.judges._reply import Verdicts, find_verdicts, grade_distribution
-from assay.judges._text import declines
-from assay.records import TRANSIENT, Failure, Usage
+from assay.judges._prompt import DEFECTS, render, repair, schema
+from assay.judges._reply import Verdicts, find_verdicts, grade_distribution, read_defects
+from assay.records import TRANSIENT, Failure, Score, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer
-    from assay.records import FailureKind, NotApplicable, Outcome, Record, Score
+    from assay.records import FailureKind, NotApplicable, Outcome, Record
     from assay.rubrics import Rubric
 
 #: How much of a reply is shown to the model again when it is asked to repair it.
@@ -157,12 +158,16 @@ class _Exchange:
             verdict, path = verdicts.members, ()
         else:
             raise VerdictError("unparsable", f"the reply has no `{rubric.name}`")
-        return rubric.scale.parse(
+        outcome = rubric.scale.parse(
             verdict,
             self._record,
             pass_threshold=rubric.pass_threshold,
             distribution=_distribution(rubric, verdicts, path, answer.logprobs),
         )
+        if not isinstance(outcome, Score):
+            return outcome
+        named = read_defects(verdicts.members.get(DEFECTS)).get(rubric.name)
+        return replace(outcome, defect=settled(outcome.passed, named, rubric.defects))
 
     def _fail_repair(self, rubrics: Sequence[Rubric], faults: dict[str, VerdictError], error: JudgeError) -> None:
         """A repair that got no answer: what may pass is tried again later, all else leaves the first fault standing."""

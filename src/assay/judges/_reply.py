@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 #: Part of every fingerprint: change it when the same reply is read differently.
-PARSER = "1"
+PARSER = "2"
 
 _MAX_CHARACTERS = 100_000
 _MAX_FALSE_STARTS = 100
+#: More entries than any call has criteria.
+_MAX_DEFECTS = 1_000
 #: A grade whose alternatives add up to less was not where we looked.
 _LEAST_MASS = 0.5
 _GRADE = re.compile(r"[^\"\s,}\]]*")
@@ -98,6 +100,22 @@ def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
     if best is None:
         raise VerdictError("unparsable", "the reply has no JSON object" if text.strip() else "the reply is empty")
     return best
+
+
+def read_defects(entries: object) -> dict[str, str]:
+    """What a model wrote into the member for defects, `criterion:cause` each, by criterion.
+
+    A criterion with two different causes is left out, and so is all that is no such entry: it is no reason to doubt
+    the verdicts beside it. Whether a cause is one is for the caller to say.
+    """
+    found: dict[str, str] = {}
+    doubtful: set[str] = set()
+    for entry in entries[:_MAX_DEFECTS] if isinstance(entries, list) else []:
+        criterion, colon, cause = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+        name, cause = criterion.strip(), cause.strip()
+        if colon and found.setdefault(name, cause) != cause:
+            doubtful.add(name)
+    return {name: cause for name, cause in found.items() if name not in doubtful}
 
 
 def grade_distribution(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, ClassVar
 
-from assay.judges._faults import completeness_faults, leaks
+from assay.defects import settled
+from assay.faults import completeness_faults, leaks
+from assay.judges._defects import defect_by_rule
 from assay.records import NotApplicable, Score
 
 if TYPE_CHECKING:
@@ -48,4 +50,5 @@ class RulesJudge:
             label="fail" if faults else "pass",
             explanation="; ".join(faults) if faults else "no rule found a fault",
             details={"faults": faults},
+            defect=settled(not faults, defect_by_rule(record, rubric) if faults else None, rubric.defects),
         )

@@ -7,8 +7,17 @@ A score gauge exists only while there is a number to show: nothing is published 
 the store while the store is away.
 """
 
+from assay.metrics._collect import collector_families
 from assay.metrics._collector import ScoreCollector, check_cohort_labels
 from assay.metrics._exposition import Family, encode, wants_openmetrics
 from assay.metrics._worker import WorkerMetrics
 
-__all__ = ["Family", "ScoreCollector", "WorkerMetrics", "check_cohort_labels", "encode", "wants_openmetrics"]
+__all__ = [
+    "Family",
+    "ScoreCollector",
+    "WorkerMetrics",
+    "check_cohort_labels",
+    "collector_families",
+    "encode",
+    "wants_openmetrics",
+]

@@ -15,13 +15,18 @@ from prometheus_client import ProcessCollector
 from assay.catalogue import DOCUMENTED
 from assay.corrections import Corrections, Place, body_of
 from assay.errors import QueueError, SettingsError, StoreError
-from assay.metrics._exposition import label
+from assay.metrics._changes import add_changes
+from assay.metrics._defects import add_defects
+from assay.metrics._exposition import LabelTexts, label
 from assay.metrics._families import Families
+from assay.metrics._outbox import add_outbox
+from assay.metrics._signals import InputShifts, SignalWindows, add_signals
 from assay.queue import client_counter
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import date
 
     from assay.corrections import Correction, Instrument
     from assay.metrics._exposition import Family
@@ -59,6 +64,7 @@ class ScoreCollector:
         cohort_labels: the labels that the store was opened with.
         clock: the present, in epoch seconds.
         rubrics: published as `assay_rubric_info`, with their objectives.
+        reference_week: first day of the week that the input is compared with; by default the last week before today.
 
     Raises:
         SettingsError: a window or a cohort label that cannot be one.
@@ -73,6 +79,7 @@ class ScoreCollector:
         cohort_labels: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
         rubrics: Sequence[Rubric] = (),
+        reference_week: date | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -86,11 +93,15 @@ class ScoreCollector:
         self._client_apps: set[str] = set()
         self._process = ProcessCollector(registry=None)
         self._corrections = Corrections()
+        self._texts = LabelTexts()
+        self._signals = SignalWindows(self._cohort_labels)
+        self._input_shifts = InputShifts(reference_week)
 
     def collect(self) -> Iterable[Family]:
         """All families as of now; those of the store only if all of it could be read."""
         now = self._clock()
-        everything = Families(self._cohort_labels)
+        self._texts.turn()
+        everything = Families(self._cohort_labels, self._texts)
         for component, read in (("database", self._read_store), ("redis", self._read_queue)):
             started = time.perf_counter()
             part = self._attempt(component, partial(read, now))
@@ -142,8 +153,19 @@ class ScoreCollector:
         for placed in corrections.versions:
             if (placed.rubric, placed.rubric_version) not in own:
                 _add_rubric(families, placed.rubric, placed.rubric_version, body_of(placed))
+        add_signals(
+            families,
+            self._store,
+            windows=self._windows,
+            signals=self._signals,
+            now=now,
+            input_shifts=self._input_shifts,
+        )
         self._add_totals(families)
+        add_defects(families, self._store, self._cohort_labels)
         self._add_counts(families)
+        add_changes(families, self._store, self._cohort_labels, corrections.versions, now)
+        add_outbox(families, self._store, now)
         self._corrections = corrections
         return families
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from math import isfinite, isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 from prometheus_client import Metric
+from prometheus_client.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,6 +34,76 @@ def wants_openmetrics(accept: str) -> bool:
     return False
 
 
+class ColumnFamily(Metric):
+    """A family whose samples differ in their labels and values only, kept as such: written without a Sample for each.
+
+    `values` are by the values of the labels, which `label_names` names in order; `texts` writes them.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        documentation: str,
+        kind: str,
+        *,
+        name: str,
+        label_names: tuple[str, ...],
+        values: Mapping[tuple[str, ...], float],
+        texts: LabelTexts,
+    ) -> None:
+        super().__init__(family, documentation, kind)
+        del self.samples
+        self.sample_name = name
+        self.label_names = label_names
+        self.values = values
+        self.texts = texts
+
+    def __getattr__(self, name: str) -> Any:
+        # Made for whoever asks for them, such as prometheus_client itself.
+        if name != "samples":
+            raise AttributeError(name)
+        self.samples = [
+            Sample(self.sample_name, dict(zip(self.label_names, labels, strict=True)), value)
+            for labels, value in self.values.items()
+        ]
+        return self.samples
+
+
+class LabelTexts:
+    """Labels as they are written, remembered from one scrape to the next: most label sets come again.
+
+    What two scrapes in a row do not have is forgotten. Thread-safe: at worst a text is made twice.
+    """
+
+    def __init__(self) -> None:
+        self._before: _Texts = {}
+        self._now: _Texts = {}
+
+    def turn(self) -> None:
+        """Another scrape begins."""
+        self._before, self._now = self._now, {}
+
+    def write(self, lines: list[str], family: ColumnFamily) -> None:
+        """Add a line for each sample."""
+        names = family.label_names
+        known, before = self._now.setdefault(names, {}), self._before.get(names, {})
+        name = family.sample_name
+        for labels, value in family.values.items():
+            text = known.get(labels)
+            if text is None:
+                text = before.get(labels) or _label_text(zip(names, labels, strict=True))
+                known[labels] = text
+            # Almost every value is an ordinary float.
+            shown = repr(value) if -_INFINITY < value < _INFINITY else _number(value)
+            lines.append(f"{name}{text} {shown}\n")
+
+
+_INFINITY = float("inf")
+
+#: by the names of the labels and their values
+_Texts = dict[tuple[str, ...], dict[tuple[str, ...], str]]
+
+
 def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str]:
     """The exposition and its content type.
 
@@ -48,6 +119,9 @@ def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str
         suffix, kind = ("", family.type) if openmetrics else _TEXT_TYPES.get(family.type, ("", family.type))
         lines.append(f"# HELP {family.name}{suffix} {_escape(family.documentation, quotes=openmetrics)}\n")
         lines.append(f"# TYPE {family.name}{suffix} {kind}\n")
+        if isinstance(family, ColumnFamily):
+            family.texts.write(lines, family)
+            continue
         for sample in family.samples:
             labels = written.get(id(sample.labels))
             if labels is None:
@@ -73,15 +147,18 @@ def _escape(text: str, *, quotes: bool = True) -> str:
 
 def _labels(labels: Mapping[str, str], pairs: dict[tuple[str, str], str]) -> str:
     """The labels in braces; `pairs` holds those that were escaped already."""
-    if not labels:
-        return ""
+    return _label_text(labels.items(), pairs)
+
+
+def _label_text(labels: Iterable[tuple[str, str]], pairs: dict[tuple[str, str], str] | None = None) -> str:
+    pairs = {} if pairs is None else pairs
     shown = []
-    for pair in labels.items():
+    for pair in labels:
         known = pairs.get(pair)
         if known is None:
             known = pairs[pair] = f'{pair[0]}="{_escape(pair[1])}"'
         shown.append(known)
-    return "{" + ",".join(shown) + "}"
+    return "{" + ",".join(shown) + "}" if shown else ""
 
 
 def _number(value: float) -> str:

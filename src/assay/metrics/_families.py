@@ -9,19 +9,21 @@ from prometheus_client import Metric
 from prometheus_client.samples import Exemplar, Sample
 
 from assay.catalogue import DOCUMENTED
-from assay.metrics._exposition import Family, exemplar_labels
+from assay.metrics._exposition import ColumnFamily, LabelTexts, exemplar_labels
 from assay.store import SCORE_BOUNDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from assay.metrics._exposition import Family
     from assay.store import Total
 
 
 class Families:
     """Samples by metric and label values. Values of the same labels add up, so that no series comes twice."""
 
-    def __init__(self, cohort_labels: Sequence[str]) -> None:
+    def __init__(self, cohort_labels: Sequence[str], texts: LabelTexts | None = None) -> None:
+        self._texts = texts or LabelTexts()
         self._cohort_labels = tuple(cohort_labels)
         self._samples: dict[str, dict[tuple[str, ...], float]] = {}
         self._scores: dict[tuple[str, ...], _Scores] = {}
@@ -30,6 +32,10 @@ class Families:
         """Add to a counter or an additive gauge."""
         samples = self._samples.setdefault(name, {})
         samples[labels] = samples.get(labels, 0) + value
+
+    def column(self, name: str, labels: Iterable[tuple[str, ...]], values: Iterable[float]) -> None:
+        """Set many samples of a metric at once; nothing else has the same labels."""
+        self._samples.setdefault(name, {}).update(zip(labels, values, strict=True))
 
     def most(self, name: str, labels: tuple[str, ...], value: float) -> None:
         """Set a gauge, such as a timestamp, unless it is greater already."""
@@ -53,22 +59,24 @@ class Families:
 
     def families(self) -> Iterator[Family]:
         """One family for each metric that has samples, in the order of the reference."""
-        shared: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, str]]] = {}
         for doc in DOCUMENTED:
-            family = Metric(doc.family, doc.help, doc.type)
             names = doc.label_names(self._cohort_labels)
-            # Metrics with the same labels share them: there are many of a kind.
-            known, add = shared.setdefault(names, {}), family.samples.append
-            for labels, value in self._samples.get(doc.name, {}).items():
-                named = known.get(labels)
-                if named is None:
-                    named = known[labels] = dict(zip(names, labels, strict=True))
-                add(Sample(doc.name, named, value))
             if doc.name == "assay_score":
+                family = Metric(doc.family, doc.help, doc.type)
                 for labels, scores in self._scores.items():
                     scores.add_to(family, dict(zip(names, labels, strict=True)))
-            if family.samples:
-                yield family
+                if family.samples:
+                    yield family
+            elif values := self._samples.get(doc.name):
+                yield ColumnFamily(
+                    doc.family,
+                    doc.help,
+                    doc.type,
+                    name=doc.name,
+                    label_names=names,
+                    values=values,
+                    texts=self._texts,
+                )
 
 
 @dataclass(slots=True)

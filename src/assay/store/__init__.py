@@ -14,14 +14,45 @@ import sqlalchemy as sa
 from assay.codec import decode_record
 from assay.errors import ConfigError
 from assay.records import Evaluation, Record, Score, Usage, now
-from assay.store import _calibrations, _label_requests, _migrate, _purge, _reads
+from assay.store import (
+    _calibrations,
+    _changes,
+    _comparisons,
+    _defects,
+    _label_requests,
+    _migrate,
+    _outbox,
+    _purge,
+    _reads,
+    _signals,
+    _trends,
+)
+from assay.store._changes import (
+    CanaryRun,
+    ChangeEvent,
+    ChangeKind,
+    ChangeReading,
+    ChangeStream,
+    DriftVerdict,
+    InstrumentName,
+    Resolution,
+    StreamKey,
+    StreamName,
+    StreamPhase,
+    Trigger,
+    Verdict,
+    WatchedScore,
+)
 from assay.store._commit import Batch
+from assay.store._comparisons import ComparedScore
 from assay.store._database import Database
+from assay.store._defects import DefectCount, DefectFinding
 from assay.store._labels import OTHER, Labels
 from assay.store._rollups import Additions
 from assay.store._rows import (
     SCORE_BOUNDS,
     CalibrationState,
+    Claimed,
     Committed,
     Counts,
     DeadLetter,
@@ -29,42 +60,79 @@ from assay.store._rows import (
     Finding,
     LabelCandidate,
     LabelRequest,
+    OutboxDepth,
+    OutboxRow,
     OutcomeName,
     Rollup,
     RubricVersion,
+    Settled,
     Stored,
     StoredCalibration,
     Total,
     VersionState,
+    WriteOutcome,
 )
+from assay.store._signals import CostRollup, InputBin, SignalRollup, Slot, SlotReading, SlotSums
 from assay.store._tables import dead_letters, evaluations, instruments, payloads, records, text
+from assay.store._trends import Group, Spending
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from assay.calibration import Calibration
+    from assay.windows import Span
 
 __all__ = [
     "OTHER",
     "SCORE_BOUNDS",
     "CalibrationState",
+    "CanaryRun",
+    "ChangeEvent",
+    "ChangeKind",
+    "ChangeReading",
+    "ChangeStream",
+    "Claimed",
     "Committed",
+    "ComparedScore",
+    "CostRollup",
     "Counts",
     "DeadLetter",
+    "DefectCount",
+    "DefectFinding",
+    "DriftVerdict",
     "Exemplar",
     "Finding",
+    "Group",
+    "InputBin",
+    "InstrumentName",
     "LabelCandidate",
     "LabelRequest",
+    "OutboxDepth",
+    "OutboxRow",
     "OutcomeName",
+    "Resolution",
     "Rollup",
     "RubricVersion",
+    "Settled",
+    "SignalRollup",
+    "Slot",
+    "SlotReading",
+    "SlotSums",
+    "Spending",
     "Store",
     "Stored",
     "StoredCalibration",
+    "StreamKey",
+    "StreamName",
+    "StreamPhase",
     "Total",
+    "Trigger",
+    "Verdict",
     "VersionState",
+    "WatchedScore",
+    "WriteOutcome",
 ]
 
 
@@ -81,13 +149,22 @@ class Store:
             keys of `record.cohort`.
         max_series: most label sets (app and cohort labels) to keep sums by, at least 2. What comes later counts as
             "other": first among the other cohorts of its app, then, when there are too many apps, of any app.
+        sinks: to which sinks what is committed from now on is owed, and which outcomes each of them takes.
 
     Raises:
         SettingsError: the URL is not that of a supported database.
         MissingExtraError: PostgreSQL's driver is not installed.
     """
 
-    def __init__(self, url: str, *, cohort_labels: Sequence[str] = (), max_series: int = 200) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        cohort_labels: Sequence[str] = (),
+        max_series: int = 200,
+        sinks: Mapping[str, Collection[OutcomeName]] | None = None,
+    ) -> None:
+        self._sinks = dict(sinks or {})
         self._database = Database(url)
         self._labels = Labels(cohort_labels, max_series)
         self._names = _reads.Names(self._labels.names)
@@ -153,7 +230,7 @@ class Store:
             if evaluations:
                 raise ValueError("evaluations without their records")
             return Committed(inserted_records=0, inserted=0, duplicates=0, recovered=0)
-        batch = Batch(records, evaluations, dead_letters, duplicates=duplicates, replay=replay)
+        batch = Batch(records, evaluations, dead_letters, duplicates=duplicates, replay=replay, sinks=self._sinks)
         return batch.commit(self._database, self._labels)
 
     # -- what a scrape reads: its cost does not grow with what is stored
@@ -165,6 +242,34 @@ class Store:
         """
         with self._database.read() as connection:
             return _reads.read_rollups(connection, self._names, start, end)
+
+    def signals(self, start: int, end: int) -> list[SignalRollup]:
+        """Sums of signals over the interactions of [start, end), as `rollups` does, each record counted once."""
+        with self._database.read() as connection:
+            return _signals.read_signals(connection, self._names, start, end)
+
+    def costs(self, start: int, end: int) -> list[CostRollup]:
+        """What the scored interactions of [start, end) cost, and whether they passed, by label set and rubric."""
+        with self._database.read() as connection:
+            return _signals.read_costs(connection, self._names, start, end)
+
+    def signal_slots(self, spans: Sequence[Span], known: Mapping[Slot, int]) -> SlotReading:
+        """The same sums by minute and hour, as of one moment, without those that the caller has.
+
+        Args:
+            spans: the minutes and hours to read.
+            known: versions of those that were read before; what has another version by now is read again.
+        """
+        with self._database.read() as connection:
+            return _signals.read_slots(connection, self._names, spans, known)
+
+    def inputs(self, start: int, end: int, *, by_day: bool = False) -> list[InputBin]:
+        """How the inputs of [start, end) are spread over the bins of each feature, by app; epoch seconds on an hour.
+
+        With `by_day`, for each day (UTC) that starts in it. Hours are kept for two days, days as long as hourly sums.
+        """
+        with self._database.read() as connection:
+            return _signals.read_inputs(connection, start, end, by_day=by_day)
 
     def totals(self) -> list[Total]:
         """Everything ever counted by label set; the numbers only grow."""
@@ -206,6 +311,30 @@ class Store:
         )
         with self._database.read() as connection:
             return [_finding(row) for row in connection.execute(statement)]
+
+    # -- what the weekly report reads: it goes through the evaluations of its time
+
+    def groups(self, start: datetime, end: datetime, fields: Sequence[str], *, least: int = 30) -> list[Group]:
+        """Scored records of the interactions in [start, end), added up by the values of each field, and by app.
+
+        A group is of one app, one value and one instrument, and has `least` records or more. `fields` are `route`,
+        `model`, `prompt_version` or keys of the cohort; the whole of an app comes first, as the field "".
+        """
+        return _trends.read_groups(self._database, start, end, fields, least=least)
+
+    def spending(self, start: datetime, end: datetime) -> list[Spending]:
+        """What judging the interactions in [start, end) took, by app and judge."""
+        return _trends.read_spending(self._database, start, end)
+
+    def claim_report(self, due: int, *, now: float, lease_seconds: float = 600.0) -> bool:
+        """Take it on to send the report that was due at `due` (epoch seconds); True for one caller while the lease
+        lasts, and for none once `settle_report` has said that it was sent.
+        """
+        return _trends.claim_report(self._database, due, now=now, lease_seconds=lease_seconds)
+
+    def settle_report(self, due: int) -> None:
+        """Note that the claimed report was sent."""
+        _trends.settle_report(self._database, due)
 
     # -- calibrations, and the rubrics that wait for one
 
@@ -320,6 +449,228 @@ class Store:
     def verdicts(self, record_ids: Iterable[str], *, rubric_hash: str, judge_fingerprint: str) -> dict[str, bool]:
         """Whether this judge passed these records, by record id; without those that it has not scored."""
         return _label_requests.read_verdicts(self._database, record_ids, rubric_hash, judge_fingerprint)
+
+    # -- changes: what `assay.changes` and `assay.canary` keep
+
+    def read_changes(self, until: int, *, limit: int = 20_000) -> ChangeReading:
+        """What the next step of the watch starts from: scores from its position up to `until` (epoch seconds).
+
+        About `limit` scores at most, in whole minutes; `end` of the reading says how far it goes.
+        """
+        return _changes.read_changes(self._database, self._names, until, limit)
+
+    def save_changes(
+        self,
+        reading: ChangeReading,
+        streams: Collection[ChangeStream],
+        events: Collection[ChangeEvent] = (),
+        resolutions: Collection[Resolution] = (),
+    ) -> bool:
+        """Save what a step came to, all of it or nothing, and move the position to `reading.end`.
+
+        Also counts what was scored after its minute was read. False, and nothing is saved, when somebody else has
+        changed anything since the reading.
+        """
+        return _changes.save_changes(self._database, reading, streams, events, resolutions)
+
+    def change_streams(self) -> list[ChangeStream]:
+        """Every detector, without its state; the one that was shown something last comes last."""
+        return _changes.read_streams(self._database, self._names)
+
+    def change_position(self) -> int | None:
+        """How far the watch has read, epoch seconds of interactions; None before its first step."""
+        return _changes.read_position(self._database)
+
+    def change_events(
+        self,
+        *,
+        kinds: Collection[ChangeKind] | None = None,
+        open_only: bool = False,
+        rubric: str | None = None,
+        limit: int = 100,
+    ) -> list[ChangeEvent]:
+        """Events, newest first; with `open_only` those drops that are not over."""
+        return _changes.read_events(self._database, kinds=kinds, open_only=open_only, rubric=rubric, limit=limit)
+
+    def change_event(self, event_id: str) -> ChangeEvent:
+        """One event, by its id or the beginning of it.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        return _changes.read_event(self._database, event_id)
+
+    def acknowledge_change(self, event: ChangeEvent, *, note: str = "", accept: bool = False) -> bool:
+        """Note that a person has seen it; False when it is not stored.
+
+        With `accept` the present becomes the reference: the detector of a drop learns anew, and what the latest canary
+        read is what later ones are compared with.
+        """
+        return _changes.acknowledge(self._database, event, note=note, accept=accept)
+
+    def drift_verdicts(self) -> list[DriftVerdict]:
+        """The latest verdict on each instrument that ever had one."""
+        return _changes.read_verdicts(self._database)
+
+    def save_verdict(self, verdict: DriftVerdict, event: ChangeEvent) -> bool:
+        """Note a verdict, with its event, if it is another than the latest; open drops of the instrument get it too.
+
+        False when it is the same.
+        """
+        return _changes.save_verdict(self._database, verdict, event)
+
+    def claim_canary(self, instrument: InstrumentName, seconds: float) -> bool:
+        """Have the canary of an instrument for so long, or until it is saved or freed; False when somebody has it."""
+        return _changes.claim_canary(self._database, instrument, seconds)
+
+    def save_canary(self, run: CanaryRun) -> None:
+        """Keep a run, and free the canary. Runs that are no baseline go after 400 days."""
+        _changes.save_canary(self._database, run)
+
+    def free_canary(self, instrument: InstrumentName) -> None:
+        """Give a claim back."""
+        _changes.free_canary(self._database, instrument)
+
+    def canaries(self, *, baselines: bool = False) -> list[CanaryRun]:
+        """The latest run of each instrument, or the one that its next run is compared with."""
+        return _changes.read_canaries(self._database, baselines=baselines)
+
+    def canary_spent(self, since: datetime) -> float:
+        """What the canaries that ended since then cost, in USD."""
+        return _changes.canary_spent(self._database, since)
+
+    # -- the outbox: what is owed to sinks
+
+    def claim_outbox(
+        self, sink: str, claim: str, *, limit: int, until: datetime, alone_after: int = 3
+    ) -> list[Claimed]:
+        """Take up to `limit` (at most 1,000) of what is due to a sink in hand, the longest due first.
+
+        Nobody else gets it before `until` (aware), which `renew_outbox` puts off. What was in hand `alone_after` times
+        without a word of what came of it comes alone.
+
+        Args:
+            sink: name of the sink.
+            claim: a name for this claim that no other has, 1 to 64 characters.
+            limit: most to take.
+            until: when the claim ends.
+            alone_after: see above.
+        """
+        return _outbox.claim(self._database, sink, claim, limit=limit, until=until, alone_after=alone_after)
+
+    def renew_outbox(self, sink: str, claim: str, keys: Sequence[tuple[str, uuid.UUID]], until: datetime) -> None:
+        """Put off the end of a claim on what it still holds; keys are record id and evaluation id."""
+        _outbox.renew(self._database, sink, claim, keys, until)
+
+    def settle_outbox(self, sink: str, claim: str, settled: Mapping[tuple[str, uuid.UUID], Settled]) -> int:
+        """Note what came of a claim, and count it; returns how many were still held.
+
+        What somebody else has claimed meanwhile, or what has another outcome by now, stays as it is.
+        """
+        return _outbox.settle(self._database, sink, claim, settled)
+
+    def expire_outbox(self, before: datetime, reason: str) -> int:
+        """Set aside what has waited since before then and is in nobody's hands; returns how many.
+
+        The latest reason that it waited for is put behind `reason`.
+        """
+        return _outbox.expire(self._database, before, reason)
+
+    def outbox_depths(self) -> dict[str, OutboxDepth]:
+        """What is owed to each sink that anything was ever owed to; its cost does not grow with what is owed."""
+        return _outbox.depths(self._database)
+
+    def outbox(
+        self,
+        *,
+        sink: str | None = None,
+        state: Literal["waiting", "rejected"] | None = None,
+        reason: str | None = None,
+        limit: int = 100,
+    ) -> list[OutboxRow]:
+        """What is owed, newest first; only of a sink, in a state, or with `reason` in its reason."""
+        return _outbox.list_rows(self._database, sink=sink, state=state, reason=reason, limit=limit)
+
+    def outbox_rows(self, evaluation_id: str) -> list[OutboxRow]:
+        """What is owed of one evaluation, by its id or the beginning of it (4 characters or more).
+
+        Raises:
+            ConfigError: nothing is owed of any such, or of more than one.
+        """
+        return _outbox.find_rows(self._database, evaluation_id)
+
+    def retry_outbox(
+        self, *, sink: str | None = None, reason: str | None = None, evaluation_id: uuid.UUID | None = None
+    ) -> int:
+        """Let what was set aside wait again, with a new deadline; of all of it, what fits. Returns how many."""
+        return _outbox.retry(self._database, sink=sink, reason=reason, evaluation_id=evaluation_id)
+
+    # -- defects: what is wrong with answers that did not pass
+
+    def defect_totals(self) -> list[DefectCount]:
+        """Everything ever counted by label set and class; the numbers only grow. `n` less `moved` are of it now.
+
+        Its cost does not grow with what is stored.
+        """
+        with self._database.read() as connection:
+            return _defects.read_totals(connection, self._names)
+
+    def defect_mix(self, since: datetime, until: datetime) -> list[DefectCount]:
+        """The classes in force of the interactions of [since, until) (aware), by label set; it reads their scores."""
+        with self._database.read() as connection:
+            return _defects.read_mix(connection, self._names, since, until)
+
+    def defects(
+        self,
+        since: datetime,
+        *,
+        app: str | None = None,
+        rubric: str | None = None,
+        defect: str | None = None,
+        limit: int = 50,
+    ) -> list[DefectFinding]:
+        """Scores with a class of the interactions since then (aware), newest first."""
+        with self._database.read() as connection:
+            return _defects.read_findings(connection, since=since, app=app, rubric=rubric, defect=defect, limit=limit)
+
+    def set_defect(self, record: str, rubric: str, defect: str) -> int:
+        """Note which class a person puts a record into that did not pass; returns how many of its scores it is new to.
+
+        It holds for every score of the record under a rubric of this name, those to come included, and wins over
+        what their judges named.
+
+        Args:
+            record: record, trace or span id.
+            rubric: name of the rubric.
+            defect: a class of `assay.defects.CLASSES`.
+
+        Raises:
+            ConfigError: there is no such record, score or class, or it passed.
+        """
+        return _defects.set_defect(self._database, record, rubric, defect)
+
+    # -- comparing what happened under one version with another
+
+    def compared_scores(
+        self,
+        by: str,
+        since: datetime,
+        until: datetime,
+        *,
+        app: str | None = None,
+        rubric: str | None = None,
+    ) -> Iterator[ComparedScore]:
+        """Every evaluation of the interactions of [since, until) (aware), with the group that it falls into.
+
+        Args:
+            by: `prompt_version`, `model`, `route`, `rubric_version`, `judge`, or a key of `record.cohort`.
+            since: first moment.
+            until: first moment that is out of it.
+            app: only this one.
+            rubric: only of this name.
+        """
+        with self._database.read() as connection:
+            yield from _comparisons.read_scores(connection, by, since, until, app=app, rubric=rubric)
 
     # -- dead letters
 
@@ -441,6 +792,7 @@ def _finding(row: sa.Row[tuple[object, ...]]) -> Finding:
                 ),
                 latency_seconds=row.latency_seconds or 0.0,
                 judge_model=row.judge_model,
+                defect=row.person_defect or row.defect,
             ),
         ),
     )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from assay.errors import StoreDataError, StoreError
 from assay.records import Evaluation, Failure, Record, Score, now
+from assay.store import _defects, _outbox, _signals
 from assay.store._insert import insert_rows
 from assay.store._labels import Labels, Place, instrument_of
 from assay.store._purge import LOOKUP_CHUNK, chunks
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from assay.store._database import Database
+    from assay.store._rows import OutcomeName
 
 _Row = dict[str, Any]
 #: What a letter that comes again has of its latest failure.
@@ -58,7 +60,9 @@ class Batch:
         *,
         duplicates: int,
         replay: bool,
+        sinks: Mapping[str, Collection[OutcomeName]] | None = None,
     ) -> None:
+        self._sinks = sinks or {}
         first: dict[str, tuple[Record, str]] = {}
         for record, payload in offered:
             first.setdefault(text(record.record_id), (record, payload))
@@ -88,25 +92,35 @@ class Batch:
         placed = labels.places(database, by_id.values())
         places = {record_id: placed[record.record_id] for record_id, record in by_id.items()}
         numbers = labels.instruments(database, self._evaluations.values())
+        readings = {record_id: _signals.read(record) for record_id, record in by_id.items()}
         rows: dict[_Key, _Row] = {}
         for key, evaluation in self._evaluations.items():
             place, instrument_id = places[key[0]], numbers[instrument_of(evaluation)]
             rows[key] = _evaluation_row(evaluation, by_id[key[0]], place, instrument_id, key, moment)
-        return database.write(lambda connection: self._store(connection, places, rows, moment))
+        return database.write(lambda connection: self._store(connection, places, rows, readings, moment))
 
     def _store(
-        self, connection: sa.Connection, places: Mapping[str, Place], rows: Mapping[_Key, _Row], moment: datetime
+        self,
+        connection: sa.Connection,
+        places: Mapping[str, Place],
+        rows: Mapping[_Key, _Row],
+        readings: Mapping[str, _signals.Reading],
+        moment: datetime,
     ) -> Committed:
         additions = Additions(moment.timestamp())
         new_records = self._insert_records(connection, moment)
         for record_id in new_records:
             additions.count("received", places[record_id].app)
             additions.count("series_overflow", n=int(places[record_id].overflow))
+            place = places[record_id]
+            additions.signals.record(readings[record_id], series_id=place.series_id, app=place.app)
+        _defects.inherit(connection, rows, new_records)
         inserted = _insert_new(connection, evaluations, list(rows.values()))
         for key in sorted(inserted):
             self._count(additions, rows[key], key, recovered=False)
         recovered = self._supersede(connection, rows, inserted, additions) if self._replay else set()
         self._insert_dead(connection, additions, moment)
+        self._owe(connection, additions, rows, inserted, recovered, moment)
         # A record none of whose evaluations is new was delivered twice. One without any came for nothing but itself.
         came_again = {record_id for record_id, _ in rows} - {record_id for record_id, _ in inserted | recovered}
         additions.count("duplicates", n=self._duplicates + len(came_again - new_records))
@@ -117,6 +131,19 @@ class Batch:
             duplicates=len(rows) - len(inserted) - len(recovered) + self._repeats,
             recovered=len(recovered),
         )
+
+    def _owe(
+        self,
+        connection: sa.Connection,
+        additions: Additions,
+        rows: Mapping[_Key, _Row],
+        inserted: set[_Key],
+        recovered: set[_Key],
+        moment: datetime,
+    ) -> None:
+        """Owe to the sinks what is really new: a repeat was owed already."""
+        outcomes = {key: rows[key]["outcome"] for key in inserted | recovered}
+        _outbox.owe(connection, additions, outcomes, self._sinks, moment, recovered=sorted(recovered))
 
     def _insert_records(self, connection: sa.Connection, moment: datetime) -> set[str]:
         rows = [_record_row(record, moment) for record, _ in self._records.values()]
@@ -176,9 +203,13 @@ class Batch:
         return {(failure.record_id, failure.evaluation_id) for failure in stored}
 
     def _count(self, additions: Additions, row: _Row, key: _Key, *, recovered: bool) -> None:
-        trace_id = self._records[key[0]][0].trace_id
+        record, outcome = self._records[key[0]][0], self._evaluations[key].outcome
+        where = {name: row[name] for name in ("series_id", "instrument_id", "timestamp", "weight")}
+        additions.signals.outcome(outcome, record, **where)
+        additions.defects.score(row)
+        trace_id = record.trace_id
         additions.evaluation(
-            self._evaluations[key].outcome,
+            outcome,
             series_id=row["series_id"],
             instrument_id=row["instrument_id"],
             timestamp=row["timestamp"],
@@ -263,6 +294,7 @@ def _record_row(record: Record, moment: datetime) -> _Row:
         "completion_tokens": integer(record.usage.completion_tokens),
         "cost_usd": number(record.usage.cost_usd),
         "latency_seconds": number(record.latency_seconds),
+        "sink_refs": dict(record.sink_refs) or None,
         "created_at": moment,
     }
 
@@ -298,6 +330,7 @@ def _evaluation_row(
             "label": _text(outcome.label),
             "explanation": text(outcome.explanation),
             "details": dict(outcome.details),
+            "defect": _defects.stored_defect(outcome.defect, passed=outcome.passed),
         }
     if isinstance(outcome, Failure):
         return row | {"outcome": "failed", "failure_kind": outcome.kind, "message": text(outcome.message)}
@@ -317,6 +350,8 @@ _NOTHING: _Row = dict.fromkeys(
         "message",
         "reason",
         "recovered_from",
+        "defect",
+        "person_defect",
     )
 )
 

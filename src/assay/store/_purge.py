@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 
 from assay.records import now
+from assay.store._defects import defect_counts
+from assay.store._outbox import forget_records
 from assay.store._rollups import Additions
+from assay.store._signals import cost_rollups, input_bins, signal_rollups, signal_versions
 from assay.store._tables import (
     dead_letters,
     evaluations,
@@ -20,7 +23,7 @@ from assay.store._tables import (
     rollups,
     totals,
 )
-from assay.windows import HOUR, MINUTE
+from assay.windows import DAY, HOUR, MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +56,8 @@ def purge(
 ) -> dict[str, int]:
     """See `Store.purge`."""
     moment = now()
-    deleted = dict.fromkeys(("payloads", "records", "evaluations", "rollups", "totals", "dead_letters"), 0)
+    sums = ("rollups", "signal_rollups", "cost_rollups", "input_bins", "totals")
+    deleted = dict.fromkeys(("payloads", "records", "evaluations", *sums, "dead_letters"), 0)
 
     def repeat(delete: Callable[[sa.Connection, datetime], dict[str, int]], days: float) -> None:
         before = moment - timedelta(days=days)
@@ -67,6 +71,8 @@ def purge(
     repeat(_dead_letters, dead_days)
     repeat(_minutes, min(rollup_days, MINUTE_DAYS))
     repeat(_hours, rollup_days)
+    repeat(_input_hours, min(rollup_days, MINUTE_DAYS))
+    repeat(_input_days, rollup_days)
     repeat(_totals, rollup_days)
     return deleted
 
@@ -77,6 +83,9 @@ def _payloads(connection: sa.Connection, before: datetime) -> dict[str, int]:
 
 def _records(connection: sa.Connection, before: datetime) -> dict[str, int]:
     ids = _old(connection, records, records.c.created_at < before)
+    additions = Additions(before.timestamp())
+    forget_records(connection, additions, [key[0] for key in ids])
+    additions.write(connection)
     # The records last: they are what the others refer to.
     return {table.name: _delete(connection, table, ids) for table in (evaluations, payloads, records)}
 
@@ -101,15 +110,31 @@ def _hours(connection: sa.Connection, before: datetime) -> dict[str, int]:
 
 
 def _rollups(connection: sa.Connection, resolution: int, before: datetime) -> dict[str, int]:
-    ended = rollups.c.start < int(before.timestamp()) - resolution
-    keys = _old(connection, rollups, sa.and_(rollups.c.resolution_seconds == resolution, ended))
-    return {"rollups": _delete(connection, rollups, keys)}
+    # First, so that nobody remembers what is being deleted.
+    _ended(connection, signal_versions, resolution, before)
+    return {
+        table.name: _ended(connection, table, resolution, before) for table in (rollups, signal_rollups, cost_rollups)
+    }
+
+
+def _input_hours(connection: sa.Connection, before: datetime) -> dict[str, int]:
+    return {input_bins.name: _ended(connection, input_bins, HOUR, before)}
+
+
+def _input_days(connection: sa.Connection, before: datetime) -> dict[str, int]:
+    return {input_bins.name: _ended(connection, input_bins, DAY, before)}
+
+
+def _ended(connection: sa.Connection, table: sa.Table, resolution: int, before: datetime) -> int:
+    ended = table.c.start < int(before.timestamp()) - resolution
+    keys = _old(connection, table, sa.and_(table.c.resolution_seconds == resolution, ended))
+    return _delete(connection, table, keys)
 
 
 def _totals(connection: sa.Connection, before: datetime) -> dict[str, int]:
     """Totals of what is out of use, such as an old revision of a rubric; they would be exported for ever."""
     keys = _old(connection, totals, totals.c.updated_at < before.timestamp())
-    for table in (outcome_counts, exemplars):
+    for table in (outcome_counts, exemplars, defect_counts):
         _delete(connection, table, keys)
     return {"totals": _delete(connection, totals, keys)}
 

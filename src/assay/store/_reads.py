@@ -56,6 +56,18 @@ class Names:
                 self._load(connection)
             return {pair: Key(*self._series[pair[0]], *self._instruments[pair[1]]) for pair in pairs}
 
+    def series(self, connection: sa.Connection, ids: Iterable[int]) -> dict[int, tuple[str, tuple[str, ...]]]:
+        """App and values of the declared labels of each of these label sets."""
+        wanted = set(ids)
+        with self._lock:
+            if not wanted <= self._series.keys():
+                self._load(connection)
+            return {number: self._series[number] for number in wanted}
+
+    def labels(self, values: Iterable[str]) -> dict[str, str]:
+        """Values of the declared labels, by name."""
+        return dict(zip(self._labels, values, strict=True))
+
     def _load(self, connection: sa.Connection) -> None:
         for row in connection.execute(sa.select(series.c.series_id, series.c.app, series.c.cohort)):
             self._series[row.series_id] = (row.app, tuple(row.cohort.get(name, "") for name in self._labels))

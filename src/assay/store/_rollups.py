@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from assay.records import Failure, Outcome, Score
+from assay.store._defects import DefectAdditions
 from assay.store._insert import insert_rows
 from assay.store._rows import SCORE_BOUNDS
+from assay.store._signals import SignalAdditions
 from assay.store._tables import counters, exemplars, integer, number, outcome_counts, rollups, text, totals
 from assay.windows import HOUR, MINUTE
 
@@ -48,6 +50,8 @@ class Additions:
 
     def __init__(self, moment: float) -> None:
         self._moment = moment
+        self.signals = SignalAdditions()
+        self.defects = DefectAdditions()
         self._minutes: dict[tuple[int, int, int], dict[str, float]] = defaultdict(_NO_SUMS.copy)
         self._totals: dict[tuple[int, int], dict[str, Any]] = {}
         self._reasons: dict[tuple[int, int, str, str], int] = defaultdict(int)
@@ -134,6 +138,8 @@ class Additions:
         ]
         for table, rows in others:
             insert_rows(connection, table, [_row(table, key, rows[key]) for key in sorted(rows)], _add)
+        self.signals.write(connection)
+        self.defects.write(connection)
 
     def _rollup_rows(self) -> list[dict[str, Any]]:
         hours: dict[tuple[int, int, int], dict[str, float]] = defaultdict(_NO_SUMS.copy)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Mapping
     from datetime import datetime
 
     from assay.records import Evaluation, FailureKind, Usage
+    from assay.sinks import Annotation
 
 OutcomeName = Literal["scored", "failed", "not_applicable"]
 
@@ -254,3 +256,68 @@ class LabelRequest:
     picked_at: datetime | None = None
     exported_at: datetime | None = None
     labelled_at: datetime | None = None
+
+
+#: What came of trying a sink. skipped: there is nothing to attach it to. rejected, expired: set aside.
+WriteOutcome = Literal["delivered", "retried", "rejected", "expired", "skipped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """Something that is owed to a sink, in the hands of the caller until the claim ends."""
+
+    #: all that is stored of it, without calibration state and texts
+    annotation: Annotation
+    #: the record's wire form, None once its text was purged
+    payload: str | None
+    #: times that the sink was tried so far
+    attempts: int
+    #: when it was owed first; aware, UTC
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What came of something claimed."""
+
+    outcome: WriteOutcome
+    reason: str = ""
+    #: of a retried one: when it may be tried again; aware
+    due_at: datetime | None = None
+    #: whether the sink was tried, which is counted
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """Something that is owed to a sink, for a person to look at. Times are aware and in UTC."""
+
+    evaluation_id: uuid.UUID
+    record_id: str
+    sink: str
+    state: Literal["waiting", "rejected"]
+    #: of a waiting one: when it is tried (again), or the claim on it ends; of one set aside: since when
+    due_at: datetime
+    attempts: int
+    reason: str | None
+    created_at: datetime
+    app: str
+    rubric: str
+    judge: str
+    outcome: OutcomeName
+    value: float | None
+    trace_id: str | None
+    span_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxDepth:
+    """What is owed to one sink, and everything that was ever written to it."""
+
+    waiting: int
+    #: set aside: refused, or over the deadline
+    rejected: int
+    #: when the oldest waiting one was owed first; aware, UTC
+    oldest_at: datetime | None
+    #: evaluations by what came of each try, ever
+    writes: Mapping[WriteOutcome, int] = field(default_factory=dict)

@@ -129,6 +129,8 @@ records = sa.Table(
     sa.Column("cost_usd", sa.Double),
     sa.Column("latency_seconds", sa.Double),
     sa.Column("created_at", Moment, nullable=False, index=True),
+    #: ids that other systems know the interaction by; their texts may be purged before it is written to all sinks
+    sa.Column("sink_refs", _Json),
     sa.CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
 )
 
@@ -196,6 +198,10 @@ evaluations = sa.Table(
     sa.Column("latency_seconds", sa.Double),
     sa.Column("judge_model", sa.Text),
     sa.Column("created_at", Moment, nullable=False),
+    #: what is wrong with an answer that did not pass, as its judge named it
+    sa.Column("defect", sa.Text),
+    #: the same, as a person set it: it wins
+    sa.Column("person_defect", sa.Text),
     sa.CheckConstraint("outcome IN ('scored', 'failed', 'not_applicable')", name="outcome"),
     sa.CheckConstraint("(outcome = 'scored') = (value IS NOT NULL)", name="value_of_score_only"),
     sa.CheckConstraint("(outcome = 'scored') = (passed IS NOT NULL)", name="passed_of_score_only"),

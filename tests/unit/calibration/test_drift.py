@@ -195,7 +195,7 @@ def test_canary_is_the_paired_t_test():
 def test_canary_of_a_judge_that_repeats_itself():
     same = {f"canary-{index}": [0.8, 0.8] for index in range(50)}
     unmoved = canary_compare(same, same)
-    assert (unmoved.cause, unmoved.shift.value, unmoved.p_value) == ("system", 0.0, 1.0)
+    assert (unmoved.cause, unmoved.shift.value, unmoved.p_value) == ("product", 0.0, 1.0)
     moved = canary_compare(same, {name: [0.7] for name in same})
     assert (moved.cause, moved.p_value) == ("judge", 0.0)
     assert moved.shift.value == pytest.approx(-0.1)
@@ -234,7 +234,7 @@ class TestD7:
 
     def test_d7_a_worse_product_is_the_system(self):
         rng = np.random.default_rng(7)
-        assert [self.replay(rng, product=0.78, harsher=1.0) for _ in range(10)].count("system") >= 9
+        assert [self.replay(rng, product=0.78, harsher=1.0) for _ in range(10)].count("product") >= 9
 
     def test_d7_a_swapped_judge_is_the_judge(self):
         rng = np.random.default_rng(8)

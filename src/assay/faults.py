@@ -1,4 +1,4 @@
-"""Faults of an output that show without understanding it: what the keyless judges share."""
+"""Faults of an output that show without understanding it: what the keyless judges and the signals share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from assay.judges._text import declines, knows_nothing
+from assay._text import declines, knows_nothing
 from assay.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def completeness_faults(record: Record) -> list[str]:
         faults.append("the output declines the request")
     elif knows_nothing(record.output):
         faults.append("the output says that it has no answer")
-    faults.extend(_missing_fields(record))
+    faults.extend(missing_fields(record))
     if record.tool_events and record.tool_events[-1].error is not None:
         faults.append(f"the last tool call ({record.tool_events[-1].name[:80]}) failed")
     return faults
@@ -58,7 +58,8 @@ def _private(text: str) -> list[str]:
     return _PRIVATE.findall(_redactor.text(text))
 
 
-def _missing_fields(record: Record) -> list[str]:
+def missing_fields(record: Record) -> list[str]:
+    """What an output lacks of the JSON object that the record's `required_fields` ask for; [] where nothing is."""
     if not record.required_fields:
         return []
     try:

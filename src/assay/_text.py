@@ -1,4 +1,4 @@
-"""Words, sentences and set phrases: what the keyless judges look at. Linear in the text, whatever the text."""
+"""Words, sentences and set phrases: what the keyless judges and the signals look at. Linear in the text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from assay.records import Record
 
 #: Words that say nothing of the subject, in English and where short in other common languages.
 _SAY_NOTHING = """
@@ -65,6 +67,18 @@ _KNOWS_NOTHING = re.compile(
 )
 
 _OPENING_CHARACTERS = 300
+
+#: A turn with fewer words that say something is read with those before it.
+_LEAST_WORDS = 3
+
+
+def asked(record: Record) -> str:
+    """What was asked last; a turn of hardly any words is read with those before it."""
+    if isinstance(record.input, str):
+        return record.input
+    turns = [message.content for message in record.input if message.role == "user"]
+    last = turns[-1] if turns else ""
+    return last if len(stems(last)) >= _LEAST_WORDS else "\n".join(turns[-3:])
 
 
 def declines(text: str) -> bool:

@@ -1,0 +1,775 @@
+"""The watch over pass ratios: when did the product get worse, and is it over?
+
+Each label set and instrument (revision of a rubric, configuration of a judge) has a `Stream`: it learns what is usual,
+then watches by an e-detector, alarms, and watches for the recovery by the detector's mirror image. `step` moves all of
+them over the scores of closed minutes, in order of the interactions; it is pure, and `watch` reads and saves around it.
+docs/explanation/changes.md says how it works, docs/decisions/0008-changes.md why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from assay.calibration.drift import EDetector, is_kept
+from assay.calibration.proportions import clopper_pearson_interval
+from assay.records import now
+from assay.store import ChangeEvent, ChangeStream, DriftVerdict, InstrumentName, Resolution
+from assay.windows import DAY, HOUR, Sums, pass_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from assay.rubrics import Rubric
+    from assay.store import (
+        CanaryRun,
+        ChangeKind,
+        ChangeReading,
+        RubricVersion,
+        Store,
+        StreamKey,
+        StreamName,
+        StreamPhase,
+        Verdict,
+        WatchedScore,
+    )
+
+_log = logging.getLogger(__name__)
+
+#: A stream that passes less than this cannot get worse: there is nothing to watch.
+_LEAST_REFERENCE = 0.05
+#: Records to a false alarm, whatever the traffic: below it the alarm would hang on a handful of records.
+_LEAST_RUN = 200.0
+#: Records to a false recovery, at the least.
+_LEAST_MIRROR_RUN = 500.0
+#: Of a level that was never left, its mean is estimated with this confidence, one-sided.
+_CONFIDENCE = 0.99
+#: A stream without a record for so long is over, and so is its alarm.
+_SILENT = timedelta(days=7)
+#: For so long the verdict says that the judge was changed, unless somebody acknowledges it or a canary finds no change.
+CHANGED_FOR = timedelta(hours=24)
+_RATE_DAYS = 7
+#: Of the largest bet; about the best ones against a change by ten points from 90 %, and back.
+_BET, _MEND_BET = 0.1, 0.3
+_MOST_MODELS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePolicy:
+    """How the watch decides; the settings of the same names (`ASSAY_CHANGE_...`) say what each is for."""
+
+    #: effective records to learn the usual pass ratio from
+    reference_records: int = 500
+    #: objective: a stream must keep the rubric's objective, or its reference where it never reached that
+    against: Literal["objective", "reference"] = "objective"
+    #: days for each false alarm, of all streams together
+    false_alarm_days: float = 30.0
+    #: how many streams share it; None counts them
+    streams: int | None = None
+    #: records since the change before there is an alarm, and since the mend before it is over
+    min_records: int = 30
+    recovery_records: int = 200
+    #: how long a minute stays open for verdicts that come later, and for records that wait in the queue
+    settle_seconds: float = 120.0
+    wait_seconds: float = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """What one score brought about."""
+
+    kind: Literal["learned", "alarm", "recovered"]
+    at: datetime
+    record_id: str
+    message: str
+    details: Mapping[str, Any]
+
+
+# -- one stream
+
+
+@dataclass(slots=True)
+class _Onset:
+    """Since when: CUSUM's last return to zero, the likeliest moment of a change, and what was seen since then."""
+
+    bet: float
+    weight: float = 0.0
+    n: int = 0
+    passes: int = 0
+    at: float = 0.0
+
+    def add(self, gap: float, passed: bool, at: float) -> None:
+        if self.weight <= 1.0:
+            self.weight, self.n, self.passes, self.at = 1.0, 0, 0, at
+        self.weight = min(1e300, self.weight * (1.0 + self.bet * gap))
+        self.n += 1
+        self.passes += passed
+
+    @property
+    def ratio(self) -> float:
+        return self.passes / self.n
+
+
+class Stream:
+    """The detector of one label set and instrument. Not thread-safe.
+
+    Weights are made equal by thinning: a score is kept with probability weight / heaviest weight of the day and the
+    day before, decided by its record's id.
+    """
+
+    def __init__(self, phase: StreamPhase = "learning", state: Mapping[str, Any] | None = None) -> None:
+        """Start afresh, or go on from a stored state as if it had never stopped."""
+        given = dict(state or {})
+        self.phase: StreamPhase = phase
+        self.models: list[str] = list(given.get("models", ()))
+        #: id of the event of the alarm that is on
+        self.alarm: str | None = given.get("alarm")
+        self._sums = Sums(**given["sums"]) if "sums" in given else Sums()
+        self._first_at: float | None = given.get("first_at")
+        self._kept = given.get("kept", 0)
+        #: what it learned: n, mean, lower, upper (of the mean), objective and target
+        self.reference: dict[str, Any] | None = given.get("reference")
+        self._heaviest: list[float] = given.get("heaviest", [0, 0.0, 0.0])
+        #: kept records a day: estimate, whole days it is made of, the running day and its count
+        self._rate: dict[str, float] = given.get("rate", {"per_day": 0.0, "days": 0, "day": 0, "today": 0})
+        self._detector = EDetector.from_state(given["detector"]) if "detector" in given else None
+        self._onset = _Onset(**given["onset"]) if "onset" in given else None
+        self._mirror = EDetector.from_state(given["mirror"]) if "mirror" in given else None
+        self._mend = _Onset(**given["mend"]) if "mend" in given else None
+
+    def state(self) -> dict[str, Any]:
+        """All of it but the phase, JSON-ready."""
+        parts: dict[str, Any] = {
+            "models": self.models,
+            "alarm": self.alarm,
+            "sums": asdict(self._sums) if self.reference is None else None,
+            "first_at": self._first_at,
+            "kept": self._kept,
+            "reference": self.reference,
+            "heaviest": self._heaviest,
+            "rate": self._rate,
+            "detector": None if self._detector is None else self._detector.state(),
+            "onset": None if self._onset is None else asdict(self._onset),
+            "mirror": None if self._mirror is None else self._mirror.state(),
+            "mend": None if self._mend is None else asdict(self._mend),
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    # -- what it shows
+
+    @property
+    def evidence(self) -> float | None:
+        """Log of the e-value that the stream is below its target; None while it is not watched."""
+        return None if self._detector is None or self.phase == "ended" else self._detector.log_e
+
+    @property
+    def threshold(self) -> float | None:
+        """Log of the run length: the alarm goes on when the evidence reaches it."""
+        return None if self._detector is None or self.phase == "ended" else self._detector.log_threshold
+
+    @property
+    def target(self) -> float | None:
+        """Pass ratio that it must keep, in (0, 1); None while it learns."""
+        return None if self.reference is None else self.reference["target"]
+
+    # -- what it is told
+
+    def expect(self, objective: float | None, policy: ChangePolicy, streams: int) -> None:
+        """Take the objective and the policy of now; `streams` share the false alarms. An alarm that is on stays."""
+        if self.reference is not None and self.phase != "alarmed":
+            target = _target(self.reference, objective, policy)
+            if target is None:
+                self.learn()
+            elif target != self.reference["target"] or objective != self.reference["objective"]:
+                self.reference |= {"objective": objective, "target": target}
+                self._watch(target)
+        if self._detector is not None:
+            per_day = max(1.0, self._rate["per_day"])
+            self._detector.run_length = max(_LEAST_RUN, per_day * policy.false_alarm_days * streams)
+
+    def learn(self) -> None:
+        """Forget the reference, and learn a new one from the next score on."""
+        self.phase, self.alarm, self.reference = "learning", None, None
+        self._sums, self._first_at, self._kept = Sums(), None, 0
+        self._detector = self._onset = self._mirror = self._mend = None
+
+    def revive(self) -> None:
+        """Go on after an end: with the old reference, where there is one, and no evidence."""
+        if self.reference is None:
+            self.learn()
+        else:
+            self._watch(self.reference["target"])
+
+    def end(self) -> None:
+        """Watch no more."""
+        self.phase, self.alarm, self._mirror, self._mend = "ended", None, None, None
+
+    def take(self, score: WatchedScore, objective: float | None, policy: ChangePolicy) -> tuple[bool, Happening | None]:
+        """Take the next score: whether thinning kept it, and what came of it."""
+        at = score.timestamp.timestamp()
+        kept = self._keeps(score, at)
+        if self.phase == "learning":
+            return kept, self._learn(score, at, kept, objective, policy)
+        if not kept or self._detector is None or self._onset is None:
+            return kept, None
+        self._count(at)
+        self._detector.update(float(score.passed))
+        if self.phase == "alarmed":
+            return kept, self._seek_recovery(score, at, policy)
+        self._onset.add(self._detector.objective - score.passed, score.passed, at)
+        evidence = self._detector.log_e
+        if evidence is None or evidence < self._detector.log_threshold or self._onset.n < policy.min_records:
+            return kept, None
+        return kept, self._raise_alarm(score, policy)
+
+    # -- how
+
+    def _keeps(self, score: WatchedScore, at: float) -> bool:
+        day, current, before = self._heaviest
+        today = int(at // DAY)
+        if today > day:
+            # What was heaviest long ago, such as one stray record, thins nothing out for ever.
+            current, before = 0.0, current if today == day + 1 else 0.0
+        current = max(current, score.weight)
+        self._heaviest = [max(day, today), current, before]
+        heaviest = max(current, before)
+        return score.weight == heaviest or is_kept(score.record_id, score.weight, max_weight=heaviest)
+
+    def _count(self, at: float) -> None:
+        """Kept records a day: a mean over whole days that had any, at most so many."""
+        rate, today = self._rate, int(at // DAY)
+        if today > rate["day"]:
+            if rate["days"] >= 0 and rate["today"]:
+                rate["per_day"] += (rate["today"] - rate["per_day"]) / min(rate["days"] + 1, _RATE_DAYS)
+            # The day on which it began to count was not a whole one.
+            rate |= {"day": today, "today": 0, "days": rate["days"] + 1}
+        rate["today"] += 1
+
+    def _learn(
+        self, score: WatchedScore, at: float, kept: bool, objective: float | None, policy: ChangePolicy
+    ) -> Happening | None:
+        w, p = score.weight, float(score.passed)
+        self._sums += Sums(
+            n=1, sum_w=w, sum_w2=w * w, passes=int(p), sum_wp=w * p, sum_w2p=w * w * p, sum_wy=w * p, sum_w2y=w * w * p
+        )
+        self._first_at = at if self._first_at is None else self._first_at
+        self._kept += kept
+        estimate = pass_ratio(self._sums)
+        # The unbiased variance costs one record.
+        if estimate is None or estimate.n_effective < policy.reference_records - 1.01:
+            return None
+        n, mean = estimate.n_effective, estimate.value
+        # One-sided at this level is the end of a two-sided interval of twice the error. Exact, because the run length
+        # is promised only to a stream whose mean is at least the target.
+        lower, upper = clopper_pearson_interval(min(n, n * mean), n, confidence=2 * _CONFIDENCE - 1)
+        reference = {"n": n, "mean": mean, "lower": lower, "upper": upper, "objective": objective}
+        target = _target(reference, objective, policy)
+        if target is None:
+            self.learn()
+            return None
+        days = max(at - self._first_at, HOUR) / DAY
+        self._rate = {"per_day": self._kept / days, "days": -1, "day": int(at // DAY), "today": 0}
+        self.reference = reference | {"target": target}
+        self._watch(target)
+        return Happening(
+            kind="learned",
+            at=score.timestamp,
+            record_id=score.record_id,
+            message=f"usually {mean:.1%} pass, and {target:.1%} must",
+            details=self.reference,
+        )
+
+    def _watch(self, target: float) -> None:
+        run_length = self._detector.run_length if self._detector is not None else _LEAST_RUN
+        self.phase, self._mirror, self._mend = "watching", None, None
+        self._detector = EDetector(target, run_length)
+        self._onset = _Onset(bet=_BET / (1.0 - target))
+
+    def _raise_alarm(self, score: WatchedScore, policy: ChangePolicy) -> Happening:
+        assert self._detector is not None  # noqa: S101 - it has just alarmed
+        assert self._onset is not None  # noqa: S101 - made with the detector
+        assert self.reference is not None  # noqa: S101 - what the detector was made of
+        target, seen = self._detector.objective, self._onset
+        self.phase = "alarmed"
+        # Over when it has left the bad level, so the mirrored detector doubts everything up to half the way back.
+        halfway = _halfway(seen, target)
+        self._mirror = EDetector(1.0 - halfway, max(_LEAST_MIRROR_RUN, self._rate["per_day"]))
+        self._mend = _Onset(bet=_MEND_BET / halfway)
+        is_objective = target == self.reference["objective"]
+        since = datetime.fromtimestamp(seen.at, UTC)
+        return Happening(
+            kind="alarm",
+            at=score.timestamp,
+            record_id=score.record_id,
+            message=f"{seen.ratio:.1%} of {seen.n} records pass since about {since:%Y-%m-%d %H:%M}, and "
+            f"{target:.1%} {'are its objective' if is_objective else 'or more did before'}",
+            details={
+                "since": since.isoformat(),
+                "records": seen.n,
+                "passes": seen.passes,
+                "pass_ratio": seen.ratio,
+                "target": target,
+                "against": "objective" if is_objective else "reference",
+                "evidence": self._detector.log_e,
+                "threshold": self._detector.log_threshold,
+                "false_alarm_days": policy.false_alarm_days,
+            },
+        )
+
+    def _seek_recovery(self, score: WatchedScore, at: float, policy: ChangePolicy) -> Happening | None:
+        assert self._detector is not None  # noqa: S101 - it has alarmed
+        assert self._mirror is not None  # noqa: S101 - made with the alarm
+        assert self._mend is not None  # noqa: S101 - made with the alarm
+        assert self._onset is not None  # noqa: S101 - made with the detector
+        target, seen, mend = self._detector.objective, self._onset, self._mend
+        if mend.weight <= 1.0:
+            # What looked like a mend was none: it tells how bad the bad level is.
+            seen.n, seen.passes = seen.n + mend.n, seen.passes + mend.passes
+            self._mirror.objective = 1.0 - _halfway(seen, target)
+        self._mirror.update(1.0 - score.passed)
+        mend.add(score.passed - (1.0 - self._mirror.objective), score.passed, at)
+        evidence = self._mirror.log_e
+        if evidence is None or evidence < self._mirror.log_threshold:
+            return None
+        if mend.n < policy.recovery_records or mend.ratio < target:
+            return None
+        since = datetime.fromtimestamp(mend.at, UTC)
+        happening = Happening(
+            kind="recovered",
+            at=score.timestamp,
+            record_id=score.record_id,
+            message=f"{mend.ratio:.1%} of {mend.n} records pass since about {since:%Y-%m-%d %H:%M}",
+            details={"since": since.isoformat(), "records": mend.n, "pass_ratio": mend.ratio, "target": target},
+        )
+        self._watch(target)
+        return happening
+
+
+def _halfway(seen: _Onset, target: float) -> float:
+    return (min(seen.ratio, target) + target) / 2
+
+
+def _target(reference: Mapping[str, Any], objective: float | None, policy: ChangePolicy) -> float | None:
+    """The pass ratio that a stream must keep; None where it passes too little to get worse.
+
+    The objective, unless the stream was below it for sure when it was learned: then it must stay as good as it was.
+    """
+    if policy.against == "objective" and objective is not None and reference["upper"] >= objective:
+        return objective
+    lower: float = reference["lower"]
+    return lower if lower >= _LEAST_REFERENCE else None
+
+
+# -- one step of all streams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a step came to."""
+
+    #: those that changed
+    streams: Sequence[ChangeStream]
+    events: Sequence[ChangeEvent]
+    resolutions: Sequence[Resolution]
+
+
+def step(reading: ChangeReading, policy: ChangePolicy, objectives: Mapping[str, float]) -> Step:
+    """Move the streams over what was read. Pure: the same reading gives the same step.
+
+    Args:
+        reading: see `Store.read_changes`.
+        policy: how to decide.
+        objectives: of rubrics, by rubric hash.
+    """
+    return _Step(reading, policy, objectives).run()
+
+
+class _Step:
+    def __init__(self, reading: ChangeReading, policy: ChangePolicy, objectives: Mapping[str, float]) -> None:
+        self._reading, self._policy, self._objectives = reading, policy, objectives
+        self._stored = dict(reading.streams)
+        self._live: dict[StreamKey, Stream] = {}
+        self._kept: dict[StreamKey, int] = {}
+        self._shown: dict[StreamKey, int] = {}
+        self._last: dict[StreamKey, datetime] = {}
+        self._events: dict[str, ChangeEvent] = {}
+        self._resolutions: list[Resolution] = []
+        self._retired = {_version_key(v) for v in reading.versions if v.state == "retired"}
+        self._placed = {_version_key(v) for v in reading.versions}
+        counted = sum(1 for stream in self._stored.values() if stream.phase in ("watching", "alarmed"))
+        self._streams = policy.streams or max(1, counted)
+
+    def run(self) -> Step:
+        self._note_versions()
+        self._end_replaced()
+        for score in self._reading.scores:
+            self._take(score)
+        self._end_silent()
+        return Step(
+            streams=[self._row(key, stream) for key, stream in self._live.items()],
+            events=list(self._events.values()),
+            resolutions=self._resolutions,
+        )
+
+    def _take(self, score: WatchedScore) -> None:
+        key = score.key
+        name = self._reading.names[key]
+        known = key in self._live
+        stream = self._open(key)
+        if not known and (key not in self._stored or not self._stored[key].records):
+            self._note_unplaced(name, score)
+        self._shown[key] = self._shown.get(key, 0) + 1
+        self._last[key] = score.timestamp
+        if stream.phase == "ended":
+            if name.instrument.key in self._retired:
+                return
+            stream.revive()
+            self._expect(key, stream)
+        self._note_model(name, stream, score)
+        kept, happening = stream.take(score, self._objectives.get(name.instrument.rubric_hash), self._policy)
+        self._kept[key] = self._kept.get(key, 0) + kept
+        if happening is not None:
+            self._note(key, name, stream, happening)
+
+    def _open(self, key: StreamKey) -> Stream:
+        stream = self._live.get(key)
+        if stream is None:
+            stored = self._stored.get(key)
+            stream = Stream() if stored is None else Stream(stored.phase, stored.state)
+            self._live[key] = stream
+            if stream.phase != "ended":
+                self._expect(key, stream)
+        return stream
+
+    def _expect(self, key: StreamKey, stream: Stream) -> None:
+        rubric_hash = self._reading.names[key].instrument.rubric_hash
+        stream.expect(self._objectives.get(rubric_hash), self._policy, self._streams)
+
+    def _note(self, key: StreamKey, name: StreamName, stream: Stream, happening: Happening) -> None:
+        said = {"app": name.app, "rubric": name.instrument.rubric, "judge": name.instrument.judge}
+        if happening.kind == "learned":
+            self._expect(key, stream)
+            _log.info("the usual pass ratio is learned", extra=said | {"what": happening.message})
+            return
+        if happening.kind == "recovered":
+            if stream.alarm is not None:
+                self._resolve(stream.alarm, happening.at, "recovered")
+            stream.alarm = None
+            _log.info("the pass ratio has recovered", extra=said | {"what": happening.message})
+            return
+        _log.warning("the pass ratio has dropped", extra=said | {"what": happening.message})
+        event = ChangeEvent(
+            event_id=_digest("drop", *map(str, key), happening.record_id),
+            kind="drop",
+            instrument=name.instrument,
+            app=name.app,
+            cohort=name.cohort,
+            key=key,
+            happened_at=happening.at,
+            message=happening.message,
+            details=happening.details,
+            verdict="unknown",
+        )
+        stream.alarm = event.event_id
+        self._events[event.event_id] = event
+
+    def _resolve(self, event_id: str, at: datetime, resolution: str) -> None:
+        self._resolutions.append(Resolution(event_id=event_id, resolved_at=at, resolution=resolution))
+
+    # -- instruments that change
+
+    def _note_versions(self) -> None:
+        """An event for the latest version of each rubric that took another's place while somebody watched."""
+        by_rubric: dict[str, list[RubricVersion]] = {}
+        for version in self._reading.versions:
+            by_rubric.setdefault(version.rubric, []).append(version)
+        for versions in by_rubric.values():
+            versions.sort(key=_activated)
+            if len(versions) < 2 or _activated(versions[-1]) < self._reading.started_at:
+                continue
+            before, after = versions[-2:]
+            self._note_instrument(_name_of(before), _name_of(after), _activated(after))
+
+    def _note_unplaced(self, name: StreamName, score: WatchedScore) -> None:
+        """The same for instruments that no gate has placed: the first score of a new one beside an older one."""
+        own = name.instrument
+        if own.key in self._placed or own.key in {s.name.instrument.key for s in self._stored.values() if s.records}:
+            return
+        others = [s for s in self._stored.values() if s.name.instrument.rubric == own.rubric and s.last_at is not None]
+        if others:
+            latest = max(others, key=lambda stream: stream.last_at or score.timestamp)
+            self._note_instrument(latest.name.instrument, own, None, happened_at=score.timestamp)
+
+    def _note_instrument(
+        self,
+        before: InstrumentName,
+        after: InstrumentName,
+        activated_at: datetime | None,
+        happened_at: datetime | None = None,
+    ) -> None:
+        kind: ChangeKind = "rubric_changed"
+        what = f"{before.rubric} {after.rubric_version} took the place of {before.rubric_version}"
+        if before.judge_fingerprint != after.judge_fingerprint:
+            kind = "judge_changed"
+            was = before.judge if before.judge != after.judge else f"other settings of {before.judge}"
+            what = f"{after.judge} took the place of {was}"
+        moment = activated_at or happened_at
+        if moment is None:
+            return
+        said = "first" if activated_at is None else activated_at.isoformat()
+        event = ChangeEvent(
+            event_id=_digest("instrument", *after.key, said),
+            kind=kind,
+            instrument=after,
+            happened_at=moment,
+            message=what,
+            details={"before": before._asdict()},
+        )
+        self._events[event.event_id] = event
+
+    def _note_model(self, name: StreamName, stream: Stream, score: WatchedScore) -> None:
+        model = score.judge_model
+        if model is None or model in stream.models or len(stream.models) >= _MOST_MODELS:
+            return
+        if stream.models:
+            event = ChangeEvent(
+                event_id=_digest("model", *name.instrument.key, model),
+                kind="model_changed",
+                instrument=name.instrument,
+                happened_at=score.timestamp,
+                message=f"{model} answers in place of {stream.models[-1]}, under the same settings",
+                details={"before": stream.models[-1], "after": model},
+            )
+            self._events[event.event_id] = event
+        stream.models.append(model)
+
+    # -- streams that end
+
+    def _end_replaced(self) -> None:
+        for key, stored in self._stored.items():
+            if stored.phase != "ended" and stored.name.instrument.key in self._retired:
+                self._end(key, "replaced")
+
+    def _end_silent(self) -> None:
+        end = datetime.fromtimestamp(self._reading.end, UTC)
+        for key, stored in self._stored.items():
+            seen = self._last.get(key) or stored.last_at
+            if stored.phase != "ended" and seen is not None and seen < end - _SILENT:
+                self._end(key, "ended")
+
+    def _end(self, key: StreamKey, resolution: str) -> None:
+        stream = self._open(key)
+        if stream.alarm is not None:
+            self._resolve(stream.alarm, datetime.fromtimestamp(self._reading.end, UTC), resolution)
+        stream.end()
+
+    def _row(self, key: StreamKey, stream: Stream) -> ChangeStream:
+        stored = self._stored.get(key)
+        return ChangeStream(
+            key=key,
+            name=self._reading.names[key],
+            phase=stream.phase,
+            state=stream.state(),
+            evidence=stream.evidence,
+            threshold=stream.threshold,
+            reference=stream.target,
+            records=(stored.records if stored else 0) + self._shown.get(key, 0),
+            kept=(stored.kept if stored else 0) + self._kept.get(key, 0),
+            last_at=self._last.get(key, stored.last_at if stored else None),
+        )
+
+
+# -- the watch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What one call of `watch` did."""
+
+    #: interactions before it are read, epoch seconds
+    position: int
+    scores: int
+    events: int
+    #: there is more to read at once
+    behind: bool
+
+
+def watch(
+    store: Store,
+    rubrics: Iterable[Rubric],
+    policy: ChangePolicy,
+    *,
+    clock: Callable[[], datetime] = now,
+    oldest_pending: float | None = None,
+    limit: int = 20_000,
+    max_steps: int = 20,
+) -> Watched:
+    """Move the watch over what has settled, a step at a time, and note verdicts. Safe to run twice at once.
+
+    Args:
+        store: of the scores.
+        rubrics: of the rubric files: their objectives.
+        policy: how to decide.
+        clock: the present, aware.
+        oldest_pending: when the oldest record on the queue was enqueued, epoch seconds: its minute is waited for.
+        limit: scores of one step.
+        max_steps: of one call, so that it ends.
+
+    Raises:
+        StoreError: the store is away; what was saved stands.
+    """
+    present = clock().timestamp()
+    until = present - policy.settle_seconds
+    if oldest_pending is not None:
+        until = min(until, max(oldest_pending - policy.settle_seconds, until - policy.wait_seconds))
+    scores = events = 0
+    behind = True
+    position = int(until)
+    for _ in range(max_steps):
+        reading = store.read_changes(int(until), limit=limit)
+        position = reading.end
+        done = step(reading, policy, _objectives(rubrics, reading.versions))
+        if not store.save_changes(reading, done.streams, done.events, done.resolutions):
+            # Another worker was faster: the rest is its.
+            break
+        scores += len(reading.scores)
+        events += len(done.events)
+        behind = reading.end + 60 <= until
+        if not behind:
+            break
+    settle_verdicts(store, clock=clock)
+    return Watched(position=position, scores=scores, events=events, behind=behind)
+
+
+def _objectives(rubrics: Iterable[Rubric], versions: Iterable[RubricVersion]) -> dict[str, float]:
+    """Objectives by rubric hash; those of the files win over those that were placed once."""
+    found: dict[str, float] = {}
+    for version in versions:
+        try:
+            objective = json.loads(version.body).get("objective")
+        except (ValueError, AttributeError):
+            continue
+        if isinstance(objective, int | float) and 0.0 < objective < 1.0:
+            found[version.rubric_hash] = float(objective)
+    for rubric in rubrics:
+        found.pop(rubric.hash, None)
+        if rubric.objective is not None:
+            found[rubric.hash] = rubric.objective
+    return found
+
+
+# -- verdicts
+
+
+def judge_verdict(
+    *,
+    drops: Sequence[ChangeEvent],
+    canary: CanaryRun | None,
+    changed: ChangeEvent | None,
+    retired: bool = False,
+) -> tuple[Verdict, str]:
+    """Whose fault a change is, and why (one sentence without its full stop). Pure.
+
+    Args:
+        drops: open alarms of the instrument.
+        canary: its latest canary run.
+        changed: the event of its having taken another judge's place, while that counts.
+        retired: another version has taken its place.
+    """
+    if retired:
+        return "none", "another version took its place"
+    alike = canary is not None and changed is not None and canary.cause == "product" and canary.trigger == "change"
+    if changed is not None and not alike:
+        return "judge", changed.message
+    if canary is not None and canary.cause == "judge":
+        return "judge", canary.reason
+    if not drops:
+        return "none", "nothing has changed"
+    noted = [drop.noted_at for drop in drops if drop.noted_at is not None]
+    if canary is None:
+        return "unknown", "no canary has run: ASSAY_CANARY names label files to tell the judge from the product by"
+    if noted and canary.started_at < min(noted):
+        return "unknown", "the canary has not run since"
+    if canary.baseline_at is not None and canary.baseline_at > max(drop.happened_at for drop in drops):
+        return "unknown", "the canary was first run after the change: it cannot tell what the judge read before"
+    # A judge that may have moved by a point or two has not made the product drop by ten.
+    gap = max(float(drop.details.get("target", 0.0)) - float(drop.details.get("pass_ratio", 0.0)) for drop in drops)
+    explained = canary.lower is None or canary.lower <= -gap / 2
+    if canary.cause == "product" or not explained:
+        return "product", canary.reason if explained else f"{_at_most(canary.lower)}, and the drop is {100 * gap:.0f}"
+    return "unknown", canary.reason
+
+
+def _at_most(lower: float | None) -> str:
+    return f"the judge reads fixed records at most {max(0.0, -100 * (lower or 0.0)):.1f} points lower than before"
+
+
+def settle_verdicts(store: Store, *, clock: Callable[[], datetime] = now) -> int:
+    """Say anew, of every instrument, whose fault a change is; returns how many verdicts are others than before.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    versions = store.rubric_versions()
+    retired = {_version_key(version) for version in versions if version.state == "retired"}
+    drops = store.change_events(open_only=True, limit=10_000)
+    latest = {run.instrument.key: run for run in store.canaries()}
+    before = {verdict.instrument.key: verdict for verdict in store.drift_verdicts()}
+    since = clock() - CHANGED_FOR
+    judges: tuple[ChangeKind, ...] = ("judge_changed",)
+    changed = {
+        event.instrument.key: event
+        for event in reversed(store.change_events(kinds=judges, limit=200))
+        if event.happened_at > since and event.acknowledged_at is None
+    }
+    instruments = {event.instrument.key: event.instrument for event in (*drops, *changed.values())}
+    instruments |= {key: run.instrument for key, run in latest.items()}
+    instruments |= {key: verdict.instrument for key, verdict in before.items()}
+    n = 0
+    for key, instrument in instruments.items():
+        found, reason = judge_verdict(
+            drops=[drop for drop in drops if drop.instrument.key == key],
+            canary=latest.get(key),
+            changed=changed.get(key),
+            retired=key in retired,
+        )
+        known = before.get(key)
+        if found == ("none" if known is None else known.verdict):
+            continue
+        moment = clock()
+        event = ChangeEvent(
+            event_id=_digest("verdict", *key, found, moment.isoformat()),
+            kind="verdict",
+            instrument=instrument,
+            happened_at=moment,
+            message=reason,
+            details={"before": "none" if known is None else known.verdict},
+            verdict=found,
+        )
+        if store.save_verdict(DriftVerdict(instrument=instrument, verdict=found, reason=reason), event):
+            n += 1
+            said = {"rubric": instrument.rubric, "judge": instrument.judge, "verdict": found, "reason": reason}
+            _log.log(logging.INFO if found == "none" else logging.WARNING, "drift verdict", extra=said)
+    return n
+
+
+def _name_of(version: RubricVersion) -> InstrumentName:
+    return InstrumentName(
+        version.rubric, version.rubric_version, version.rubric_hash, version.judge, version.judge_fingerprint
+    )
+
+
+def _version_key(version: RubricVersion) -> tuple[str, str, str]:
+    return version.rubric, version.rubric_hash, version.judge_fingerprint
+
+
+def _activated(version: RubricVersion) -> datetime:
+    return version.activated_at or datetime.min.replace(tzinfo=UTC)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:16]

@@ -1,0 +1,425 @@
+"""The OTLP/HTTP receiver: spans of applications in any language in, records out.
+
+    requests     at most so many at once, each bounded in time and size, decompressed too
+    traces       spans wait until their trace is whole, bounded in number and bytes; no room: 503 and Retry-After
+    clients      one `assay.Client` for each app, which samples, redacts and enqueues
+
+While Redis is away the clients fill, then the traces, then senders are asked to come again: nothing grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import threading
+import time
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import ClientError, web
+
+from assay.errors import SettingsError
+from assay.otlp import OtlpError, read_logs, read_logs_json, read_traces, read_traces_json, response, status
+from assay.spans import DISCRIMINATORS, Span, SpanEvent, app_of, interactions
+from assay.traces import Traces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Self
+
+    from assay.client import Client
+    from assay.otlp import Request
+
+_log = logging.getLogger(__name__)
+
+_PROTOBUF, _JSON = "application/x-protobuf", "application/json"
+#: How long a body may take to come, and how many requests are read at once.
+_BODY_SECONDS: Final = 10.0
+_MOST_REQUESTS: Final = 32
+#: Threads that decode.
+_THREADS: Final = 2
+_RETRY_SECONDS: Final = 5
+#: How often the thread looks for traces that are whole.
+_LOOK_SECONDS: Final = 0.25
+#: Clients; what comes of further apps is of the app `other`.
+_MOST_APPS: Final = 50
+#: Records that may wait in the clients before traces wait instead.
+_MOST_BUFFERED: Final = 2_000
+_UNAVAILABLE, _INVALID, _UNAUTHENTICATED = 14, 3, 16
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectorLimits:
+    """The bounds of a collector."""
+
+    #: of one request's body, before and after decompression
+    body_bytes: int = 16_000_000
+    #: of all spans that wait for their trace, about
+    waiting_bytes: int = 256_000_000
+    waiting_spans: int = 100_000
+    #: how long a trace is waited for since its latest span came; after its root has come, `settle_seconds`
+    wait_seconds: float = 30.0
+    settle_seconds: float = 6.0
+    longest_seconds: float = 300.0
+
+
+class Collector:
+    """Receives OTLP over HTTP on threads of its own; use it as a context manager, or `start` and `close` it.
+
+    Args:
+        make_client: makes the client of an app; it is closed with the collector.
+        app: the app of all records; None takes each resource's `service.name`.
+        token: bearer token that every request must carry.
+        host, port: where to listen; port 0 takes a free one.
+        metrics: makes the body and content type of `/metrics` of `counts()` and an Accept header.
+    """
+
+    def __init__(
+        self,
+        make_client: Callable[[str], Client],
+        *,
+        app: str | None = None,
+        token: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 4318,
+        limits: CollectorLimits | None = None,
+        metrics: Callable[[dict[str, Any], str], tuple[bytes, str]] | None = None,
+    ) -> None:
+        self._limits = limits or CollectorLimits()
+        self._token = token
+        self._metrics = metrics
+        self._host, self.port = host, port
+        self._intake = _Intake(make_client, app, self._limits)
+        self._reading = 0
+        self.requests: Counter[str] = Counter()
+
+    # -- life
+
+    def start(self) -> Self:
+        """Listen.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
+        ready, failure = threading.Event(), list[BaseException]()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="assay-collect")
+
+        def run() -> None:
+            asyncio.set_event_loop(self._loop)
+            try:
+                self._loop.run_until_complete(self._serve(ready))
+            except (OSError, OverflowError) as error:
+                failure.append(error)
+            finally:
+                self._loop.close()
+                ready.set()
+
+        self._thread = threading.Thread(target=run, name="assay-collect-http", daemon=True)
+        self._thread.start()
+        ready.wait()
+        if failure:
+            self._executor.shutdown()
+            reason = getattr(failure[0], "strerror", None) or "no such port"
+            raise SettingsError(f"cannot listen on {self._host}:{self.port}: {reason}; choose another address or port")
+        self._intake.start()
+        return self
+
+    def close(self) -> None:
+        """Listen no more, then record and send what is kept. May be called twice."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(timeout=15)
+            self._executor.shutdown(wait=True)
+            self._intake.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """`http://host:port`, without a path."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}"
+
+    async def _serve(self, ready: threading.Event) -> None:
+        app = web.Application()
+        app.router.add_post("/v1/traces", self._receive_traces)
+        app.router.add_post("/v1/logs", self._receive_logs)
+        app.router.add_get("/healthz", self._health)
+        if self._metrics is not None:
+            app.router.add_get("/metrics", self._show_metrics)
+        # Bodies are decompressed here, within bounds.
+        runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._host, self.port, backlog=256)
+            await site.start()
+            self.port = int(runner.addresses[0][1])
+            ready.set()
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    # -- requests
+
+    async def _receive_traces(self, request: web.Request) -> web.Response:
+        return await self._receive(request, logs=False)
+
+    async def _receive_logs(self, request: web.Request) -> web.Response:
+        return await self._receive(request, logs=True)
+
+    async def _receive(self, request: web.Request, *, logs: bool) -> web.Response:
+        as_json = request.content_type == _JSON
+        outcome, answer = await self._answer(request, as_json=as_json, logs=logs)
+        self.requests[outcome] += 1
+        return answer
+
+    async def _answer(self, request: web.Request, *, as_json: bool, logs: bool) -> tuple[str, web.Response]:
+        if not self._authorized(request):
+            return "unauthorized", _error(401, "the bearer token is missing or wrong", as_json, code=_UNAUTHENTICATED)
+        if request.content_type not in (_PROTOBUF, _JSON):
+            return "bad", _error(415, f"content-type must be {_PROTOBUF} or {_JSON}", as_json)
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("gzip", "identity", ""):
+            return "bad", _error(415, "content-encoding must be gzip or none", as_json)
+        most = self._limits.body_bytes
+        if (request.content_length or 0) > most:
+            return "too_large", _error(413, f"more than {most:,} bytes: send smaller batches", as_json)
+        if self._reading >= _MOST_REQUESTS:
+            return "busy", _error(429, "too many requests at once", as_json, code=_UNAVAILABLE, retry=1)
+        if not self._intake.has_room(request.content_length or 0):
+            why = "no room for more spans: is Redis away?"
+            return "busy", _error(503, why, as_json, code=_UNAVAILABLE, retry=_RETRY_SECONDS)
+        self._reading += 1
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _read_body(request, most)
+            if body is None:
+                return "too_large", _error(413, f"more than {most:,} bytes: send smaller batches", as_json)
+            work = self._executor
+            return await self._loop.run_in_executor(work, self._take, body, encoding == "gzip", as_json, logs)
+        except (ConnectionError, ClientError):
+            return "bad", _error(400, "the connection was lost", as_json)
+        except TimeoutError:
+            return "bad", _error(408, f"the body did not come within {_BODY_SECONDS:g} s", as_json)
+        finally:
+            self._reading -= 1
+
+    def _authorized(self, request: web.Request) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode(errors="replace"), self._token.encode()
+        )
+
+    def _take(self, body: bytes, packed: bool, as_json: bool, logs: bool) -> tuple[str, web.Response]:
+        """Decode a body and keep what it brings. Runs on a thread."""
+        try:
+            if packed:
+                unpacked = gunzip(body, self._limits.body_bytes)
+                if unpacked is None:
+                    why = f"more than {self._limits.body_bytes:,} bytes when decompressed: send smaller batches"
+                    return "too_large", _error(413, why, as_json)
+                body = unpacked
+            if logs:
+                read = (read_logs_json if as_json else read_logs)(body)
+            else:
+                read = (read_traces_json if as_json else read_traces)(body)
+        except OtlpError as error:
+            return "bad", _error(400, str(error), as_json)
+        except Exception:  # noqa: BLE001 - whatever a stranger sends, the next request is answered
+            _log.exception("a request could not be read")
+            return "bad", _error(400, "the body could not be read", as_json)
+        total = len(read.spans) + len(read.events)
+        kept = self._intake.keep(read, len(body))
+        if total and not kept:
+            why = "no room for more spans: is Redis away?"
+            return "busy", _error(503, why, as_json, code=_UNAVAILABLE, retry=_RETRY_SECONDS)
+        if total > kept:
+            read.reject("no room for more spans", total - kept)
+        answer = response(read.rejected, read.reason, as_json=as_json, logs=logs)
+        outcome = "partial" if read.rejected else "ok"
+        return outcome, web.Response(body=answer, content_type=_JSON if as_json else _PROTOBUF)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response(self.counts(), status=200 if self._intake.has_room(0) else 503)
+
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        assert self._metrics is not None  # noqa: S101 - the route exists only with it
+        body, content_type = self._metrics(self.counts(), request.headers.get("accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def counts(self) -> dict[str, Any]:
+        """What became of requests, spans and interactions so far; what waits; the clients' counts by app."""
+        return {
+            "status": "ok" if self._intake.has_room(0) else "full",
+            "requests": dict(self.requests),
+            **self._intake.counts(),
+        }
+
+
+class _Intake:
+    """Keeps spans by trace, and gives the interactions of whole traces to the clients, on a thread of its own."""
+
+    def __init__(self, make_client: Callable[[str], Client], app: str | None, limits: CollectorLimits) -> None:
+        self._make_client = make_client
+        self._app = app
+        self._traces: Traces[Span | tuple[str, SpanEvent]] = Traces(
+            wait_seconds=limits.wait_seconds,
+            settle_seconds=limits.settle_seconds,
+            longest_seconds=limits.longest_seconds,
+            most_items=limits.waiting_spans,
+            most_bytes=limits.waiting_bytes,
+        )
+        self._clients: dict[str, Client] = {}
+        self._counts: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="assay-collect-traces", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(timeout=30)
+        for client in self._clients.values():
+            client.close()
+
+    def has_room(self, size: int) -> bool:
+        return self._traces.has_room(size)
+
+    def keep(self, read: Request, body_bytes: int) -> int:
+        """Keep spans and events; how many found room."""
+        # What they take in memory is several times what they take on the wire.
+        each = 500 + 2 * body_bytes // max(1, len(read.spans) + len(read.events))
+        kept = 0
+        for span in read.spans:
+            wanted = not DISCRIMINATORS.isdisjoint(span.attributes)
+            kept += self._traces.add(span.trace_id, span, size=each, is_root=span.parent_id is None, is_wanted=wanted)
+        for trace_id, span_id, event in read.events:
+            kept += self._traces.add(trace_id, (span_id, event), size=each, is_wanted=False)
+        with self._counting:
+            self._counts["spans_kept"] += kept
+            self._counts["spans_rejected"] += len(read.spans) + len(read.events) - kept + read.rejected
+        return kept
+
+    def counts(self) -> dict[str, Any]:
+        clients = {app: client.stats() for app, client in list(self._clients.items())}
+        return {
+            **{name: count for name, count in self._counts.items() if not name.startswith("skipped_")},
+            "skipped": {n.removeprefix("skipped_"): c for n, c in self._counts.items() if n.startswith("skipped_")},
+            "waiting_spans": len(self._traces),
+            "waiting_bytes": self._traces.bytes,
+            "clients": {
+                app: {"sampled_out": stats.sampled_out, "sent": stats.sent, "buffered": stats.buffered}
+                | {f"dropped_{reason}": count for reason, count in stats.dropped.items()}
+                for app, stats in clients.items()
+            },
+        }
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing.wait(_LOOK_SECONDS)
+            if not self._is_full() or closing:
+                for items in self._traces.due(everything=closing):
+                    self._convert(items)
+            if closing:
+                return
+
+    def _is_full(self) -> bool:
+        return sum(client.stats().buffered for client in self._clients.values()) >= _MOST_BUFFERED
+
+    def _convert(self, items: Sequence[Span | tuple[str, SpanEvent]]) -> None:
+        found = interactions(joined(items))
+        with self._counting:
+            self._counts.update({f"skipped_{reason}": count for reason, count in found.skipped.items()})
+            self._counts["recorded"] += len(found.interactions)
+        for span, fields in found.interactions:
+            while self._is_full() and not self._closing.is_set():
+                time.sleep(0.05)
+            self._client(self._app or app_of(span)).record(**fields)
+
+    def _client(self, app: str) -> Client:
+        if app not in self._clients and len(self._clients) >= _MOST_APPS:
+            app = "other"
+        client = self._clients.get(app)
+        if client is None:
+            client = self._clients[app] = self._make_client(app)
+        return client
+
+
+def joined(items: Sequence[Span | tuple[str, SpanEvent]]) -> list[Span]:
+    """Spans with the events that came apart from them."""
+    from dataclasses import replace
+
+    events: dict[str, list[SpanEvent]] = {}
+    for item in items:
+        if isinstance(item, tuple):
+            events.setdefault(item[0], []).append(item[1])
+    return [
+        replace(item, events=[*item.events, *events[item.span_id]]) if item.span_id in events else item
+        for item in items
+        if isinstance(item, Span)
+    ]
+
+
+def gunzip(body: bytes, most: int) -> bytes | None:
+    """The decompressed body, of one or more gzip members; None when it is longer than `most` bytes.
+
+    Raises:
+        OtlpError: it is not gzip, or torn.
+    """
+    out = bytearray()
+    try:
+        while body:
+            member = zlib.decompressobj(_GZIP)
+            out += member.decompress(body, most - len(out) + 1)
+            if len(out) > most:
+                return None
+            if not member.eof:
+                raise OtlpError("the gzip body is torn")
+            body = member.unused_data
+    except zlib.error:
+        raise OtlpError("the body is not gzip") from None
+    return bytes(out)
+
+
+async def _read_body(request: web.Request, most: int) -> bytes | None:
+    """The body as it came; None when it is longer than `most` bytes."""
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(65_536):
+        body += chunk
+        if len(body) > most:
+            return None
+    return bytes(body)
+
+
+def _error(
+    http_status: int, message: str, as_json: bool, *, code: int = _INVALID, retry: int | None = None
+) -> web.Response:
+    headers = {} if retry is None else {"Retry-After": str(retry)}
+    if http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(
+        status=http_status,
+        body=status(message, as_json=as_json, code=code),
+        content_type=_JSON if as_json else _PROTOBUF,
+        headers=headers,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,838 @@
+"""What the watch over the pass stream keeps: how far it has read, its detectors, events, verdicts and canary runs.
+
+A step of the watch reads (`read_changes`), computes outside any transaction, and saves (`save_changes`) all or nothing,
+and only if nobody has saved since it read: so each score counts once, whatever crashes and however many watch at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from assay.errors import ConfigError
+from assay.records import now
+from assay.store._insert import insert_rows
+from assay.store._rows import RubricVersion
+from assay.store._tables import (
+    Moment,
+    dumps,
+    evaluations,
+    metadata,
+    rollups,
+    rubric_versions,
+    text,
+    totals,
+)
+from assay.windows import HOUR, MINUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from assay.store._database import Database
+    from assay.store._reads import Names
+
+#: learning: it has no reference yet. watching, alarmed. ended: its judge or rubric was replaced, or nothing comes.
+StreamPhase = Literal["learning", "watching", "alarmed", "ended"]
+#: drop: the detector's alarm. judge_changed, rubric_changed: another version became active. model_changed: the endpoint
+#: names another model under the same configuration. verdict: whose fault a change is was said anew.
+ChangeKind = Literal["drop", "judge_changed", "rubric_changed", "model_changed", "verdict"]
+#: Whether the product or its judge has changed.
+Verdict = Literal["none", "product", "judge", "unknown"]
+#: Why a canary ran.
+Trigger = Literal["baseline", "schedule", "alarm", "change", "command"]
+
+#: Minute sums are kept for two days; only what is well inside can be compared with them.
+_COUNTED = 36 * HOUR
+#: How long before the first step ever the watch begins.
+_FIRST_SPAN = 24 * HOUR
+_KEEP_RUNS = timedelta(days=400)
+
+_INSTRUMENT = ("rubric", "rubric_version", "rubric_hash", "judge", "judge_fingerprint")
+
+
+def _instrument_columns() -> list[sa.Column[str]]:
+    return [sa.Column(name, sa.Text, nullable=False) for name in _INSTRUMENT]
+
+
+#: One row: interactions before `position` (epoch seconds, a whole minute) are read. `revision` grows with every change.
+change_watch = sa.Table(
+    "change_watch",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+)
+
+#: One detector for each label set and instrument. `records` = those that it was shown, `kept` = those that thinning by
+#: weight left, `late` = scored after the watch had passed their minute, `earlier` = scored before there was a watch.
+change_streams = sa.Table(
+    "change_streams",
+    metadata,
+    sa.Column("series_id", sa.Integer, sa.ForeignKey("series.series_id"), primary_key=True, autoincrement=False),
+    sa.Column(
+        "instrument_id", sa.Integer, sa.ForeignKey("instruments.instrument_id"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("phase", sa.Text, nullable=False),
+    #: JSON, of `assay.changes.Stream`
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Double),
+    sa.Column("threshold", sa.Double),
+    sa.Column("reference", sa.Double),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("records", "kept", "late", "earlier")),
+    #: latest interaction that it was shown
+    sa.Column("last_at", Moment),
+    sa.CheckConstraint("phase IN ('learning', 'watching', 'alarmed', 'ended')", name="phase"),
+)
+
+change_events = sa.Table(
+    "change_events",
+    metadata,
+    #: made from what happened, so that the same is noted once
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    *_instrument_columns(),
+    #: of drops and changed models, which are of one stream
+    sa.Column("series_id", sa.Integer),
+    sa.Column("instrument_id", sa.Integer),
+    sa.Column("app", sa.Text, nullable=False),
+    #: JSON
+    sa.Column("cohort", sa.Text, nullable=False),
+    sa.Column("happened_at", Moment, nullable=False),
+    sa.Column("noted_at", Moment, nullable=False, index=True),
+    sa.Column("message", sa.Text, nullable=False),
+    #: JSON
+    sa.Column("details", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text),
+    sa.Column("resolved_at", Moment),
+    sa.Column("resolution", sa.Text),
+    sa.Column("acknowledged_at", Moment),
+    sa.Column("note", sa.Text),
+    sa.CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolution_of_resolved_only"),
+)
+
+#: The latest verdict on each instrument; `canary_until`: somebody runs its canary, and has it until then.
+drift_verdicts = sa.Table(
+    "drift_verdicts",
+    metadata,
+    sa.Column("rubric", sa.Text, primary_key=True),
+    sa.Column("rubric_hash", sa.Text, primary_key=True),
+    sa.Column("judge_fingerprint", sa.Text, primary_key=True),
+    sa.Column("rubric_version", sa.Text, nullable=False),
+    sa.Column("judge", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("since", Moment, nullable=False),
+    sa.Column("canary_until", Moment),
+    sa.CheckConstraint("verdict IN ('none', 'product', 'judge', 'unknown')", name="verdict"),
+)
+
+canary_runs = sa.Table(
+    "canary_runs",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    *_instrument_columns(),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("finished_at", Moment, nullable=False, index=True),
+    sa.Column("cause", sa.Text, nullable=False),
+    #: the one that later runs are compared with is the latest of these
+    sa.Column("baseline", sa.Boolean, nullable=False),
+    #: JSON, the rest of `CanaryRun`
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("spent_usd", sa.Double, nullable=False),
+    sa.CheckConstraint("cause IN ('none', 'product', 'judge', 'unknown')", name="cause"),
+)
+
+
+class InstrumentName(NamedTuple):
+    """What measures: one revision of a rubric, asked of one configuration of a judge."""
+
+    rubric: str
+    rubric_version: str
+    rubric_hash: str
+    judge: str
+    judge_fingerprint: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from others."""
+        return self.rubric, self.rubric_hash, self.judge_fingerprint
+
+
+#: series and instrument, by their numbers
+StreamKey = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedScore:
+    """One stored score, as a detector takes it."""
+
+    key: StreamKey
+    record_id: str
+    #: of the interaction; aware, UTC
+    timestamp: datetime
+    #: 1 / probability of sampling, at least 1
+    weight: float
+    passed: bool
+    #: the model that the endpoint says answered
+    judge_model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamName:
+    """What a stream is of."""
+
+    app: str
+    cohort: Mapping[str, str]
+    instrument: InstrumentName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeStream:
+    """A detector as it is stored."""
+
+    key: StreamKey
+    name: StreamName
+    phase: StreamPhase
+    #: JSON-ready, of `assay.changes.Stream`
+    state: Mapping[str, Any]
+    #: log of the e-value; None while there is nothing to say
+    evidence: float | None = None
+    #: log of the run length; alarm when the evidence reaches it
+    threshold: float | None = None
+    #: pass ratio in (0, 1) that the stream must keep
+    reference: float | None = None
+    #: scores shown to it; those that thinning left; those that came after their minute was read
+    records: int = 0
+    kept: int = 0
+    late: int = 0
+    #: latest interaction shown to it
+    last_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeEvent:
+    """Something that changed, and what became of it. Moments are aware, UTC."""
+
+    event_id: str
+    kind: ChangeKind
+    instrument: InstrumentName
+    happened_at: datetime
+    message: str
+    #: "" and empty where it is of no single label set
+    app: str = ""
+    cohort: Mapping[str, str] = field(default_factory=dict)
+    key: StreamKey | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    #: set by the store
+    noted_at: datetime | None = None
+    resolved_at: datetime | None = None
+    #: recovered, accepted, replaced or ended
+    resolution: str | None = None
+    acknowledged_at: datetime | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """An open event that is over."""
+
+    event_id: str
+    resolved_at: datetime
+    resolution: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeReading:
+    """What one step of the watch starts from: the scores of interactions in [position, end), epoch seconds."""
+
+    #: None before the first step ever
+    revision: int | None
+    started_at: datetime
+    position: int
+    end: int
+    #: how far it was to go
+    until: int
+    #: ordered by time and record id
+    scores: Sequence[WatchedScore]
+    streams: Mapping[StreamKey, ChangeStream]
+    #: of the streams and of the scores
+    names: Mapping[StreamKey, StreamName]
+    versions: Sequence[RubricVersion]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftVerdict:
+    """Whether the product or the judge has changed, as far as is known; stands since `since`."""
+
+    instrument: InstrumentName
+    verdict: Verdict
+    #: one sentence without its full stop
+    reason: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryRun:
+    """One run of the canary of an instrument."""
+
+    run_id: str
+    instrument: InstrumentName
+    trigger: Trigger
+    started_at: datetime
+    finished_at: datetime
+    #: none: nothing to compare with. product: the judge reads what it read before
+    cause: Verdict
+    #: one sentence without its full stop
+    reason: str
+    baseline: bool
+    repeats: int
+    #: item -> score in [0, 1] of each repeat; items are named by a hash of what is judged
+    scores: Mapping[str, Sequence[float]]
+    #: item -> 1 passed, 0 not, of each repeat
+    passes: Mapping[str, Sequence[float]]
+    #: items of the label set, and those compared with the baseline
+    items: int
+    compared: int
+    #: when those were first judged; None where there was nothing to compare with
+    baseline_at: datetime | None = None
+    #: pass ratio now less then, with its interval of confidence 0.99; None where there is none
+    difference: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    #: the same of the mean score
+    score_difference: float | None = None
+    #: share of the items on which judge and label agree
+    agreement: float | None = None
+    calls: int = 0
+    failures: int = 0
+    spent_usd: float = 0.0
+
+
+# -- a step of the watch
+
+
+def read_changes(database: Database, names: Names, until: int, limit: int) -> ChangeReading:
+    """See `Store.read_changes`."""
+    columns = (
+        evaluations.c.series_id,
+        evaluations.c.instrument_id,
+        evaluations.c.record_id,
+        evaluations.c.timestamp,
+        evaluations.c.weight,
+        evaluations.c.passed,
+        evaluations.c.judge_model,
+    )
+    order = (evaluations.c.timestamp, evaluations.c.record_id, evaluations.c.evaluation_id)
+    with database.read() as connection:
+        watch = connection.execute(sa.select(change_watch)).first()
+        position = (until - _FIRST_SPAN) // MINUTE * MINUTE if watch is None else watch.position
+        end = max(position, until // MINUTE * MINUTE)
+
+        def scores(stop: int, most: int | None) -> list[sa.Row[Any]]:
+            span = (evaluations.c.timestamp >= _moment(position), evaluations.c.timestamp < _moment(stop))
+            found = sa.select(*columns).where(*span, evaluations.c.outcome == "scored").order_by(*order)
+            return list(connection.execute(found if most is None else found.limit(most)))
+
+        rows = scores(end, limit + 1)
+        if len(rows) > limit:
+            # Whole minutes only; a minute that holds more than the limit is read whole.
+            end = int(rows[-1].timestamp.timestamp()) // MINUTE * MINUTE
+            if end == position:
+                end = position + MINUTE
+                rows = scores(end, None)
+            rows = [row for row in rows if row.timestamp.timestamp() < end]
+        stored = connection.execute(sa.select(change_streams)).all()
+        pairs = {(row.series_id, row.instrument_id) for row in (*stored, *rows)}
+        named = _named(connection, names, pairs)
+        versions = connection.execute(sa.select(rubric_versions).where(rubric_versions.c.activated_at.is_not(None)))
+        return ChangeReading(
+            revision=None if watch is None else watch.revision,
+            started_at=_moment(position) if watch is None else watch.started_at,
+            position=position,
+            end=end,
+            until=until,
+            scores=[
+                WatchedScore(
+                    key=(row.series_id, row.instrument_id),
+                    record_id=row.record_id,
+                    timestamp=row.timestamp,
+                    weight=row.weight,
+                    passed=row.passed,
+                    judge_model=row.judge_model,
+                )
+                for row in rows
+            ],
+            streams={(row.series_id, row.instrument_id): _stream(row, named) for row in stored},
+            names=named,
+            versions=[RubricVersion(**row) for row in versions.mappings()],
+        )
+
+
+def save_changes(
+    database: Database,
+    reading: ChangeReading,
+    streams: Collection[ChangeStream],
+    events: Collection[ChangeEvent],
+    resolutions: Collection[Resolution],
+) -> bool:
+    """See `Store.save_changes`."""
+    moment = now()
+    rows = [_stream_row(stream) for stream in sorted(streams, key=lambda stream: stream.key)]
+
+    def work(connection: sa.Connection) -> bool:
+        if not _move(connection, reading, moment):
+            return False
+        insert_rows(connection, change_streams, rows, _or_stream)
+        if reading.end >= reading.until - _COUNTED:
+            _count_late(connection, reading)
+        _note(connection, events, moment)
+        for resolution in resolutions:
+            _resolve(connection, resolution)
+        return True
+
+    return database.write(work)
+
+
+def _move(connection: sa.Connection, reading: ChangeReading, moment: datetime) -> bool:
+    """Whether the position could be moved: nobody has changed anything since it was read."""
+    if reading.revision is None:
+        row = {
+            "name": "interactions",
+            "position": reading.end,
+            "revision": 1,
+            "started_at": reading.started_at,
+            "updated_at": moment,
+        }
+        return bool(insert_rows(connection, change_watch, [row], _if_new))
+    statement = (
+        sa.update(change_watch)
+        .where(change_watch.c.revision == reading.revision)
+        .values(position=reading.end, revision=reading.revision + 1, updated_at=moment)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def _count_late(connection: sa.Connection, reading: ChangeReading) -> None:
+    """Late = all that was ever scored, less what is still ahead, less what was shown, less what was before the watch.
+
+    All and ahead come from one statement, which sees one moment: a commit is in both or in neither.
+    """
+    first = reading.revision is None
+    keys = (rollups.c.series_id, rollups.c.instrument_id)
+    ahead = (
+        sa.select(*keys, sa.cast(sa.func.sum(rollups.c.n), sa.BigInteger).label("n"))
+        .where(rollups.c.resolution_seconds == MINUTE, rollups.c.start >= reading.end)
+        .group_by(*keys)
+        .subquery()
+    )
+    behind = (totals.c.scored - sa.func.coalesce(ahead.c.n, 0)).label("behind")
+    same = sa.and_(totals.c.series_id == ahead.c.series_id, totals.c.instrument_id == ahead.c.instrument_id)
+    counted = connection.execute(
+        sa.select(totals.c.series_id, totals.c.instrument_id, behind).select_from(totals.outerjoin(ahead, same))
+    ).all()
+    known = {
+        (row.series_id, row.instrument_id): row
+        for row in connection.execute(
+            sa.select(
+                *(change_streams.c[name] for name in ("series_id", "instrument_id", "records", "late", "earlier"))
+            )
+        )
+    }
+    new, changed = [], []
+    for series_id, instrument_id, n in counted:
+        row = known.get((series_id, instrument_id))
+        place = {"series_id": series_id, "instrument_id": instrument_id}
+        if row is None:
+            if n > 0:
+                unseen = {"earlier": n, "late": 0} if first else {"earlier": 0, "late": n}
+                new.append(place | _UNSEEN | unseen)
+        elif first:
+            changed.append({"key_1": series_id, "key_2": instrument_id, "late": 0, "earlier": n - row.records})
+        elif (late := n - row.records - row.earlier) > row.late:
+            changed.append({"key_1": series_id, "key_2": instrument_id, "late": late, "earlier": row.earlier})
+    insert_rows(connection, change_streams, new, _if_new)
+    if changed:
+        statement = sa.update(change_streams).where(
+            change_streams.c.series_id == sa.bindparam("key_1"),
+            change_streams.c.instrument_id == sa.bindparam("key_2"),
+        )
+        connection.execute(statement, changed)
+    # Of label sets whose totals were purged nothing will come; kept, they would be taken for late when it does.
+    connection.execute(
+        sa.delete(change_streams).where(
+            change_streams.c.phase == "ended",
+            ~sa.exists().where(
+                totals.c.series_id == change_streams.c.series_id,
+                totals.c.instrument_id == change_streams.c.instrument_id,
+            ),
+        )
+    )
+
+
+_UNSEEN: dict[str, Any] = {
+    "phase": "learning",
+    "state": "{}",
+    "evidence": None,
+    "threshold": None,
+    "reference": None,
+    "records": 0,
+    "kept": 0,
+    "last_at": None,
+}
+
+
+def read_streams(database: Database, names: Names) -> list[ChangeStream]:
+    """See `Store.change_streams`."""
+    columns = [column for column in change_streams.c if column.name != "state"]
+    with database.read() as connection:
+        rows = connection.execute(sa.select(*columns).order_by(change_streams.c.last_at)).all()
+        named = _named(connection, names, {(row.series_id, row.instrument_id) for row in rows})
+        return [_stream(row, named) for row in rows]
+
+
+def read_position(database: Database) -> int | None:
+    """See `Store.change_position`."""
+    with database.read() as connection:
+        position: int | None = connection.execute(sa.select(change_watch.c.position)).scalar()
+        return position
+
+
+# -- events
+
+
+def read_events(
+    database: Database,
+    *,
+    kinds: Collection[ChangeKind] | None,
+    open_only: bool,
+    rubric: str | None,
+    limit: int,
+) -> list[ChangeEvent]:
+    """See `Store.change_events`."""
+    statement = sa.select(change_events).order_by(
+        change_events.c.happened_at.desc(), change_events.c.noted_at.desc(), change_events.c.event_id
+    )
+    if kinds is not None:
+        statement = statement.where(change_events.c.kind.in_(kinds))
+    if open_only:
+        statement = statement.where(change_events.c.resolved_at.is_(None), change_events.c.kind == "drop")
+    if rubric is not None:
+        statement = statement.where(change_events.c.rubric == rubric)
+    with database.read() as connection:
+        return [_event(row) for row in connection.execute(statement.limit(limit))]
+
+
+def read_event(database: Database, event_id: str) -> ChangeEvent:
+    """See `Store.change_event`."""
+    found = sa.select(change_events).where(change_events.c.event_id.startswith(event_id, autoescape=True)).limit(2)
+    with database.read() as connection:
+        rows = connection.execute(found).all()
+    if len(rows) != 1:
+        raise ConfigError(
+            f"{'no' if not rows else 'more than one'} event has an id like {event_id!r}: see `assay changes list`"
+        )
+    return _event(rows[0])
+
+
+def acknowledge(database: Database, event: ChangeEvent, *, note: str, accept: bool) -> bool:
+    """See `Store.acknowledge_change`."""
+    moment = now()
+
+    def work(connection: sa.Connection) -> bool:
+        acknowledged = (
+            sa.update(change_events)
+            .where(change_events.c.event_id == event.event_id)
+            .values(acknowledged_at=moment, note=text(note) if note else change_events.c.note)
+        )
+        if connection.execute(acknowledged).rowcount != 1:
+            return False
+        if accept and event.kind == "drop" and event.key is not None:
+            _relearn(connection, event.key)
+            _resolve(connection, Resolution(event_id=event.event_id, resolved_at=moment, resolution="accepted"))
+            # A step that was computed meanwhile knows the old detector: it must be computed again.
+            connection.execute(sa.update(change_watch).values(revision=change_watch.c.revision + 1))
+        if accept and event.kind == "verdict":
+            _accept_canary(connection, event.instrument)
+        return True
+
+    return database.write(work)
+
+
+def _relearn(connection: sa.Connection, key: StreamKey) -> None:
+    blank = {"phase": "learning", "state": "{}", "evidence": None, "threshold": None, "reference": None}
+    connection.execute(
+        sa.update(change_streams)
+        .where(change_streams.c.series_id == key[0], change_streams.c.instrument_id == key[1])
+        .values(**blank)
+    )
+
+
+def _accept_canary(connection: sa.Connection, instrument: InstrumentName) -> None:
+    """The latest run becomes the one to compare with."""
+    own = _of(canary_runs, instrument)
+    order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
+    latest = connection.execute(sa.select(canary_runs.c.run_id).where(own).order_by(*order).limit(1)).scalar()
+    if latest is not None:
+        statement = sa.update(canary_runs).where(canary_runs.c.run_id == latest)
+        connection.execute(statement.values(baseline=True, cause="none"))
+
+
+def _note(connection: sa.Connection, events: Collection[ChangeEvent], moment: datetime) -> None:
+    rows = [
+        {
+            "event_id": event.event_id,
+            "kind": event.kind,
+            **event.instrument._asdict(),
+            "series_id": None if event.key is None else event.key[0],
+            "instrument_id": None if event.key is None else event.key[1],
+            "app": event.app,
+            "cohort": dumps(event.cohort),
+            "happened_at": event.happened_at,
+            "noted_at": moment,
+            "message": text(event.message),
+            "details": dumps(event.details),
+            "verdict": event.verdict,
+            "resolved_at": None,
+            "resolution": None,
+            "acknowledged_at": None,
+            "note": None,
+        }
+        for event in events
+    ]
+    insert_rows(connection, change_events, rows, _if_new)
+
+
+def _resolve(connection: sa.Connection, resolution: Resolution) -> None:
+    connection.execute(
+        sa.update(change_events)
+        .where(change_events.c.event_id == resolution.event_id, change_events.c.resolved_at.is_(None))
+        .values(resolved_at=resolution.resolved_at, resolution=resolution.resolution)
+    )
+
+
+# -- verdicts
+
+
+def read_verdicts(database: Database) -> list[DriftVerdict]:
+    """See `Store.drift_verdicts`."""
+    with database.read() as connection:
+        rows = connection.execute(sa.select(drift_verdicts).order_by(*drift_verdicts.primary_key)).all()
+    return [
+        DriftVerdict(instrument=_instrument_of(row), verdict=row.verdict, reason=row.reason, since=row.since)
+        for row in rows
+    ]
+
+
+def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) -> bool:
+    """See `Store.save_verdict`."""
+    moment = now()
+    own = _of(drift_verdicts, verdict.instrument)
+
+    def work(connection: sa.Connection) -> bool:
+        insert_rows(connection, drift_verdicts, [_verdict_row(verdict.instrument, moment)], _if_new)
+        changed = (
+            sa.update(drift_verdicts)
+            .where(own, drift_verdicts.c.verdict != verdict.verdict)
+            .values(verdict=verdict.verdict, reason=text(verdict.reason), since=moment)
+        )
+        if not connection.execute(changed).rowcount:
+            return False
+        _note(connection, [event], moment)
+        open_drops = sa.update(change_events).where(
+            _of(change_events, verdict.instrument),
+            change_events.c.kind == "drop",
+            change_events.c.resolved_at.is_(None),
+        )
+        connection.execute(open_drops.values(verdict=verdict.verdict))
+        return True
+
+    return database.write(work)
+
+
+# -- the canary
+
+
+def claim_canary(database: Database, instrument: InstrumentName, seconds: float) -> bool:
+    """See `Store.claim_canary`."""
+    moment = now()
+    free = sa.or_(drift_verdicts.c.canary_until.is_(None), drift_verdicts.c.canary_until < moment)
+    claim = (
+        sa.update(drift_verdicts)
+        .where(_of(drift_verdicts, instrument), free)
+        .values(canary_until=moment + timedelta(seconds=seconds))
+    )
+
+    def work(connection: sa.Connection) -> bool:
+        insert_rows(connection, drift_verdicts, [_verdict_row(instrument, moment)], _if_new)
+        return connection.execute(claim).rowcount == 1
+
+    return database.write(work)
+
+
+def save_canary(database: Database, run: CanaryRun) -> None:
+    """See `Store.save_canary`."""
+    body = {name: getattr(run, name) for name in _BODY}
+    body["baseline_at"] = None if run.baseline_at is None else run.baseline_at.isoformat()
+    row = {
+        "run_id": run.run_id,
+        **run.instrument._asdict(),
+        **{name: getattr(run, name) for name in ("started_at", "finished_at", "cause", "baseline", "spent_usd")},
+        "body": dumps(body),
+    }
+    old = sa.delete(canary_runs).where(
+        canary_runs.c.finished_at < run.finished_at - _KEEP_RUNS, canary_runs.c.baseline.is_(sa.false())
+    )
+    free = sa.update(drift_verdicts).where(_of(drift_verdicts, run.instrument)).values(canary_until=None)
+
+    def work(connection: sa.Connection) -> None:
+        insert_rows(connection, canary_runs, [row], _if_new)
+        connection.execute(free)
+        connection.execute(old)
+
+    database.write(work)
+
+
+def free_canary(database: Database, instrument: InstrumentName) -> None:
+    """See `Store.free_canary`."""
+    statement = sa.update(drift_verdicts).where(_of(drift_verdicts, instrument)).values(canary_until=None)
+    database.write(lambda connection: connection.execute(statement))
+
+
+def read_canaries(database: Database, *, baselines: bool) -> list[CanaryRun]:
+    """See `Store.canaries`."""
+    order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
+    by = (canary_runs.c.rubric, canary_runs.c.rubric_hash, canary_runs.c.judge_fingerprint)
+    ranked = sa.select(canary_runs, sa.func.row_number().over(partition_by=by, order_by=order).label("rank"))
+    if baselines:
+        ranked = ranked.where(canary_runs.c.baseline.is_(sa.true()))
+    latest = ranked.subquery()
+    statement = sa.select(latest).where(latest.c.rank == 1).order_by(latest.c.finished_at)
+    with database.read() as connection:
+        return [_run(row) for row in connection.execute(statement)]
+
+
+def canary_spent(database: Database, since: datetime) -> float:
+    """See `Store.canary_spent`."""
+    statement = sa.select(sa.func.sum(canary_runs.c.spent_usd)).where(canary_runs.c.finished_at >= since)
+    with database.read() as connection:
+        return float(connection.execute(statement).scalar() or 0.0)
+
+
+_BODY = (
+    "trigger",
+    "reason",
+    "repeats",
+    "scores",
+    "passes",
+    "items",
+    "compared",
+    "difference",
+    "lower",
+    "upper",
+    "score_difference",
+    "agreement",
+    "calls",
+    "failures",
+)
+
+
+# -- rows
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _named(connection: sa.Connection, names: Names, pairs: set[StreamKey]) -> dict[StreamKey, StreamName]:
+    found = names.keys(connection, pairs)
+    return {
+        pair: StreamName(
+            app=key.app,
+            cohort=names.cohort(key),
+            instrument=InstrumentName(*(getattr(key, name) for name in _INSTRUMENT)),
+        )
+        for pair, key in found.items()
+    }
+
+
+def _stream(row: sa.Row[Any], named: Mapping[StreamKey, StreamName]) -> ChangeStream:
+    key = (row.series_id, row.instrument_id)
+    known = ("phase", "evidence", "threshold", "reference", "records", "kept", "late", "last_at")
+    state = getattr(row, "state", None)
+    return ChangeStream(
+        key=key,
+        name=named[key],
+        state={} if state is None else json.loads(state),
+        **{name: getattr(row, name) for name in known},
+    )
+
+
+def _stream_row(stream: ChangeStream) -> dict[str, Any]:
+    known = ("phase", "evidence", "threshold", "reference", "records", "kept", "last_at")
+    return {
+        "series_id": stream.key[0],
+        "instrument_id": stream.key[1],
+        "state": dumps(stream.state),
+        **{name: getattr(stream, name) for name in known},
+        "late": 0,
+        "earlier": 0,
+    }
+
+
+def _event(row: sa.Row[Any]) -> ChangeEvent:
+    same = ("event_id", "kind", "app", "happened_at", "message", "verdict", "noted_at")
+    after = ("resolved_at", "resolution", "acknowledged_at", "note")
+    return ChangeEvent(
+        instrument=_instrument_of(row),
+        key=None if row.series_id is None else (row.series_id, row.instrument_id),
+        cohort=json.loads(row.cohort),
+        details=json.loads(row.details),
+        **{name: getattr(row, name) for name in (*same, *after)},
+    )
+
+
+def _run(row: sa.Row[Any]) -> CanaryRun:
+    columns = ("run_id", "started_at", "finished_at", "cause", "baseline", "spent_usd")
+    body = json.loads(row.body)
+    compared_with = body.pop("baseline_at")
+    return CanaryRun(
+        instrument=_instrument_of(row),
+        baseline_at=None if compared_with is None else datetime.fromisoformat(compared_with),
+        **{name: getattr(row, name) for name in columns},
+        **body,
+    )
+
+
+def _verdict_row(instrument: InstrumentName, moment: datetime) -> dict[str, Any]:
+    nothing = {"verdict": "none", "reason": "nothing has changed", "since": moment, "canary_until": None}
+    return instrument._asdict() | nothing
+
+
+def _instrument_of(row: sa.Row[Any]) -> InstrumentName:
+    return InstrumentName(*(getattr(row, name) for name in _INSTRUMENT))
+
+
+def _of(table: sa.Table, instrument: InstrumentName) -> sa.ColumnElement[bool]:
+    names = ("rubric", "rubric_hash", "judge_fingerprint")
+    return sa.and_(*(table.c[name] == getattr(instrument, name) for name in names))
+
+
+def _if_new(insert: Any) -> sa.Insert:
+    new: sa.Insert = insert.on_conflict_do_nothing().returning(*insert.table.primary_key)
+    return new
+
+
+def _or_stream(insert: Any) -> sa.Insert:
+    # What was counted late, or was there before, is not the detector's to say.
+    changed = ("phase", "state", "evidence", "threshold", "reference", "records", "kept", "last_at")
+    kept: sa.Insert = insert.on_conflict_do_update(
+        index_elements=list(change_streams.primary_key), set_={name: insert.excluded[name] for name in changed}
+    )
+    return kept

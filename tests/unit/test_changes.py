@@ -1,0 +1,623 @@
+"""The detector of one stream and one step of all: false alarms as rare as promised, drops found, recoveries told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from assay.calibration.drift import EDetector
+from assay.changes import ChangePolicy, Happening, Stream, judge_verdict, step
+from assay.store import (
+    CanaryRun,
+    ChangeEvent,
+    ChangeReading,
+    ChangeStream,
+    InstrumentName,
+    RubricVersion,
+    StreamName,
+    WatchedScore,
+)
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+KEY = (1, 1)
+PER_HOUR = 200
+POLICY = ChangePolicy()
+OWN = InstrumentName("relevance", "1-aaaaaaaa", "a" * 64, "openai:fake", "1" * 64)
+OTHER = InstrumentName("relevance", "1-aaaaaaaa", "a" * 64, "openai:other", "2" * 64)
+
+
+def scores(
+    passes: Iterable[Any], start: int = 0, *, weight: float = 1.0, key: tuple[int, int] = KEY, model: str | None = None
+) -> Iterator[WatchedScore]:
+    """200 an hour."""
+    for index, passed in enumerate(passes, start):
+        yield WatchedScore(
+            key=key,
+            record_id=f"r{index}",
+            timestamp=START + timedelta(seconds=index * 3600 / PER_HOUR),
+            weight=weight,
+            passed=bool(passed),
+            judge_model=model,
+        )
+
+
+def watching(target: float, run_length: float) -> Stream:
+    """A stream that has learned."""
+    reference = {"n": 500, "mean": target, "lower": target, "upper": target, "objective": target, "target": target}
+    detector = EDetector(target, run_length).state()
+    onset = {"bet": 0.1 / (1 - target)}
+    return Stream("watching", {"reference": reference, "detector": detector, "onset": onset})
+
+
+def feed(
+    stream: Stream, given: Iterable[WatchedScore], objective: float | None = None, policy: ChangePolicy = POLICY
+) -> list[Happening]:
+    happenings = []
+    for score in given:
+        _, happening = stream.take(score, objective, policy)
+        if happening is not None:
+            happenings.append(happening)
+            stream.expect(objective, policy, 1)
+    return happenings
+
+
+def learned(mean: float, objective: float | None, *, seed: int = 0, policy: ChangePolicy = POLICY) -> Stream:
+    stream = Stream()
+    (happening,) = feed(stream, scores(np.random.default_rng(seed).random(500) < mean), objective, policy)
+    assert happening.kind == "learned"
+    return stream
+
+
+# -- false alarms: statistics.md 3.7
+
+
+@pytest.mark.parametrize(
+    ("target", "run_length", "streams", "published"),
+    [(0.9, 300, 300, 409), (0.9, 1000, 150, 1403), (0.9, 3000, 60, 4765), (0.5, 300, 300, 336), (0.5, 1000, 150, 1133)],
+)
+def test_the_run_length_to_a_false_alarm_is_the_published_one(target, run_length, streams, published):
+    """Pass ratio exactly at the target; 300 to 60 streams, so the mean is known within 6 to 13 %."""
+    rng = np.random.default_rng(int(1000 * target) + run_length)
+    policy = ChangePolicy(min_records=1)
+    lengths = []
+    for _ in range(streams):
+        stream, n = watching(target, run_length), 0
+        while stream.phase == "watching":
+            for score in scores(rng.random(500) < target, n):
+                n += 1
+                if stream.take(score, target, policy)[1] is not None:
+                    break
+        lengths.append(n)
+    print(f"target {target}, run length {run_length}: {np.mean(lengths):.0f} (published {published})")
+    assert np.mean(lengths) >= run_length
+    assert np.mean(lengths) == pytest.approx(published, rel=0.25)
+    assert np.mean(np.array(lengths) < run_length / 10) <= 0.1
+
+
+def test_the_guard_of_least_records_only_makes_false_alarms_rarer():
+    rng = np.random.default_rng(5)
+    passes = [(rng.random(20_000) < 0.9).tolist() for _ in range(20)]
+
+    def first_alarm(one: list[bool], least: int) -> float:
+        stream = watching(0.9, 300)
+        for n, score in enumerate(scores(one)):
+            if stream.take(score, 0.9, ChangePolicy(min_records=least))[1] is not None:
+                return n
+        return float("inf")
+
+    assert all(first_alarm(one, 30) >= first_alarm(one, 1) for one in passes)
+
+
+def test_a_quiet_weekend_pages_nobody():
+    """Ten records an hour at the objective for a weekend, however they fall: 50 weekends."""
+    for seed in range(50):
+        stream = learned(0.95, 0.95, seed=seed)
+        assert feed(stream, scores(np.random.default_rng(1000 + seed).random(480) < 0.95, 500), 0.95) == []
+
+
+def test_eight_fails_in_a_row_are_no_alarm_and_thirty_are():
+    stream = learned(0.95, 0.9)
+    assert feed(stream, scores([False] * 8, 500), 0.9) == []
+    assert stream.evidence > 5
+    (alarm,) = feed(stream, scores([False] * 40, 508), 0.9)
+    assert alarm.kind == "alarm"
+    assert alarm.details["records"] >= POLICY.min_records
+
+
+# -- drops: found in time
+
+
+@pytest.mark.parametrize(
+    ("usual", "objective", "drop", "most"),
+    [
+        (0.90, 0.90, 0.05, 1100),
+        (0.90, 0.90, 0.10, 320),
+        (0.90, 0.90, 0.20, 110),
+        (0.97, 0.95, 0.05, 1200),
+        (0.97, 0.95, 0.10, 300),
+        (0.97, 0.95, 0.20, 80),
+        (0.93, None, 0.10, 600),
+        (0.93, None, 0.20, 150),
+    ],
+)
+def test_a_drop_is_found(usual, objective, drop, most):
+    """One stream of 200 records an hour, a false alarm a month: median records to the alarm over 12 streams."""
+    delays = []
+    for seed in range(12):
+        stream = learned(usual, objective, seed=seed)
+        rng = np.random.default_rng(100 + seed)
+        before = feed(stream, scores(rng.random(2000) < usual, 500), objective)
+        assert before == [], "a false alarm a month is none in half a day"
+        happenings = feed(stream, scores(rng.random(8000) < usual - drop, 2500), objective)
+        if not happenings:
+            # One reference in a hundred says that the objective was never reached.
+            assert stream.target < objective
+        for alarm in happenings[:1]:
+            delays.append((alarm.at - START) / timedelta(hours=1) * PER_HOUR - 2500)
+            assert alarm.details["pass_ratio"] < alarm.details["target"]
+    print(f"{usual} - {drop} against {objective}: {np.median(delays):.0f} records")
+    assert len(delays) >= 11
+    assert 0 < np.median(delays) < most
+
+
+def test_an_alarm_says_since_when():
+    stream = learned(0.95, 0.9)
+    rng = np.random.default_rng(1)
+    feed(stream, scores(rng.random(2000) < 0.95, 500), 0.9)
+    (alarm,) = feed(stream, scores(rng.random(200) < 0.7, 2500), 0.9)
+    changed = START + timedelta(hours=2500 / PER_HOUR)
+    assert abs(datetime.fromisoformat(alarm.details["since"]) - changed) < timedelta(minutes=15)
+    assert alarm.message.endswith("90.0% are its objective")
+    assert alarm.details["evidence"] >= alarm.details["threshold"]
+
+
+def test_a_rise_is_no_alarm():
+    stream = learned(0.8, 0.75)
+    assert feed(stream, scores([True] * 5000, 500), 0.75) == []
+    assert stream.evidence < stream.threshold
+
+
+# -- what a stream is held to
+
+
+def test_it_is_held_to_the_objective_where_that_was_reached():
+    assert learned(0.97, 0.9).target == 0.9
+    assert learned(0.9, 0.9).target == 0.9
+
+
+def test_it_is_held_to_what_was_usual_where_the_objective_never_was_reached():
+    # A harsh judge, or a product that never met its objective: no alarm for ever, but one when it gets worse.
+    stream = learned(0.7, 0.95)
+    assert 0.60 < stream.target < 0.70
+    rng = np.random.default_rng(3)
+    assert feed(stream, scores(rng.random(5000) < 0.7, 500), 0.95) == []
+    (alarm,) = feed(stream, scores(rng.random(1500) < 0.5, 5500), 0.95)
+    assert alarm.message.endswith("or more did before")
+
+
+def test_the_reference_is_a_lower_bound_of_one_in_a_hundred():
+    below = [learned(0.9, None, seed=seed).target < 0.9 for seed in range(150)]
+    assert np.mean(below) >= 0.97
+
+
+def test_the_setting_against_reference_leaves_the_objective_out():
+    policy = ChangePolicy(against="reference")
+    assert 0.9 < learned(0.97, 0.9, policy=policy).target < 0.97
+
+
+def test_a_new_objective_takes_effect_without_learning_anew():
+    stream = learned(0.97, 0.9)
+    feed(stream, scores([False] * 5, 500), 0.9)
+    stream.expect(0.95, POLICY, 1)
+    assert (stream.phase, stream.target, stream.evidence) == ("watching", 0.95, None)
+
+
+def test_what_passes_hardly_ever_cannot_get_worse():
+    stream = Stream()
+    assert feed(stream, scores([index % 50 == 0 for index in range(3000)]), None) == []
+    assert (stream.phase, stream.target, stream.evidence) == ("learning", None, None)
+
+
+def test_all_passes_can_be_learned_from():
+    stream = Stream()
+    feed(stream, scores([True] * 500), None)
+    assert 0.99 < stream.target < 1.0
+    (alarm,) = feed(stream, scores([False, True] * 40, 500), None)
+    assert alarm.kind == "alarm"
+
+
+def test_more_streams_and_more_traffic_take_more_evidence():
+    stream = learned(0.95, 0.9)
+    one = stream.threshold
+    stream.expect(0.9, POLICY, 10)
+    assert stream.threshold == pytest.approx(one + np.log(10))
+    # 200 an hour, 30 days.
+    assert one == pytest.approx(np.log(200 * 24 * 30), abs=0.01)
+    stream.expect(0.9, ChangePolicy(false_alarm_days=3000), 10)
+    assert stream.threshold == pytest.approx(one + np.log(1000))
+
+
+def test_the_rate_follows_whole_days():
+    stream = learned(0.95, 0.9)
+    # Two days at a tenth of the traffic, then a look.
+    slow = (
+        WatchedScore(
+            key=KEY,
+            record_id=f"s{n}",
+            timestamp=START + timedelta(days=1, seconds=180 * n),
+            weight=1.0,
+            passed=True,
+            judge_model=None,
+        )
+        for n in range(480 * 3)
+    )
+    feed(stream, slow, 0.9)
+    stream.expect(0.9, POLICY, 1)
+    assert stream.threshold == pytest.approx(np.log(480 * 30), abs=0.05)
+
+
+# -- weights
+
+
+def test_thinning_gives_every_interaction_the_same_say():
+    """A tenth of the traffic is always taken and fails more: a plain mean says 0.76, the traffic's is 0.94."""
+    rng = np.random.default_rng(8)
+    stream, n, kept = Stream(), 0, 0
+    given = []
+    for _ in range(40_000):
+        bad = rng.random() < 0.1
+        if not bad and rng.random() >= 0.1:
+            continue
+        passed = rng.random() < (0.4 if bad else 1.0)
+        given.append((1.0 if bad else 10.0, passed))
+    happenings = []
+    for index, (weight, passed) in enumerate(given):
+        (score,) = scores([passed], index, weight=weight)
+        was_kept, happening = stream.take(score, 0.9, POLICY)
+        n, kept = n + 1, kept + was_kept
+        if happening is not None:
+            happenings.append(happening)
+            stream.expect(0.9, POLICY, 1)
+    plain = np.mean([passed for _, passed in given])
+    assert plain < 0.75
+    assert [happening.kind for happening in happenings] == ["learned"], "the traffic meets its objective"
+    assert stream.reference["mean"] == pytest.approx(0.94, abs=0.03)
+    assert kept == pytest.approx(sum(w for w, _ in given) / 10, rel=0.1)
+
+
+def test_one_heavy_record_blinds_the_detector_for_two_days_at_most():
+    stream = learned(0.95, 0.9)
+    (stray,) = scores([True], 500, weight=1e6)
+    assert stream.take(stray, 0.9, POLICY)[0]
+    kept = [stream.take(score, 0.9, POLICY)[0] for score in scores([True] * PER_HOUR * 24 * 3, 501)]
+    assert sum(kept[: PER_HOUR * 20]) < 10
+    assert all(kept[-PER_HOUR * 24 :])
+
+
+def test_effective_records_count_in_learning():
+    stream = Stream()
+    given = [next(scores([True], n, weight=100.0 if n % 50 == 0 else 1.0)) for n in range(1000)]
+    assert feed(stream, given, 0.9) == []
+    assert stream.phase == "learning"
+
+
+# -- recovery
+
+
+@pytest.mark.parametrize(("bad", "usual", "objective", "most"), [(0.7, 0.95, 0.9, 300), (0.8, 0.93, None, 700)])
+def test_a_mended_product_ends_the_alarm(bad, usual, objective, most):
+    delays = []
+    for seed in range(10):
+        stream = learned(usual, objective, seed=seed)
+        rng = np.random.default_rng(50 + seed)
+        (alarm, *rest) = feed(stream, scores(rng.random(1500) < bad, 500), objective)
+        assert (alarm.kind, rest, stream.phase) == ("alarm", [], "alarmed")
+        (recovered, *_) = feed(stream, scores(rng.random(3000) < usual, 2000), objective)
+        assert (recovered.kind, stream.phase) == ("recovered", "watching")
+        assert recovered.details["records"] >= POLICY.recovery_records
+        assert recovered.details["pass_ratio"] >= recovered.details["target"]
+        delays.append((recovered.at - START) / timedelta(hours=1) * PER_HOUR - 2000)
+    assert np.mean(delays) < most
+
+
+def test_what_stays_bad_stays_an_alarm():
+    """4,000 records ten points below the objective, 20 streams: no false recovery."""
+    for seed in range(20):
+        stream = learned(0.95, 0.9, seed=seed)
+        happenings = feed(stream, scores(np.random.default_rng(seed).random(4000) < 0.8, 500), 0.9)
+        assert [happening.kind for happening in happenings] == ["alarm"]
+        assert stream.evidence >= stream.threshold
+
+
+def test_half_a_mend_does_not_end_it():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        stream = learned(0.97, 0.95, seed=seed)
+        happenings = feed(stream, scores(rng.random(500) < 0.7, 500), 0.95)
+        happenings += feed(stream, scores(rng.random(1500) < 0.88, 1000), 0.95)
+        assert [happening.kind for happening in happenings] == ["alarm"]
+
+
+def test_a_few_good_records_do_not_end_it():
+    stream = learned(0.95, 0.9)
+    feed(stream, scores([False] * 60, 500), 0.9)
+    assert stream.phase == "alarmed"
+    assert feed(stream, scores([True] * (POLICY.recovery_records - 1), 560), 0.9) == []
+    (recovered,) = feed(stream, scores([True] * 10, 700), 0.9)
+    assert recovered.kind == "recovered"
+
+
+def test_after_a_recovery_it_alarms_again():
+    stream = learned(0.95, 0.9)
+    kinds = []
+    for start, rate in ((500, 0.6), (1000, 0.97), (2000, 0.6), (2500, 0.97)):
+        passes = np.random.default_rng(start).random(500) < rate
+        kinds += [happening.kind for happening in feed(stream, scores(passes, start), 0.9)]
+    assert kinds == ["alarm", "recovered"] * 2
+
+
+# -- state
+
+
+@pytest.mark.parametrize("cut", [1, 250, 499, 500, 501, 700, 950, 1400, 1999])
+def test_a_stored_state_goes_on_as_if_it_had_never_stopped(cut):
+    """Through learning, alarm and recovery, weights and all."""
+    rng = np.random.default_rng(2)
+    passes = [*(rng.random(800) < 0.95), *(rng.random(300) < 0.6), *(rng.random(900) < 0.97)]
+    given = [next(scores([p], n, weight=1.0 + n % 2)) for n, p in enumerate(passes)]
+    whole, first = Stream(), Stream()
+    policy = ChangePolicy(reference_records=300)
+    feed(whole, given, 0.9, policy)
+    feed(first, given[:cut], 0.9, policy)
+    second = Stream(first.phase, json.loads(json.dumps(first.state(), allow_nan=False)))
+    feed(second, given[cut:], 0.9, policy)
+    assert (second.phase, second.state()) == (whole.phase, whole.state())
+    assert second.evidence == whole.evidence
+
+
+# -- one step of all streams
+
+
+def a_reading(
+    given: Iterable[WatchedScore],
+    *,
+    streams: Iterable[ChangeStream] = (),
+    instruments: dict[tuple[int, int], InstrumentName] | None = None,
+    versions: Iterable[RubricVersion] = (),
+) -> ChangeReading:
+    given = list(given)
+    stored = {stream.key: stream for stream in streams}
+    known = instruments or {KEY: OWN}
+    end = max([score.timestamp for score in given], default=START)
+    return ChangeReading(
+        revision=1,
+        started_at=START - timedelta(days=1),
+        position=int(START.timestamp()),
+        end=int(end.timestamp()) + 60,
+        until=int(end.timestamp()) + 60,
+        scores=given,
+        streams=stored,
+        names={key: StreamName(app="shop", cohort={}, instrument=name) for key, name in known.items()},
+        versions=list(versions),
+    )
+
+
+def a_version(name: InstrumentName, state: str, minutes: float) -> RubricVersion:
+    return RubricVersion(
+        rubric=name.rubric,
+        rubric_version=name.rubric_version,
+        rubric_hash=name.rubric_hash,
+        judge=name.judge,
+        judge_fingerprint=name.judge_fingerprint,
+        body="{}",
+        state=state,  # type: ignore[arg-type]
+        reason="why",
+        activated_at=START + timedelta(minutes=minutes),
+    )
+
+
+def test_a_step_is_pure():
+    reading = a_reading(scores(np.random.default_rng(0).random(2000) < 0.8))
+    assert step(reading, POLICY, {OWN.rubric_hash: 0.75}) == step(reading, POLICY, {OWN.rubric_hash: 0.75})
+
+
+def test_steps_of_any_size_come_to_the_same():
+    rng = np.random.default_rng(4)
+    given = list(scores([*(rng.random(900) < 0.95), *(rng.random(400) < 0.7)]))
+    (whole,) = step(a_reading(given), POLICY, {OWN.rubric_hash: 0.9}).streams
+    streams: list[ChangeStream] = []
+    for first in range(0, len(given), 130):
+        streams = list(
+            step(a_reading(given[first : first + 130], streams=streams), POLICY, {OWN.rubric_hash: 0.9}).streams
+        )
+    (pieces,) = streams
+    # Only the threshold may differ, because the rate is looked at between steps.
+    assert (pieces.phase, pieces.records, pieces.kept, pieces.evidence) == (
+        whole.phase,
+        whole.records,
+        whole.kept,
+        whole.evidence,
+    )
+
+
+def test_the_same_alarm_has_the_same_id_and_another_has_another():
+    rng = np.random.default_rng(4)
+    given = list(scores([*(rng.random(600) < 0.95), *(rng.random(400) < 0.6)]))
+    first, again = (step(a_reading(given), POLICY, {OWN.rubric_hash: 0.9}) for _ in range(2))
+    (event,) = first.events
+    assert event.event_id == again.events[0].event_id
+    assert (event.kind, event.verdict, event.app, event.instrument) == ("drop", "unknown", "shop", OWN)
+    assert first.streams[0].state["alarm"] == event.event_id
+    (elsewhere,) = step(
+        a_reading((WatchedScore(**{**_fields(s), "key": (2, 1)}) for s in given), instruments={(2, 1): OWN}),
+        POLICY,
+        {OWN.rubric_hash: 0.9},
+    ).events
+    assert elsewhere.event_id != event.event_id
+
+
+def _fields(score: WatchedScore) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in WatchedScore.__slots__}
+
+
+def test_each_judge_has_a_stream_of_its_own():
+    # The new judge passes half as much: nothing has dropped, another ruler is used.
+    given = [*scores([True] * 600), *scores([True, False] * 300, 600, key=(1, 2))]
+    done = step(a_reading(given, instruments={KEY: OWN, (1, 2): OTHER}), POLICY, {})
+    assert {stream.key: stream.phase for stream in done.streams} == {KEY: "watching", (1, 2): "watching"}
+    assert [event for event in done.events if event.kind == "drop"] == []
+
+
+def test_a_replaced_judge_ends_its_stream_and_its_alarm_and_is_an_event():
+    rng = np.random.default_rng(4)
+    given = scores([*(rng.random(600) < 0.95), *(rng.random(400) < 0.6)])
+    alarmed = step(a_reading(given), POLICY, {OWN.rubric_hash: 0.9})
+    versions = [a_version(OWN, "retired", -600), a_version(OTHER, "active", 310)]
+    reading = a_reading(
+        scores([True] * 5, 1001, key=(1, 2)),
+        streams=alarmed.streams,
+        instruments={KEY: OWN, (1, 2): OTHER},
+        versions=versions,
+    )
+    done = step(reading, POLICY, {OWN.rubric_hash: 0.9})
+    (event,) = done.events
+    assert (event.kind, event.instrument) == ("judge_changed", OTHER)
+    assert event.message == "openai:other took the place of openai:fake"
+    (over,) = done.resolutions
+    assert (over.event_id, over.resolution) == (alarmed.events[0].event_id, "replaced")
+    assert {stream.key: stream.phase for stream in done.streams} == {KEY: "ended", (1, 2): "learning"}
+    # A bridge goes on scoring with it: counted, and not watched. When it is taken back it goes on where it was.
+    ended = next(stream for stream in done.streams if stream.key == KEY)
+    bridged = step(a_reading(scores([False] * 60, 1010), streams=[ended], versions=versions), POLICY, {})
+    assert (bridged.streams[0].phase, bridged.streams[0].records) == ("ended", ended.records + 60)
+    back = [a_version(OWN, "active", 400), a_version(OTHER, "retired", 310)]
+    revived = step(a_reading(scores([True] * 5, 1100), streams=[ended], versions=back), POLICY, {OWN.rubric_hash: 0.9})
+    assert (revived.streams[0].phase, revived.streams[0].reference) == ("watching", 0.9)
+
+
+def test_a_changed_rubric_and_changed_settings_are_called_so():
+    rubric = OWN._replace(rubric_version="2-bbbbbbbb", rubric_hash="b" * 64)
+    settings = OWN._replace(judge_fingerprint="3" * 64)
+    for after, kind, message in (
+        (rubric, "rubric_changed", "relevance 2-bbbbbbbb took the place of 1-aaaaaaaa"),
+        (settings, "judge_changed", "openai:fake took the place of other settings of openai:fake"),
+    ):
+        versions = [a_version(OWN, "retired", -600), a_version(after, "active", 5)]
+        (event,) = step(a_reading([], versions=versions), POLICY, {}).events
+        assert (event.kind, event.message, event.details["before"]["rubric_hash"]) == (kind, message, OWN.rubric_hash)
+
+
+def test_what_changed_before_there_was_a_watch_is_no_event():
+    versions = [a_version(OWN, "retired", -60 * 24 * 9), a_version(OTHER, "active", -60 * 24 * 8)]
+    assert step(a_reading([], versions=versions), POLICY, {}).events == []
+    assert step(a_reading([], versions=versions[1:]), POLICY, {}).events == [], "the first version is no change"
+
+
+def test_a_judge_that_no_gate_placed_is_noticed_by_its_first_score():
+    before = step(a_reading(scores([True] * 10)), POLICY, {}).streams
+    reading = a_reading(scores([True] * 3, 10, key=(1, 2)), streams=before, instruments={KEY: OWN, (1, 2): OTHER})
+    (event,) = step(reading, POLICY, {}).events
+    assert (event.kind, event.happened_at) == ("judge_changed", reading.scores[0].timestamp)
+
+
+def test_a_model_that_changes_behind_its_name_is_an_event():
+    given = [*scores([True] * 3, model="fake-2026-01"), *scores([True] * 3, 3, model="fake-2026-06")]
+    done = step(a_reading(given), POLICY, {})
+    (event,) = done.events
+    assert event.kind == "model_changed"
+    assert event.message == "fake-2026-06 answers in place of fake-2026-01, under the same settings"
+    # Two that take turns are two, once.
+    again = step(a_reading(scores([True] * 3, 6, model="fake-2026-01"), streams=done.streams), POLICY, {})
+    assert again.events == []
+
+
+def test_a_stream_that_falls_silent_ends_and_so_does_its_alarm():
+    rng = np.random.default_rng(4)
+    alarmed = step(a_reading(scores([*(rng.random(600) < 0.95), *([False] * 60)])), POLICY, {OWN.rubric_hash: 0.9})
+    assert alarmed.streams[0].phase == "alarmed"
+    later = scores([True], PER_HOUR * 24 * 8, key=(2, 1))
+    done = step(a_reading(later, streams=alarmed.streams, instruments={KEY: OWN, (2, 1): OWN}), POLICY, {})
+    assert done.resolutions[0].resolution == "ended"
+    assert next(stream for stream in done.streams if stream.key == KEY).phase == "ended"
+
+
+# -- verdicts
+
+
+def a_drop(pass_ratio: float = 0.8) -> ChangeEvent:
+    return ChangeEvent(
+        event_id="e",
+        kind="drop",
+        instrument=OWN,
+        happened_at=START,
+        noted_at=START,
+        message="it dropped",
+        details={"target": 0.9, "pass_ratio": pass_ratio},
+    )
+
+
+def a_canary(
+    cause: str,
+    minutes: float = 10,
+    *,
+    trigger: str = "alarm",
+    baseline_at: datetime | None = START,
+    lower: float | None = None,
+) -> CanaryRun:
+    moment = START + timedelta(minutes=minutes)
+    return CanaryRun(
+        run_id="c",
+        instrument=OWN,
+        trigger=trigger,  # type: ignore[arg-type]
+        started_at=moment,
+        finished_at=moment,
+        cause=cause,  # type: ignore[arg-type]
+        reason=f"because {cause}",
+        baseline=False,
+        repeats=3,
+        scores={},
+        passes={},
+        items=100,
+        compared=100,
+        baseline_at=None if baseline_at is None else baseline_at - timedelta(days=3),
+        lower=lower,
+    )
+
+
+CHANGED = ChangeEvent(event_id="j", kind="judge_changed", instrument=OWN, happened_at=START, message="B for A")
+
+
+@pytest.mark.parametrize(
+    ("drops", "canary", "changed", "verdict"),
+    [
+        ([], None, None, "none"),
+        ([], a_canary("product"), None, "none"),
+        ([a_drop()], None, None, "unknown"),
+        ([a_drop()], a_canary("product"), None, "product"),
+        ([a_drop()], a_canary("product", -10), None, "unknown"),  # it ran before
+        ([a_drop()], a_canary("unknown"), None, "unknown"),
+        ([a_drop()], a_canary("none", baseline_at=None), None, "unknown"),  # its first run
+        ([a_drop()], a_canary("product", baseline_at=START + timedelta(days=4)), None, "unknown"),
+        # It cannot tell whether it moved by four points: enough for ten, not for five.
+        ([a_drop(0.8)], a_canary("unknown", lower=-0.04), None, "product"),
+        ([a_drop(0.85)], a_canary("unknown", lower=-0.04), None, "unknown"),
+        ([a_drop(0.85), a_drop(0.7)], a_canary("unknown", lower=-0.04), None, "product"),
+        ([a_drop(0.5)], a_canary("judge", lower=-0.04), None, "judge"),
+        ([a_drop()], a_canary("judge"), None, "judge"),
+        ([], a_canary("judge"), None, "judge"),
+        ([a_drop()], a_canary("product"), CHANGED, "judge"),
+        ([], None, CHANGED, "judge"),
+        ([], a_canary("product", trigger="change"), CHANGED, "none"),  # the new judge reads as the old one did
+    ],
+)
+def test_whose_fault_it_is(drops, canary, changed, verdict):
+    found, reason = judge_verdict(drops=drops, canary=canary, changed=changed)
+    assert found == verdict
+    assert reason
+    assert not reason.endswith(".")
+    assert judge_verdict(drops=drops, canary=canary, changed=changed, retired=True)[0] == "none"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from assay.budgets import THINNED, Budget, Budgets, Ledger, Purse
 from assay.changes import ChangePolicy, watch
 from assay.metrics import WorkerMetrics
 from assay.queue import Queue, Report, encode_batch
@@ -157,6 +160,27 @@ def seed_outbox(store: Store, moment: datetime, *, part: int = 0) -> None:
     settled = dict.fromkeys(keys, Settled(outcome="delivered"))
     settled[keys[0]] = Settled(outcome="rejected", reason="it has no span")
     store.settle_outbox("jsonl", f"claim-{part}", settled)
+
+
+def seed_budget(url: str) -> Ledger:
+    """A budget of 10 USD a month, a quarter of it spent."""
+    budgets = Budgets(budgets=(Budget(name="total", per="month", usd=10.0),))
+
+    async def spend() -> None:
+        purse, used = Purse(budgets, url, "assay"), Usage(cost_usd=2.5)
+        held = await purse.reserve(app="shop", rubrics=["relevance"], judge="m", bound=used, lease_seconds=60)
+        await purse.settle(held, used)
+        await purse.aclose()
+
+    asyncio.run(spend())
+    return Ledger.from_url(budgets, url, "assay")
+
+
+def seed_left_out(store: Store, moment: datetime) -> None:
+    """A record that was not judged for want of money."""
+    (record,) = some_records(1, moment, seed=99)
+    (left_out,) = judged([record], rubrics=RUBRICS[:1])
+    commit(store, [record], [replace(left_out, outcome=NotApplicable(reason=THINNED))])
 
 
 def seed_inputs(store: Store, moment: datetime) -> None:

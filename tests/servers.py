@@ -114,14 +114,15 @@ class PostgresServer:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def create_database(self) -> str:
-        """URL of a new, empty database."""
+    def create_database(self, template: str | None = None) -> str:
+        """URL of a new database: empty, or a copy of that of a URL, to which nobody is connected."""
         import psycopg
 
         name = f"assay_{next(self._count)}_{time.monotonic_ns()}"
         dsn = f"host=127.0.0.1 port={self.port} user=assay dbname=postgres"
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+            copied = f' TEMPLATE "{template.rpartition("/")[2]}"' if template else ""
+            connection.execute(f'CREATE DATABASE "{name}"{copied}')  # type: ignore[call-overload]
         return f"postgresql+psycopg://assay@127.0.0.1:{self.port}/{name}"
 
     def close(self) -> None:

@@ -267,6 +267,12 @@ SCHEMA: dict[str, Any] = {
             "examples": [["retrieval_miss", "unsupported_generation"]],
         },
         "judge": _JUDGE,
+        "cheaper_judge": _JUDGE
+        | {
+            "description": "Asked instead of the judge while a [budget](../howto/budgets.md) of it is spent; the same "
+            "fields. Its scores are a series of their own. Default: ASSAY_BUDGET_JUDGE, or nobody.",
+            "examples": [{"engine": "openai", "model": "gpt-5-nano"}],
+        },
         "calibration": _prose("Calibration file that belongs to this rubric.", 500, "calibration/relevance.json"),
         "gate": {
             "type": "string",

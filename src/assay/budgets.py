@@ -32,7 +32,7 @@ from assay.errors import BudgetSpentError, FileError, JudgeError, QueueError, Se
 from assay.sampling import sample_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from assay.records import Usage
@@ -415,11 +415,21 @@ class Purse:
         url: of Redis.
         queue: name of the queue that the budgets belong to.
         wait_seconds: how long to wait while only what others hold stands in the way; longer than requests take.
+        timeout_seconds: of each connect to Redis, and each reply.
+        clock: epoch seconds, instead of the server's clock.
     """
 
     def __init__(
-        self, budgets: Budgets, url: str, queue: str, *, wait_seconds: float = 90.0, timeout_seconds: float = 5.0
+        self,
+        budgets: Budgets,
+        url: str,
+        queue: str,
+        *,
+        wait_seconds: float = 90.0,
+        timeout_seconds: float = 5.0,
+        clock: Callable[[], float | str] = lambda: "",
     ) -> None:
+        self._clock = clock
         self._budgets = budgets
         self._url = url
         self._queue = queue
@@ -459,7 +469,7 @@ class Purse:
             return None
         amounts = [_bounded(meter, bound, share, rubrics) for meter, share in shares]
         reservation = Reservation(id=uuid.uuid4().hex, shares=shares, bound=bound)
-        args: list[Any] = ["", reservation.id, lease_seconds]
+        args: list[Any] = [reservation.id, lease_seconds]
         for (meter, _), amount in zip(shares, amounts, strict=True):
             args += [meter.budget.per, meter.limit, amount]
         ends = time.monotonic() + (self._wait_seconds if wait_seconds is None else wait_seconds)
@@ -486,7 +496,7 @@ class Purse:
         """
         if reservation is None:
             return
-        args: list[Any] = ["", reservation.id]
+        args: list[Any] = [reservation.id]
         for meter, share in reservation.shares:
             most = meter.amount(reservation.bound, share) or 0
             amount = None if used is None else meter.amount(used, share)
@@ -521,7 +531,7 @@ class Purse:
         if self._redis is None:
             self._connect()
         try:
-            return await self._scripts[script](keys=_keys(self._queue, meters), args=args)
+            return await self._scripts[script](keys=_keys(self._queue, meters), args=[self._clock(), *args])
         except (RedisError, OSError) as error:
             message = f"the budget cannot be asked: Redis: {str(error) or type(error).__name__}"
             raise JudgeError("unavailable", message, free=True) from error
@@ -542,7 +552,7 @@ class Purse:
             # Both scripts may be repeated: an id is reserved once, and settling again can only count too much.
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         )
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis.from_pool(pool)
         self._scripts = {name: self._redis.register_script(text) for name, text in _SCRIPTS.items()}
 
 
@@ -570,7 +580,7 @@ def _keys(queue: str, meters: Sequence[Meter]) -> list[str]:
     return [f"{prefix}reservations", f"{prefix}leases", *(prefix + meter.key for meter in meters)]
 
 
-# Lua. Keys: the reservations, their leases, then one hash for each limit. Amounts are whole numbers below 2 to the 53rd.
+# Lua. Keys: the reservations, their leases, then one hash for each limit. Amounts are whole, and below 2 to the 53rd.
 _COMMON = """
 local RESERVATIONS, LEASES = KEYS[1], KEYS[2]
 -- How long a lapsed reservation may still be settled.
@@ -583,6 +593,11 @@ local function present()
 end
 
 local function whole(number) return string.format('%.0f', number) end
+
+-- Of nothing there is a negative, which HINCRBY does not take.
+local function add(key, field, amount)
+  if amount ~= 0 then redis.call('HINCRBY', key, field, whole(amount)) end
+end
 
 -- First second of the month that a second is in. Civil calendar from days: H. Hinnant, "chrono-compatible low-level
 -- date algorithms", civil_from_days.
@@ -638,8 +653,8 @@ local function lapse(time)
     else
       for _, part in ipairs(held.parts) do
         if redis.call('HGET', part.key, 'window') == part.window then
-          redis.call('HINCRBY', part.key, 'reserved', '-' .. part.amount)
-          redis.call('HINCRBY', part.key, 'spent', part.amount)
+          add(part.key, 'reserved', -part.amount)
+          add(part.key, 'spent', tonumber(part.amount))
         end
       end
       held.lapsed = true
@@ -673,7 +688,7 @@ for i = 3, #KEYS do
   parts[#parts + 1] = { key = KEYS[i], window = whole(start), amount = amount }
 end
 if refusal then return refusal end
-for _, part in ipairs(parts) do redis.call('HINCRBY', part.key, 'reserved', part.amount) end
+for _, part in ipairs(parts) do add(part.key, 'reserved', tonumber(part.amount)) end
 redis.call('HSET', RESERVATIONS, id, cjson.encode({ parts = parts }))
 redis.call('ZADD', LEASES, time + lease_seconds, id)
 return { 1 }
@@ -689,13 +704,13 @@ for i = 3, #KEYS do
     local part = held.parts[i - 2]
     -- In another window by now: what that one spent is history.
     if redis.call('HGET', part.key, 'window') == part.window then
-      redis.call('HINCRBY', part.key, held.lapsed and 'spent' or 'reserved', '-' .. part.amount)
-      redis.call('HINCRBY', part.key, 'spent', used)
+      add(part.key, held.lapsed and 'spent' or 'reserved', -part.amount)
+      add(part.key, 'spent', tonumber(used))
     end
   else
     -- Redis has lost the reservation (or the reply of this very call): count it, rather too often than never.
     open(KEYS[i], per, time)
-    redis.call('HINCRBY', KEYS[i], 'spent', used)
+    add(KEYS[i], 'spent', tonumber(used))
   end
 end
 redis.call('HDEL', RESERVATIONS, id)

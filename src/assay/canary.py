@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from assay.calibration.drift import CanaryResult, canary_compare
+from assay.changes import LEAST_ITEMS
 from assay.errors import ConfigError, SettingsError
 from assay.gate import Version
 from assay.judged import judged_content
@@ -28,7 +29,7 @@ from assay.rubrics import Rubric
 from assay.store import CanaryRun, InstrumentName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from assay.judges import JudgeSettings
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Fewer items than these say neither that the judge has changed nor that it has not.
-LEAST_ITEMS = 30
 #: A shift within it is none: of pass ratio, and of mean score.
 MARGIN = 0.03
 #: Of one run; and of that run and its repetition together, by which a shift is confirmed before it is believed.
@@ -152,7 +151,9 @@ def due(
     waited = [event for event in events if event.kind == "drop"]
     if latest is None:
         return "change" if any(event.kind == "judge_changed" for event in events) else "baseline"
-    came_to_nothing = not latest.baseline and latest.compared < LEAST_ITEMS
+    # Where all was judged and it was too little, such as a short file, trying again would only cost.
+    could_not = latest.repeats == 0 or latest.failures > 0
+    came_to_nothing = could_not and not latest.baseline and latest.compared < LEAST_ITEMS
     if came_to_nothing and (waited or not has_baseline) and present - latest.finished_at >= _AGAIN:
         return "alarm" if waited else "baseline"
     fresh = [event for event in events if event.noted_at is not None and event.noted_at > latest.started_at]
@@ -160,7 +161,8 @@ def due(
         return "alarm"
     if fresh:
         return "change"
-    return "schedule" if present - latest.finished_at >= timedelta(hours=hours) else None
+    # Far from it on either side: a run in the future was made by a clock that was wrong.
+    return "schedule" if abs(present - latest.finished_at) >= timedelta(hours=hours) else None
 
 
 def run_due(
@@ -199,12 +201,20 @@ def run_due(
         if trigger is None or not store.claim_canary(instrument, policy.max_seconds + 60):
             continue
         try:
+            if _latest_id(store.canaries(), instrument) != _latest_id(latest.values(), instrument):
+                # Somebody has run it since it was found to be due.
+                store.free_canary(instrument)
+                continue
             path = files[version.rubric.name]
             done.append(run_canary(store, version, versions, settings, policy, path, trigger=trigger, clock=clock))
         except BaseException:
             store.free_canary(instrument)
             raise
     return done
+
+
+def _latest_id(runs: Iterable[CanaryRun], instrument: InstrumentName) -> str | None:
+    return next((run.run_id for run in runs if run.instrument.key == instrument.key), None)
 
 
 # -- one run
@@ -361,6 +371,16 @@ def _key(record: Record) -> str:
     return judged_content(record)[:_KEY_CHARACTERS]
 
 
+@dataclass(slots=True)
+class _Spending:
+    """What judging has cost so far: what is cut off has cost something all the same."""
+
+    usd: float = 0.0
+
+    def hear(self, _done: int, usd: float) -> None:
+        self.usd = usd
+
+
 def _measure(
     measured: _Measured, asked: Instrument, policy: CanaryPolicy, budget_usd: float | None, repeats: int
 ) -> None:
@@ -377,14 +397,16 @@ def _measure(
         with tempfile.TemporaryDirectory(prefix="assay-canary-") as directory:
             plan = plan_judging(list(records.items()), asked, Path(directory))
             left = None if budget_usd is None else budget_usd - spent
-            judging = judge_items(plan, budget_usd=left, tries=policy.tries)
+            spending = _Spending()
+            judging = judge_items(plan, budget_usd=left, tries=policy.tries, on_progress=spending.hear)
             try:
                 result = asyncio.run(asyncio.wait_for(judging, policy.max_seconds / (2 * policy.repeats)))
             except TimeoutError:
                 measured.stopped = f"the judge took longer than {policy.max_seconds / (2 * policy.repeats):.0f} s"
                 return
-        spent += result.spent_usd
-        measured.spent_usd += result.spent_usd
+            finally:
+                spent += spending.usd
+                measured.spent_usd += spending.usd
         measured.calls += result.calls
         for key, outcome in result.outcomes.items():
             if isinstance(outcome, Score):

@@ -287,6 +287,32 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "app",
         "outcome",
     ),
+    _exporter(
+        "assay_budget_limit_usd", "gauge", "What a budget allows in its hour, day or month, in US dollars.", "budget"
+    ),
+    _exporter("assay_budget_limit_tokens", "gauge", "The same in tokens, prompt and completion together.", "budget"),
+    _exporter(
+        "assay_budget_remaining_usd", "gauge", "What may still be reserved: neither spent nor held, in USD.", "budget"
+    ),
+    _exporter("assay_budget_remaining_tokens", "gauge", "The same in tokens.", "budget"),
+    _exporter(
+        "assay_budget_reserved_usd", "gauge", "What is held for requests under way: the most they can cost.", "budget"
+    ),
+    _exporter("assay_budget_reserved_tokens", "gauge", "The same in tokens.", "budget"),
+    _exporter(
+        "assay_budget_used_ratio",
+        "gauge",
+        "Share of a budget that is spent; of one in USD and tokens the larger. Thinning goes by it.",
+        "budget",
+    ),
+    _exporter("assay_budget_reset_timestamp_seconds", "gauge", "When a budget starts anew.", "budget"),
+    _exporter(
+        "assay_budget_thinned_total",
+        "counter",
+        "Records left out near a budget's cap; those that were judged weigh more for it.",
+        "app",
+        "rubric",
+    ),
     _exporter("assay_queue_records", "gauge", "Records on the queue: waiting, being judged or due for a retry."),
     _exporter("assay_queue_batches", "gauge", "Batches on the queue."),
     _exporter("assay_queue_accepted_total", "counter", "Records that the queue has taken from clients."),

@@ -52,6 +52,8 @@ _CONFIDENCE = 0.99
 _SILENT = timedelta(days=7)
 #: For so long the verdict says that the judge was changed, unless somebody acknowledges it or a canary finds no change.
 CHANGED_FOR = timedelta(hours=24)
+#: A canary run that compared fewer items says neither that the judge has changed nor that it has not.
+LEAST_ITEMS = 30
 _RATE_DAYS = 7
 #: Of the largest bet; about the best ones against a change by ten points from 90 %, and back.
 _BET, _MEND_BET = 0.1, 0.3
@@ -231,18 +233,19 @@ class Stream:
     def _keeps(self, score: WatchedScore, at: float) -> bool:
         day, current, before = self._heaviest
         today = int(at // DAY)
-        if today > day:
+        # It goes back where a clock that ran ahead was put right, see `Store.read_changes`.
+        if today != day:
             # What was heaviest long ago, such as one stray record, thins nothing out for ever.
             current, before = 0.0, current if today == day + 1 else 0.0
         current = max(current, score.weight)
-        self._heaviest = [max(day, today), current, before]
+        self._heaviest = [today, current, before]
         heaviest = max(current, before)
         return score.weight == heaviest or is_kept(score.record_id, score.weight, max_weight=heaviest)
 
     def _count(self, at: float) -> None:
         """Kept records a day: a mean over whole days that had any, at most so many."""
         rate, today = self._rate, int(at // DAY)
-        if today > rate["day"]:
+        if today != rate["day"]:
             if rate["days"] >= 0 and rate["today"]:
                 rate["per_day"] += (rate["today"] - rate["per_day"]) / min(rate["days"] + 1, _RATE_DAYS)
             # The day on which it began to count was not a whole one.
@@ -398,6 +401,8 @@ class _Step:
         self._last: dict[StreamKey, datetime] = {}
         self._events: dict[str, ChangeEvent] = {}
         self._resolutions: list[Resolution] = []
+        #: instruments whose first score was looked at
+        self._seen: set[tuple[str, str, str]] = set()
         self._retired = {_version_key(v) for v in reading.versions if v.state == "retired"}
         self._placed = {_version_key(v) for v in reading.versions}
         counted = sum(1 for stream in self._stored.values() if stream.phase in ("watching", "alarmed"))
@@ -497,6 +502,9 @@ class _Step:
     def _note_unplaced(self, name: StreamName, score: WatchedScore) -> None:
         """The same for instruments that no gate has placed: the first score of a new one beside an older one."""
         own = name.instrument
+        if own.key in self._seen:
+            return
+        self._seen.add(own.key)
         if own.key in self._placed or own.key in {s.name.instrument.key for s in self._stored.values() if s.records}:
             return
         others = [s for s in self._stored.values() if s.name.instrument.rubric == own.rubric and s.last_at is not None]
@@ -630,7 +638,7 @@ def watch(
     behind = True
     position = int(until)
     for _ in range(max_steps):
-        reading = store.read_changes(int(until), limit=limit)
+        reading = store.read_changes(int(until), limit=limit, present=int(present))
         position = reading.end
         done = step(reading, policy, _objectives(rubrics, reading.versions))
         if not store.save_changes(reading, done.streams, done.events, done.resolutions):
@@ -718,6 +726,11 @@ def settle_verdicts(store: Store, *, clock: Callable[[], datetime] = now) -> int
     retired = {_version_key(version) for version in versions if version.state == "retired"}
     drops = store.change_events(open_only=True, limit=10_000)
     latest = {run.instrument.key: run for run in store.canaries()}
+    for run in store.canaries(told=True):
+        # A judge that was found changed has not changed back because a later run could not ask it.
+        newest = latest.get(run.instrument.key)
+        if run.cause == "judge" and newest is not None and newest.cause == "unknown" and newest.compared < LEAST_ITEMS:
+            latest[run.instrument.key] = run
     before = {verdict.instrument.key: verdict for verdict in store.drift_verdicts()}
     since = clock() - CHANGED_FOR
     judges: tuple[ChangeKind, ...] = ("judge_changed",)
@@ -731,14 +744,17 @@ def settle_verdicts(store: Store, *, clock: Callable[[], datetime] = now) -> int
     instruments |= {key: verdict.instrument for key, verdict in before.items()}
     n = 0
     for key, instrument in instruments.items():
+        own = [drop for drop in drops if drop.instrument.key == key]
         found, reason = judge_verdict(
-            drops=[drop for drop in drops if drop.instrument.key == key],
+            drops=own,
             canary=latest.get(key),
             changed=changed.get(key),
             retired=key in retired,
         )
         known = before.get(key)
-        if found == ("none" if known is None else known.verdict):
+        was, why = ("none", reason) if known is None else (known.verdict, known.reason)
+        # A drop that came after the verdict, and a reason that is another now, are told as well.
+        if (found, reason) == (was, why) and all(drop.verdict == found for drop in own):
             continue
         moment = clock()
         event = ChangeEvent(
@@ -747,7 +763,7 @@ def settle_verdicts(store: Store, *, clock: Callable[[], datetime] = now) -> int
             instrument=instrument,
             happened_at=moment,
             message=reason,
-            details={"before": "none" if known is None else known.verdict},
+            details={"before": was},
             verdict=found,
         )
         if store.save_verdict(DriftVerdict(instrument=instrument, verdict=found, reason=reason), event):

@@ -218,7 +218,8 @@ async def judge_items(
         plan: see `plan_judging`.
         budget_usd: None for no bound.
         tries: of one record.
-        on_progress: hears, after each record, how many of `plan.todo` are done and what is spent in USD.
+        on_progress: hears, after each record and each call that was cut off, how many of `plan.todo` are done and what
+            is spent in USD.
 
     Raises:
         SettingsError: a budget without a price, or the kept outcomes cannot be written.
@@ -282,12 +283,15 @@ class _Run:
                 await self._purse.settle(bound, 0.0)
                 return outcome
             cost: float | None = None
+            cut_off = True
             try:
                 evaluations = await evaluate(record, self._asked, judges)
-                cost = _cost(evaluations)
+                cost, cut_off = _cost(evaluations), False
             finally:
                 # A call that was cut off may be charged all the same.
                 self.result.spent_usd += await self._purse.settle(bound, cost)
+                if cut_off:
+                    self._on_progress(self._done, self.result.spent_usd)
             outcome = self._take(record, evaluations)
             if not isinstance(outcome, Failure) or not outcome.transient or outcome.kind == "unauthorized":
                 return outcome

@@ -97,6 +97,8 @@ _MARKS: dict[Language, str] = {
 _MARK_OF = {character: language for language, marks in _MARKS.items() for character in marks}
 
 _WORD = re.compile(r"[^\W\d_]+")
+#: The same, of small letters where all are ASCII.
+_ASCII_WORD = re.compile(r"[a-z]+")
 
 #: Ranges of letters, and what a letter of them counts for: one that is a syllable or a word more than one of many, and
 #: Latin letters least, because names of products stand in texts of all scripts.
@@ -170,18 +172,19 @@ _RUSSIAN = frozenset(_RUSSIAN_WORDS.split())
 
 
 def _latin(text: str) -> Language | None:
-    words = _WORD.findall(text.lower())
+    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
     if not words:
         return None
-    hits: dict[Language, int] = dict.fromkeys(_COMMON, 0)
-    for word in words:
-        for language in _SPOKEN_IN.get(word, ()):
-            hits[language] += 1
+    hits: dict[Language, int] = {}
+    for word in filter(_SPOKEN_IN.__contains__, words):
+        for language in _SPOKEN_IN[word]:
+            hits[language] = hits.get(language, 0) + 1
     if not text.isascii():
         for language in {_MARK_OF[character] for character in text if character in _MARK_OF}:
-            hits[language] += 2
-    best, second = sorted(hits, key=lambda language: -hits[language])[:2]
-    if hits[best] > hits[second] and hits[best] >= (1 if len(words) <= _FEW_WORDS else 2):
-        return best
+            hits[language] = hits.get(language, 0) + 2
+    most = max(hits.values(), default=0)
+    best = [language for language, n in hits.items() if n == most]
+    if len(best) == 1 and most >= (1 if len(words) <= _FEW_WORDS else 2):
+        return best[0]
     # A long text without common words; a tie between relatives is no other language, it is only not told.
-    return "other" if hits[best] * _ENOUGH_WORDS < len(words) >= _ENOUGH_WORDS else None
+    return "other" if most * _ENOUGH_WORDS < len(words) >= _ENOUGH_WORDS else None

@@ -19,9 +19,13 @@ from assay.records import Evaluation, Failure, NotApplicable, Score, Usage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from assay.budgets import Purse
     from assay.judges import Judge, JudgeObserver, JudgeSettings
     from assay.records import Outcome, Record
     from assay.rubrics import JudgeSpec, Rubric
+
+    #: place among the rubrics of a call of `evaluate`, the rubric, and who is asked
+    _Asked = tuple[int, Rubric, Judge]
 
 _log = logging.getLogger(__name__)
 
@@ -38,68 +42,126 @@ class Judges:
         self._default = default
         self._overrides = dict(overrides or {})
         self._by_spec: dict[JudgeSpec | None, Judge] = {}
+        #: by main judge's and cheaper judge's spec
+        self._cheaper: dict[tuple[JudgeSpec | None, JudgeSpec | None], Judge] = {}
+        self._purse: Purse | None = None
 
     @classmethod
-    def build(cls, rubrics: Iterable[Rubric], settings: JudgeSettings, observer: JudgeObserver | None = None) -> Self:
+    def build(
+        cls,
+        rubrics: Iterable[Rubric],
+        settings: JudgeSettings,
+        observer: JudgeObserver | None = None,
+        *,
+        purse: Purse | None = None,
+        cheaper: JudgeSpec | None = None,
+    ) -> Self:
         """Judges for `rubrics`: those that name none share the default, those that name the same share one.
+
+        Args:
+            rubrics: each may name its own judge, and a cheaper one.
+            settings: of the default judge.
+            observer: hears of every request.
+            purse: is asked before every request, and closed with the judges.
+            cheaper: asked in the place of a judge whose budget is spent, where a rubric names none.
 
         Raises:
             ConfigError: see `build_judge`.
         """
-        built = {settings: build_judge(None, settings, observer)}
+        built = {settings: build_judge(None, settings, observer, purse)}
         judges = cls(built[settings])
-        for rubric in rubrics:
-            wanted = resolve(rubric.judge, settings)
+        judges._purse = purse
+
+        def judge_of(spec: JudgeSpec | None) -> Judge:
+            wanted = resolve(spec, settings)
             if wanted not in built:
-                built[wanted] = build_judge(rubric.judge, settings, observer)
-            judges._by_spec[rubric.judge] = built[wanted]
+                built[wanted] = build_judge(spec, settings, observer, purse)
+            return built[wanted]
+
+        for rubric in rubrics:
+            judges._by_spec[rubric.judge] = judge_of(rubric.judge)
+            spec = rubric.cheaper_judge or cheaper
+            if spec is not None and judge_of(spec) is not judge_of(rubric.judge):
+                judges._cheaper[rubric.judge, rubric.cheaper_judge] = judge_of(spec)
         return judges
 
     def of(self, rubric: Rubric) -> Judge:
         """The judge of this rubric."""
         return self._overrides.get(rubric.name) or self._by_spec.get(rubric.judge, self._default)
 
+    def cheaper(self, rubric: Rubric) -> Judge | None:
+        """Who is asked instead when the budget of the rubric's judge is spent; None: nobody."""
+        return self._cheaper.get((rubric.judge, rubric.cheaper_judge))
+
     def __iter__(self) -> Iterator[Judge]:
         """Each judge once."""
-        judges = (self._default, *self._overrides.values(), *self._by_spec.values())
+        judges = (self._default, *self._overrides.values(), *self._by_spec.values(), *self._cheaper.values())
         return iter({id(judge): judge for judge in judges}.values())
 
     async def aclose(self) -> None:
         """Close each judge once."""
         for judge in self:
             await judge.aclose()
+        if self._purse is not None:
+            await self._purse.aclose()
 
 
-async def evaluate(record: Record, rubrics: Sequence[Rubric], judges: Judges) -> list[Evaluation]:
+async def evaluate(
+    record: Record, rubrics: Sequence[Rubric], judges: Judges, *, go_cheaper: bool = True
+) -> list[Evaluation]:
     """One evaluation for each rubric, in their order. Never raises for what a judge or a record does.
 
     A record without what a rubric requires costs no call. Rubrics that share a judge and are to be asked together
     make one call, in an order that depends on the record alone; the others make a call each, and so does a second
     version of a rubric. All calls run at once.
+
+    What a judge could not be asked for want of a budget is then asked of the rubric's cheaper judge, if it has one and
+    `go_cheaper`: that evaluation bears the cheaper judge's name and fingerprint.
     """
     outcomes: dict[int, Outcome] = {}
     for index, rubric in enumerate(rubrics):
         reason = rubric.missing(record)
         if reason is not None:
             outcomes[index] = NotApplicable(reason=reason)
-    groups = _groups(record, [(i, rubric) for i, rubric in enumerate(rubrics) if i not in outcomes], judges)
-    answers = await asyncio.gather(
-        *(_judge(judge, record, [rubric for _, rubric in members]) for judge, members in groups)
-    )
-    for (_, members), answer in zip(groups, answers, strict=True):
-        outcomes.update((index, outcome) for (index, _), outcome in zip(members, answer, strict=True))
+    asked = [judges.of(rubric) for rubric in rubrics]
+    todo = [(i, rubric, asked[i]) for i, rubric in enumerate(rubrics) if i not in outcomes]
+    outcomes |= await _ask(record, todo)
+    if go_cheaper:
+        refused = [(i, rubric, judges.cheaper(rubric)) for i, rubric, _ in todo if _is_refused(outcomes[i])]
+        again = [(i, rubric, judge) for i, rubric, judge in refused if judge is not None]
+        for (i, _, judge), outcome in zip(again, (await _ask(record, again)).values(), strict=True):
+            if not _is_refused(outcome):
+                # What a judge took before its repair was refused is not forgotten.
+                outcomes[i] = replace(outcome, usage=outcome.usage + outcomes[i].usage)
+                asked[i] = judge
     return [
         Evaluation(
             record_id=record.record_id,
             rubric=rubric.name,
             rubric_version=rubric.revision,
             rubric_hash=rubric.hash,
-            judge=judges.of(rubric).name,
-            judge_fingerprint=judges.of(rubric).fingerprint,
+            judge=asked[index].name,
+            judge_fingerprint=asked[index].fingerprint,
             outcome=_classed(outcomes[index], rubric),
         )
         for index, rubric in enumerate(rubrics)
     ]
+
+
+async def _ask(record: Record, wanted: Sequence[_Asked]) -> dict[int, Outcome]:
+    """The outcomes of these, by index and in their order."""
+    groups = _groups(record, wanted)
+    answers = await asyncio.gather(
+        *(_judge(judge, record, [rubric for _, rubric in members]) for judge, members in groups)
+    )
+    outcomes: dict[int, Outcome] = {}
+    for (_, members), answer in zip(groups, answers, strict=True):
+        outcomes.update((index, outcome) for (index, _), outcome in zip(members, answer, strict=True))
+    return {index: outcomes[index] for index, _, _ in wanted}
+
+
+def _is_refused(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failure) and outcome.kind == "budget"
 
 
 def _classed(outcome: Outcome, rubric: Rubric) -> Outcome:
@@ -110,13 +172,10 @@ def _classed(outcome: Outcome, rubric: Rubric) -> Outcome:
     return outcome if defect == outcome.defect else replace(outcome, defect=defect)
 
 
-def _groups(
-    record: Record, rubrics: Sequence[tuple[int, Rubric]], judges: Judges
-) -> list[tuple[Judge, list[tuple[int, Rubric]]]]:
+def _groups(record: Record, wanted: Sequence[_Asked]) -> list[tuple[Judge, list[tuple[int, Rubric]]]]:
     """What goes into one call: (judge, [(index, rubric), ...])."""
     groups: list[tuple[Judge, list[tuple[int, Rubric]]]] = []
-    for index, rubric in rubrics:
-        judge = judges.of(rubric)
+    for index, rubric, judge in wanted:
         for other, members in groups:
             # A judge answers by rubric name: a second version of one has no place in the call of the first.
             if other is judge and all(r.ask == rubric.ask == "together" and r.name != rubric.name for _, r in members):

@@ -57,7 +57,7 @@ MAX_RECORD_BYTES: Final = 1_000_000
 MAX_BATCH_BYTES: Final = 4_000_000
 
 #: The fields of a batch beside its records.
-_HEAD: Final = ("schema_version", "batch_id", "enqueued_at", "attempt", "replay")
+_HEAD: Final = ("schema_version", "batch_id", "enqueued_at", "attempt", "replay", "probabilities")
 _KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters")
 #: What a batch id may look like. Scripts write it into the doorbell, so nothing that JSON would have to escape.
 _BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
@@ -81,6 +81,8 @@ class Batch:
     `enqueued_at` is in seconds since the epoch; `attempt` counts the judge retries of a single-record batch;
     `replay` means that stored failures of these records may be superseded. `records` are raw JSON, one each, just
     as they were received: `codec.decode_record` reads them one by one, so that a bad one never fails its mates.
+    `probabilities` is what was decided of these records already: rubric hash -> with which probability, below 1, the
+    record is judged under it.
     """
 
     batch_id: str
@@ -88,6 +90,7 @@ class Batch:
     attempt: int
     replay: bool
     records: tuple[bytes, ...]
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,13 @@ class RedisInfo:
 
 
 def encode_batch(
-    records: Sequence[str | bytes], *, batch_id: str, enqueued_at: float, attempt: int = 0, replay: bool = False
+    records: Sequence[str | bytes],
+    *,
+    batch_id: str,
+    enqueued_at: float,
+    attempt: int = 0,
+    replay: bool = False,
+    probabilities: Mapping[str, float] | None = None,
 ) -> bytes:
     """The payload of one batch, from the JSON of each of its records: `Record.to_json`, or `Batch.records` as it is.
 
@@ -163,6 +172,8 @@ def encode_batch(
             "enqueued_at": enqueued_at,
             "attempt": attempt,
             "replay": replay,
+            # Only workers write it, and seldom.
+            **({"probabilities": dict(probabilities)} if probabilities else {}),
         },
         separators=(",", ":"),
         allow_nan=False,
@@ -200,9 +211,14 @@ def decode_batch(payload: bytes) -> Batch:
         raise RecordError("must be a whole number, 0 or more", field="attempt")
     if not isinstance(replay, bool):
         raise RecordError("must be true or false", field="replay")
+    probabilities = fields.get("probabilities", {})
+    if not isinstance(probabilities, dict) or not all(
+        isinstance(value, int | float) and 0 < value <= 1 for value in probabilities.values()
+    ):
+        raise RecordError("must be an object of numbers in (0, 1]", field="probabilities")
     if not records:
         raise RecordError("must be an array of one record or more", field="records")
-    return Batch(batch_id, float(enqueued_at), attempt, replay, records)
+    return Batch(batch_id, float(enqueued_at), attempt, replay, records, probabilities)
 
 
 def is_batch(payload: bytes) -> bool:

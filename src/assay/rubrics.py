@@ -88,6 +88,8 @@ class Rubric:
     #: in one call with the other rubrics of the same judge, or in a call of its own
     ask: Ask = "together"
     judge: JudgeSpec | None = None
+    #: asked instead while the budget of the judge is spent
+    cheaper_judge: JudgeSpec | None = None
     #: calibration file that belongs to it
     calibration: str | None = None
     #: level that a calibration must reach before production is scored with it
@@ -131,7 +133,8 @@ class Rubric:
         values["defects"] = list(self.defects)
         values["scale"] = self.scale.to_dict()
         values["pass_threshold"] = float(self.pass_threshold)
-        values["judge"] = None if self.judge is None else asdict(self.judge)
+        for name in ("judge", "cheaper_judge"):
+            values[name] = None if values[name] is None else asdict(values[name])
         return values
 
     @classmethod
@@ -293,6 +296,7 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
         objective=data.get("objective"),
         ask=data.get("ask", "together"),
         judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
+        cheaper_judge=JudgeSpec(**data["cheaper_judge"]) if "cheaper_judge" in data else None,
         calibration=data.get("calibration"),
         gate=data.get("gate", "none"),
         defects=tuple(defect for defect in ALL if defect in data.get("defects", ALL)),
@@ -334,16 +338,17 @@ _SLOT = (
 
 
 def _check_meaning(node: Node) -> Iterator[Mistake]:
-    instructions, scale, judge = node.get("instructions"), node.get("scale"), node.get("judge")
+    instructions, scale = node.get("instructions"), node.get("scale")
     if instructions is not None:
         yield from _check_slots(instructions)
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
-    engine = judge.get("engine") if judge is not None else None
-    if judge is not None and engine is not None and engine.value in ("rules", "lexical"):
-        for key, member in judge.value.items():
-            if key in ("model", "base_url", "temperature", "max_tokens"):
-                yield Mistake(member.line, member.field, f"the engine {engine.value} has none: remove the line")
+    for judge in (node.get("judge"), node.get("cheaper_judge")):
+        engine = judge.get("engine") if judge is not None else None
+        if judge is not None and engine is not None and engine.value in ("rules", "lexical"):
+            for key, member in judge.value.items():
+                if key in ("model", "base_url", "temperature", "max_tokens"):
+                    yield Mistake(member.line, member.field, f"the engine {engine.value} has none: remove the line")
 
 
 def _check_slots(node: Node) -> Iterator[Mistake]:

@@ -81,6 +81,35 @@ class Settings(BaseSettings):
         "calibration (its field `gate`), and for a day after it took over.",
     )
 
+    # -- budgets
+    budget_usd_per_day: float | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Most that all judging by workers may cost in a day (UTC), in USD. Default: no bound.",
+    )
+    budgets: Path | None = Field(
+        None,
+        description="YAML file with budgets: in USD or tokens; for each hour, day or month; of all, or of an app, a "
+        "rubric or a judge.",
+    )
+    budget_thin_from: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of a budget from which on fewer records are judged, the fewer the less is left; what is "
+        "judged counts for what is not. 1: all are judged until it is spent.",
+    )
+    budget_thin_least: float = Field(
+        0.1, gt=0, le=1, description="Least share of records that are judged then; it bounds their weights."
+    )
+    budget_judge: Literal["openai", "lexical", "rules"] | None = Field(
+        None,
+        description="Judge that is asked instead while a budget is spent, of rubrics that name no `cheaper_judge`. "
+        "Default: nobody is asked.",
+    )
+    budget_judge_model: str | None = Field(None, description="Its model, for `openai`: one that costs less.")
+
     # -- delivery
     concurrency: int = Field(
         16, ge=1, le=256, description="Batches (of at most 25 records) that one worker process works on at once."
@@ -338,6 +367,14 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://, such as http://localhost:11434/v1")
         return value or None
+
+    @model_validator(mode="after")
+    def _cheaper_judge_is_another(self) -> Settings:
+        if self.budget_judge_model is not None and self.budget_judge != "openai":
+            raise ValueError("ASSAY_BUDGET_JUDGE_MODEL needs ASSAY_BUDGET_JUDGE=openai: set both, or neither")
+        if self.budget_judge == "openai" and self.budget_judge_model is None:
+            raise ValueError("ASSAY_BUDGET_JUDGE=openai needs ASSAY_BUDGET_JUDGE_MODEL: name a model that costs less")
+        return self
 
     @model_validator(mode="after")
     def _scores_outlive_dead_letters(self) -> Settings:

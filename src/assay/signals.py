@@ -25,6 +25,7 @@ from assay.windows import Estimate, Sums, pass_ratio
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from assay.languages import Language
     from assay.records import Record
 
 #: What a record shows, by name: yes or no, a word, or a number.
@@ -101,6 +102,27 @@ _SCORE_ENDS = (
 
 def signals_of(record: Record) -> Signals:
     """What the record shows of itself. Never raises, whatever stands in the record."""
+    return _signals(record, _Read(record))
+
+
+def shown_by(record: Record) -> tuple[Signals, Mapping[Feature, int]]:
+    """`signals_of` and `inputs_of`, in less time than both."""
+    seen = _Read(record)
+    return _signals(record, seen), _inputs(record, seen)
+
+
+class _Read:
+    """What both look at."""
+
+    __slots__ = ("asked", "language", "scores")
+
+    def __init__(self, record: Record) -> None:
+        self.asked = asked(record)
+        self.language = language_of(self.asked)
+        self.scores = _scores(record)
+
+
+def _signals(record: Record, seen: _Read) -> Signals:
     shown: dict[str, bool | str | float] = {
         "retrieved": bool(record.contexts),
         "feedback": record.feedback is not None,
@@ -119,11 +141,10 @@ def signals_of(record: Record) -> Signals:
         shown["tool_failure"] = any(event.error is not None for event in record.tool_events)
     if record.required_fields:
         shown["schema_pass"] = not missing_fields(record)
-    _add_languages(shown, record)
-    scores = _scores(record)
-    if scores:
-        shown["retrieval_score"] = math.fsum(scores) / len(scores)
-        shown["retrieval_best_score"] = max(scores)
+    _add_languages(shown, seen.language, language_of(record.output))
+    if seen.scores:
+        shown["retrieval_score"] = math.fsum(seen.scores) / len(seen.scores)
+        shown["retrieval_best_score"] = max(seen.scores)
     if record.feedback is not None:
         if record.feedback.thumb is not None:
             shown["thumbs_up"] = record.feedback.thumb == "up"
@@ -146,24 +167,25 @@ def inputs_of(record: Record) -> Mapping[Feature, int]:
     Each record is in one bin of a feature, so that the bins of many records are counts of independent draws, which the
     tests take. For the topic that is the bin of one of its words, chosen by the record's id.
     """
-    text = asked(record)
+    return _inputs(record, _Read(record))
+
+
+def _inputs(record: Record, seen: _Read) -> Mapping[Feature, int]:
     bins = {
-        "length": min(_LENGTH_BINS, int(2 * math.log2(len(text) + 1))),
+        "length": min(_LENGTH_BINS, int(2 * math.log2(len(seen.asked) + 1))),
         # 0: could not be told, which is a part of the mix too.
-        "language": 0 if (language := language_of(text)) is None else 1 + LANGUAGES.index(language),
+        "language": 0 if seen.language is None else 1 + LANGUAGES.index(seen.language),
     }
-    said = stems(text[:_SEEN_CHARACTERS])
+    said = stems(seen.asked[:_SEEN_CHARACTERS])
     if said:
         chosen = said[int(sample_unit(f"topic\0{record.record_id}") * len(said))]
         bins["topic"] = zlib.crc32(chosen.encode(errors="replace")) % TOPIC_BINS
-    scores = _scores(record)
-    if scores:
-        bins["retrieval_score"] = bisect_right(_SCORE_ENDS, max(scores))
+    if seen.scores:
+        bins["retrieval_score"] = bisect_right(_SCORE_ENDS, max(seen.scores))
     return bins
 
 
-def _add_languages(shown: dict[str, bool | str | float], record: Record) -> None:
-    of_input, of_output = language_of(asked(record)), language_of(record.output)
+def _add_languages(shown: dict[str, bool | str | float], of_input: Language | None, of_output: Language | None) -> None:
     if of_input is not None:
         shown["input_language"] = of_input
     if of_output is not None:

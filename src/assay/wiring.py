@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, Ledger, Purse, load_budgets
 from assay.chores import Chore
+from assay.errors import FileError, SettingsError
 from assay.gate import Gate
-from assay.judges import JudgeSettings
+from assay.judges import JudgeSettings, describe_judge, resolve
+from assay.judges._prices import load_prices
 from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
 from assay.pipeline import Judges
 from assay.queue import Queue
 from assay.records import now
-from assay.rubrics import load_rubrics
+from assay.rubrics import JudgeSpec, load_rubrics
 from assay.sinks import open_sink
 from assay.store import Store
 from assay.worker import DeliveryPolicy, Worker
@@ -71,9 +74,76 @@ def read_rubrics(settings: Settings) -> list[Rubric]:
     return load_rubrics(settings.rubric_paths)
 
 
-def build_judges(settings: Settings, rubrics: Sequence[Rubric], observer: JudgeObserver | None = None) -> Judges:
-    """A judge for each rubric. Call it on the event loop that will use them."""
-    return Judges.build(rubrics, judge_settings(settings), observer)
+def build_judges(
+    settings: Settings,
+    rubrics: Sequence[Rubric],
+    observer: JudgeObserver | None = None,
+    purse: Purse | None = None,
+) -> Judges:
+    """A judge for each rubric; they own the purse. Call it on the event loop that will use them."""
+    cheaper = None if purse is None else cheaper_judge(settings)
+    return Judges.build(rubrics, judge_settings(settings), observer, purse=purse, cheaper=cheaper)
+
+
+def cheaper_judge(settings: Settings) -> JudgeSpec | None:
+    """Who is asked while a budget is spent, where a rubric does not say; None: nobody."""
+    if settings.budget_judge is None:
+        return None
+    return JudgeSpec(engine=settings.budget_judge, model=settings.budget_judge_model)
+
+
+def read_budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Budgets | None:
+    """The budgets that the settings name; None when there are none.
+
+    Raises:
+        FileError: the first mistake in ASSAY_BUDGETS, a rubric or judge that there is not among them.
+        SettingsError: a budget in dollars covers a judge whose price is not known; or the price table is broken.
+    """
+    judges = _judges_by_rubric(settings, rubrics)
+    budgets: tuple[Budget, ...] = ()
+    if settings.budgets is not None:
+        names = {name for found in judges.values() for name in found}
+        budgets = load_budgets(settings.budgets, rubrics=judges, judges=names)
+    if settings.budget_usd_per_day is not None:
+        if any(budget.name == TOTAL for budget in budgets):
+            raise FileError(
+                f"{TOTAL} is what ASSAY_BUDGET_USD_PER_DAY is called: rename it, or unset the variable",
+                path=settings.budgets or "",
+            )
+        budgets = (Budget(name=TOTAL, per="day", usd=settings.budget_usd_per_day), *budgets)
+    if not budgets:
+        return None
+    found = Budgets(budgets=budgets, thin_from=settings.budget_thin_from, thin_least=settings.budget_thin_least)
+    prices = load_prices(settings.prices)
+    for rubric, asked in judges.items():
+        for judge, model in asked.items():
+            budget = found.needs_price(rubric=rubric, judge=judge)
+            if budget is not None and judge not in FREE_JUDGES and prices.of(model) is None:
+                raise SettingsError(
+                    f"budget {budget.name}: it is in USD, and the price of {model} is not known: list it in a price "
+                    "table (0 if it costs nothing) and point ASSAY_PRICES at it"
+                )
+    return found
+
+
+def _judges_by_rubric(settings: Settings, rubrics: Sequence[Rubric]) -> dict[str, dict[str, str | None]]:
+    """Rubric -> the judges that may be asked under it, by name -> their models."""
+    default = judge_settings(settings)
+    found: dict[str, dict[str, str | None]] = {}
+    for rubric in rubrics:
+        cheaper = rubric.cheaper_judge or cheaper_judge(settings)
+        for spec in (rubric.judge, *([] if cheaper is None else [cheaper])):
+            found.setdefault(rubric.name, {})[describe_judge(spec, default)[0]] = resolve(spec, default).model
+    return found
+
+
+def open_ledger(settings: Settings, budgets: Budgets) -> Ledger:
+    """What is spent of the budgets.
+
+    Raises:
+        SettingsError: no Redis is configured.
+    """
+    return Ledger.from_url(budgets, settings.broker_url, settings.queue)
 
 
 def judge_settings(settings: Settings) -> JudgeSettings:
@@ -136,11 +206,18 @@ def build_worker(
     """
     rubrics = read_rubrics(settings)
     gate = Gate(store, rubrics, judge_settings(settings), bridge_share=settings.bridge_share)
+    budgets = read_budgets(settings, rubrics)
+    purse = None
+    if budgets is not None:
+        # What others hold is settled, or has lapsed, by the time that a request and its lease may take.
+        waits = settings.judge_timeout_seconds + 10.0
+        purse = Purse(budgets, settings.broker_url, settings.queue, wait_seconds=waits)
     return Worker(
         queue=queue,
         store=store,
         rubrics=rubrics,
-        judges=lambda: build_judges(settings, gate.rubrics, metrics),
+        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse),
+        budgets=None if budgets is None else open_ledger(settings, budgets),
         gate=gate,
         metrics=metrics,
         outbox=outbox,

@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Literal
 from anyio.from_thread import start_blocking_portal
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
+from assay.budgets import THINNED, is_thinned
 from assay.codec import decode_record
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
 from assay.pipeline import evaluate
 from assay.queue import Batch, Retry, decode_batch, encode_batch
-from assay.records import Evaluation, Failure, Record, evaluation_id, now
+from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
 from assay.store import DeadLetter
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
+    from assay.budgets import Ledger
     from assay.gate import Gate
     from assay.metrics import WorkerMetrics
     from assay.outbox import Outbox
     from assay.pipeline import Judges
     from assay.queue import Claim, Queue
+    from assay.records import Outcome
     from assay.rubrics import Rubric
     from assay.store import Store, Stored
 
@@ -89,12 +92,22 @@ class _Plan:
     duplicates: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A record, the rubrics to judge it under, and, by rubric hash, the probability of that where it is below 1."""
+
+    record: Record
+    rubrics: list[Rubric]
+    probabilities: dict[str, float]
+
+
 class Worker:
     """Works on batches of one queue until it is stopped. Thread-safe: `work` runs on as many threads as one likes.
 
     `judges` is called once, on the worker's event loop, because the connections of a judge belong to a loop. The worker
     starts and stops `outbox`, and rings it when it has stored something. With a `gate`, which the worker starts,
-    `rubrics` are those of the gate and are not looked at here.
+    `rubrics` are those of the gate and are not looked at here. With `budgets` it judges fewer records near a cap; the
+    cap itself is kept by the judges.
     """
 
     def __init__(
@@ -107,6 +120,7 @@ class Worker:
         gate: Gate | None = None,
         metrics: WorkerMetrics | None = None,
         outbox: Outbox | None = None,
+        budgets: Ledger | None = None,
         policy: DeliveryPolicy | None = None,
     ) -> None:
         self._queue = queue
@@ -116,6 +130,7 @@ class Worker:
         self._build_judges = judges
         self._metrics = metrics
         self._outbox = outbox
+        self._budgets = budgets
         self._policy = policy or DeliveryPolicy()
         self._leases: set[str] = set()
         self._judging: set[asyncio.Task[list[Evaluation]]] = set()
@@ -254,16 +269,17 @@ class Worker:
     def _evaluate_batch(self, batch: Batch) -> str:
         plan = _Plan()
         work = self._plan(batch, plan)
-        handed_back: list[bytes] = []
+        handed_back: list[tuple[_Task, bytes]] = []
         if work:
-            outcomes = self._judge([(record, rubrics) for record, rubrics, _ in work])
-            for (record, _, raw), evaluations in zip(work, outcomes, strict=True):
+            outcomes = self._judge([task for task, _ in work], replay=batch.replay)
+            for (task, raw), evaluations in zip(work, outcomes, strict=True):
                 if evaluations is None:
-                    handed_back.append(raw)
+                    handed_back.append((task, raw))
                 else:
-                    self._settle(batch, plan, record, raw, evaluations)
-        for index, raw in enumerate(handed_back):
-            plan.retries.append(_single(batch, raw, 1000 + index, due_at=time.time()))
+                    self._settle(batch, plan, task, raw, evaluations)
+        for number, (task, raw) in enumerate(handed_back, 1000):
+            chances = task.probabilities
+            plan.retries.append(_single(batch, raw, number, due_at=time.time(), probabilities=chances))
         inserted = self._commit(plan, replay=batch.replay)
         self._finish(batch.batch_id, plan.retries)
         if self._metrics is not None and inserted:
@@ -272,7 +288,7 @@ class Worker:
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
         return "handed_back" if handed_back else "done"
 
-    def _plan(self, batch: Batch, plan: _Plan) -> list[tuple[Record, list[Rubric], bytes]]:
+    def _plan(self, batch: Batch, plan: _Plan) -> list[tuple[_Task, bytes]]:
         """Decode the batch and ask the store what is known; returns what is left to judge."""
         decoded: dict[str, tuple[Record, bytes]] = {}
         for raw in batch.records:
@@ -295,10 +311,45 @@ class Worker:
             if todo or not owed:
                 plan.records.append((record, raw.decode()))
             if todo:
-                work.append((record, todo, raw))
+                task = self._thin(batch, plan, record, todo, known)
+                if task.rubrics:
+                    work.append((task, raw))
             elif owed:
                 plan.duplicates += 1
         return work
+
+    def _thin(
+        self,
+        batch: Batch,
+        plan: _Plan,
+        record: Record,
+        rubrics: Sequence[Rubric],
+        known: Mapping[uuid.UUID, Stored],
+    ) -> _Task:
+        """Near a budget's cap fewer records are judged, and those that are count for those that are not."""
+        if self._budgets is None:
+            return _Task(record, list(rubrics), dict(batch.probabilities))
+        task = _Task(record, [], {})
+        for rubric in rubrics:
+            judge = self._judges.of(rubric)
+            chance = batch.probabilities.get(rubric.hash, 1.0)
+            # Decided once: what is tried or replayed again was taken already. Where the rubric does not apply, there is
+            # nothing to be saved.
+            if (
+                chance == 1.0
+                and batch.attempt == 0
+                and self._identity(record, rubric) not in known
+                and rubric.missing(record) is None
+            ):
+                chance = self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge.name)
+                if is_thinned(record.record_id, chance):
+                    left_out = NotApplicable(reason=THINNED)
+                    plan.evaluations.extend(self._alike(record, [rubric], left_out))
+                    continue
+            task.rubrics.append(rubric)
+            if chance < 1.0:
+                task.probabilities[rubric.hash] = chance
+        return task
 
     def _owed(self, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
         """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""
@@ -311,11 +362,30 @@ class Worker:
         self, record: Record, known: Mapping[uuid.UUID, Stored], owed: Sequence[Rubric], *, replay: bool
     ) -> list[Rubric]:
         """The rubrics without an outcome; in a replay also those without a verdict."""
-        stored = ((rubric, known.get(self._identity(record, rubric))) for rubric in owed)
+        stored = ((rubric, self._found(record, rubric, known)) for rubric in owed)
         return [rubric for rubric, found in stored if found is None or (replay and found.outcome == "failed")]
 
-    def _settle(self, batch: Batch, plan: _Plan, record: Record, raw: bytes, evaluations: list[Evaluation]) -> None:
+    def _found(self, record: Record, rubric: Rubric, known: Mapping[uuid.UUID, Stored]) -> Stored | None:
+        """What is stored of the record under the rubric, by its judge or by the cheaper one that stood in for it."""
+        found = known.get(self._identity(record, rubric))
+        cheaper = self._judges.cheaper(rubric)
+        if found is None and cheaper is not None:
+            identity = evaluation_id(record.record_id, rubric.name, rubric.hash, cheaper.fingerprint)
+            found = known.get(identity)
+        return found
+
+    def _settle(self, batch: Batch, plan: _Plan, task: _Task, raw: bytes, evaluations: list[Evaluation]) -> None:
         """Commit what is final; try again what may yet succeed; set aside what has had its tries."""
+        record = task.record
+        evaluations = [
+            replace(evaluation, probability=task.probabilities.get(evaluation.rubric_hash, 1.0))
+            for evaluation in evaluations
+        ]
+        # Final, and to be replayed: another try in a minute would find the budget spent as well.
+        refused = [(e.rubric, e.outcome) for e in evaluations if isinstance(e.outcome, Failure)]
+        refused = [(rubric, failure) for rubric, failure in refused if failure.kind == "budget"]
+        spent_budget = [(failure.kind, f"{rubric}: {failure.message}") for rubric, failure in refused]
+        plan.dead_letters.extend(_exhausted(raw, record, spent_budget, batch.attempt + 1))
         for evaluation in evaluations:
             if isinstance(evaluation.outcome, Failure):
                 self._tell(evaluation.judge, evaluation.outcome)
@@ -324,7 +394,9 @@ class Worker:
             failures = [failure for _, failure in passing]
             due_at = time.time() + self._policy.delay(failures, batch.attempt)
             index = batch.records.index(raw)
-            plan.retries.append(_single(batch, raw, index, due_at=due_at, attempt=batch.attempt + 1))
+            plan.retries.append(
+                _single(batch, raw, index, due_at=due_at, attempt=batch.attempt + 1, probabilities=task.probabilities)
+            )
             again = {id(evaluation) for evaluation, _ in passing}
             plan.evaluations.extend(e for e in evaluations if id(e) not in again)
             if self._metrics is not None:
@@ -349,7 +421,7 @@ class Worker:
             plan.records.append((record, raw.decode()))
             known = self._store.existing([record.record_id])
             owed = self._owed(record, known, self._roster)
-            plan.evaluations.extend(self._failures(record, owed, Failure(kind=reason, message=message[:500])))
+            plan.evaluations.extend(self._alike(record, owed, Failure(kind=reason, message=message[:500])))
         letter = _dead_letter(raw, reason=reason, message=message, attempts=claim.deliveries, record_id=record_id)
         plan.dead_letters.append(letter)
         try:
@@ -361,7 +433,8 @@ class Worker:
         _log.error("record set aside", extra={"record_id": record_id, "reason": reason, "error": message})
         return "crashed"
 
-    def _failures(self, record: Record, rubrics: Sequence[Rubric], failure: Failure) -> Iterator[Evaluation]:
+    def _alike(self, record: Record, rubrics: Sequence[Rubric], outcome: Outcome) -> Iterator[Evaluation]:
+        """The same outcome under each of these."""
         for rubric in rubrics:
             judge = self._judges.of(rubric)
             yield Evaluation(
@@ -371,7 +444,7 @@ class Worker:
                 rubric_hash=rubric.hash,
                 judge=judge.name,
                 judge_fingerprint=judge.fingerprint,
-                outcome=failure,
+                outcome=outcome,
             )
 
     def _tell(self, judge: str, failure: Failure) -> None:
@@ -383,9 +456,9 @@ class Worker:
 
     # -- judging, on the event loop
 
-    def _judge(self, work: Sequence[tuple[Record, list[Rubric]]]) -> list[list[Evaluation] | None]:
+    def _judge(self, work: Sequence[_Task], *, replay: bool) -> list[list[Evaluation] | None]:
         try:
-            future: Future[list[list[Evaluation] | None]] = self._portal.start_task_soon(self._judge_all, work)
+            future: Future[list[list[Evaluation] | None]] = self._portal.start_task_soon(self._judge_all, work, replay)
         except RuntimeError as error:
             raise ProcessError(f"the event loop of this worker has ended: {error}") from error
         try:
@@ -393,8 +466,8 @@ class Worker:
         except CancelledError:
             return [None] * len(work)
 
-    async def _judge_all(self, work: Sequence[tuple[Record, list[Rubric]]]) -> list[list[Evaluation] | None]:
-        tasks = [asyncio.create_task(self._judge_one(record, rubrics)) for record, rubrics in work]
+    async def _judge_all(self, work: Sequence[_Task], replay: bool) -> list[list[Evaluation] | None]:
+        tasks = [asyncio.create_task(self._judge_one(task.record, task.rubrics, replay)) for task in work]
         with self._lock:
             self._judging.update(tasks)
         if self._handing_back.is_set():
@@ -407,19 +480,20 @@ class Worker:
                 self._judging.difference_update(tasks)
         return [None if task.cancelled() else task.result() for task in tasks]
 
-    async def _judge_one(self, record: Record, rubrics: list[Rubric]) -> list[Evaluation]:
+    async def _judge_one(self, record: Record, rubrics: list[Rubric], replay: bool) -> list[Evaluation]:
         """`evaluate`, with an end, and without what a judge may do to the event loop that all records share."""
         seconds = self._policy.judge_deadline_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await evaluate(record, rubrics, self._judges)
+                # A replay is for the judge itself: its score takes the place, and has the weight, of the failure.
+                return await evaluate(record, rubrics, self._judges, go_cheaper=not replay)
         except TimeoutError:
             failure = Failure(kind="timeout", message=f"judging took longer than {seconds:g} s")
         except asyncio.CancelledError:
             if self._handing_back.is_set():
                 raise
             failure = Failure(kind="internal", message="the judge cancelled its own call")
-        return list(self._failures(record, rubrics, failure))
+        return list(self._alike(record, rubrics, failure))
 
     # -- commit and finish: repeated until they succeed, since the verdicts are paid for
 
@@ -524,12 +598,25 @@ class Worker:
             self._metrics.batch(outcome)
 
 
-def _single(batch: Batch, raw: bytes, index: int, *, due_at: float, attempt: int | None = None) -> Retry:
+def _single(
+    batch: Batch,
+    raw: bytes,
+    index: int,
+    *,
+    due_at: float,
+    attempt: int | None = None,
+    probabilities: Mapping[str, float] | None = None,
+) -> Retry:
     """A batch of this one record. The id is derived, so that finishing twice adds it once."""
     attempt = batch.attempt if attempt is None else attempt
     batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{index}/{attempt}"))
     payload = encode_batch(
-        [raw], batch_id=batch_id, enqueued_at=batch.enqueued_at, attempt=attempt, replay=batch.replay
+        [raw],
+        batch_id=batch_id,
+        enqueued_at=batch.enqueued_at,
+        attempt=attempt,
+        replay=batch.replay,
+        probabilities=batch.probabilities if probabilities is None else probabilities,
     )
     return Retry(payload=payload, batch_id=batch_id, due_at=due_at, enqueued_at=batch.enqueued_at)
 

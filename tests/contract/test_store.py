@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -32,46 +30,6 @@ from stores import (
     statements,
     with_payloads,
 )
-
-
-@pytest.fixture(scope="session")
-def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "migrated.db"
-    with Store(f"sqlite:///{path}") as store:
-        store.upgrade()
-    return path
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a migrated, empty database."""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-        with Store(url) as store:
-            store.upgrade()
-        return url
-    path = tmp_path / "scores.db"
-    shutil.copy(request.getfixturevalue("_migrated"), path)
-    return f"sqlite:///{path}"
-
-
-@pytest.fixture
-def open_store(url: str) -> Iterator[Callable[..., Store]]:
-    """Opens the database again, as another process would."""
-    opened: list[Store] = []
-
-    def open_(**options: object) -> Store:
-        opened.append(Store(url, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield open_
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(open_store: Callable[..., Store]) -> Store:
-    return open_store()
 
 
 def hour(store: Store) -> list:

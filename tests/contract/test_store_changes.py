@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,31 +35,9 @@ NAME = InstrumentName("relevance", "1-0a1b2c3d", "0a1b2c3d" * 8, "lexical", "f" 
 OTHER = NAME._replace(judge="other", judge_fingerprint="e" * 64)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path}/scores.db"
-
-
 @pytest.fixture
-def open_store(url: str) -> Iterator[Callable[[], Store]]:
-    opened: list[Store] = []
-
-    def open_() -> Store:
-        opened.append(Store(url, cohort_labels=["route"]))
-        return opened[-1]
-
-    yield open_
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(open_store: Callable[[], Store]) -> Store:
-    store = open_store()
-    store.upgrade()
-    return store
+def open_store(open_store: Callable[..., Store]) -> Callable[[], Store]:
+    return partial(open_store, cohort_labels=["route"])
 
 
 def at(seconds: float) -> Callable[[], datetime]:
@@ -539,3 +517,120 @@ def test_accepting_a_verdict_makes_the_latest_run_the_baseline(store: Store) -> 
     assert settle_verdicts(store) == 1
     assert store.drift_verdicts()[0].verdict == "none"
     assert settle_verdicts(store) == 0
+
+
+# -- what goes wrong, and what is over
+
+
+def test_a_clock_that_ran_ahead_does_not_blind_the_watch(store: Store) -> None:
+    end = traffic(store, rates((500, 0.95)))
+    look(store, end)
+    look(store, 365 * 86_400)
+    assert store.change_position() == EPOCH + 365 * 86_400 + 60
+    # Put right, it goes back once, and what comes from then on is read.
+    look(store, end)
+    assert store.change_position() == EPOCH + int(end) + 60
+    end = traffic(store, rates((100, 0.95), (300, 0.5)), end + 60)
+    look(store, end)
+    assert only(store).records == 900
+    assert (only(store).phase, len(store.change_events(open_only=True))) == ("alarmed", 1)
+
+
+def test_a_clock_that_differs_by_a_little_never_reads_twice(store: Store) -> None:
+    end = traffic(store, [True] * 100)
+    look(store, end + 1800)
+    look(store, end)
+    assert store.change_position() == EPOCH + int(end) + 1800 + 60
+    assert only(store).records == 100
+
+
+def test_accepting_an_old_drop_ends_the_one_that_is_on(store: Store) -> None:
+    """Its detector learns anew, so nobody else would ever end it."""
+    end = traffic(store, rates((500, 0.95), (200, 0.5), (600, 0.99)))
+    look(store, end)
+    look(store, traffic(store, rates((300, 0.4)), end))
+    on, over = store.change_events(kinds=["drop"])
+    assert (on.resolution, over.resolution) == (None, "recovered")
+    assert store.acknowledge_change(over, accept=True)
+    assert only(store).phase == "learning"
+    assert [event.resolution for event in store.change_events(kinds=["drop"])] == ["accepted", "recovered"]
+    assert store.change_events(open_only=True) == []
+
+
+def test_streams_that_were_only_ever_late_are_forgotten_with_their_totals(store: Store) -> None:
+    look(store, traffic(store, [True] * 50))
+    traffic(store, [False] * 30, -50_000, prefix="old", app="old-shop")
+    look(store, 400)
+    assert {stream.name.app for stream in store.change_streams()} == {"shop", "old-shop"}
+    with connected(store) as connection:
+        connection.execute(
+            sa.text("DELETE FROM totals WHERE series_id IN (SELECT series_id FROM series WHERE app = 'old-shop')")
+        )
+    look(store, 460)
+    assert {stream.name.app for stream in store.change_streams()} == {"shop"}
+
+
+def test_a_drop_that_comes_after_the_verdict_gets_it_and_reasons_are_renewed(store: Store) -> None:
+    moment = datetime.now(UTC)
+    for name in ("first", "second"):
+        drop = ChangeEvent(
+            event_id=name, kind="drop", instrument=NAME, happened_at=moment, message="m", verdict="unknown"
+        )
+        assert store.save_changes(store.read_changes(EPOCH), [], [drop])
+        store.save_verdict(*a_verdict("product"))
+        if name == "first":
+            continue
+        with connected(store) as connection:
+            connection.execute(sa.text("UPDATE change_events SET verdict = 'unknown' WHERE event_id = 'second'"))
+    # It ran after the drops, and clears the judge.
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    store.save_canary(a_run("c", started_at=later, finished_at=later, baseline_at=HOUR_START, compared=100))
+    assert settle_verdicts(store) == 0, "it is product still"
+    assert {event.verdict for event in store.change_events(open_only=True)} == {"product"}
+    assert store.drift_verdicts()[0].reason == "as before", "and why is said anew"
+
+
+def test_a_judge_that_was_found_changed_stays_so_while_it_cannot_be_asked(store: Store) -> None:
+    store.save_canary(a_run("first", baseline=True, baseline_at=None))
+    store.save_canary(a_run("moved", 1, cause="judge", reason="the judge reads otherwise", compared=40))
+    settle_verdicts(store)
+    store.save_canary(a_run("away", 2, cause="unknown", reason="the judge does not answer", compared=0))
+    assert settle_verdicts(store) == 0
+    assert store.drift_verdicts()[0].verdict == "judge"
+    store.save_canary(a_run("back", 3, compared=40))
+    assert settle_verdicts(store) == 1
+    assert store.drift_verdicts()[0].verdict == "none"
+
+
+def test_events_that_are_over_are_kept_for_so_long(store: Store) -> None:
+    moment = datetime(2026, 3, 1, tzinfo=UTC)
+    kinds = ("drop", "judge_changed", "rubric_changed", "model_changed", "verdict")
+    events = [ChangeEvent(event_id=k, kind=k, instrument=NAME, happened_at=moment, message="m") for k in kinds]
+    events.append(ChangeEvent(event_id="open", kind="drop", instrument=NAME, happened_at=moment, message="m"))
+    over = [Resolution(event_id="drop", resolved_at=moment, resolution="recovered")]
+    assert store.save_changes(store.read_changes(EPOCH), [], events, over)
+    assert len(store.change_events()) == 6
+    long_ago = datetime.now(UTC) - timedelta(days=401)
+    with connected(store) as connection:
+        connection.execute(sa.text("UPDATE change_events SET noted_at = :moment"), {"moment": str(long_ago)})
+    assert store.save_changes(store.read_changes(EPOCH), [])
+    assert {event.event_id for event in store.change_events()} == {"open", "judge_changed", "rubric_changed"}
+
+
+def test_a_claim_of_a_clock_that_ran_ahead_holds_nobody_up(store: Store) -> None:
+    assert store.claim_canary(NAME, 365 * 86_400)
+    assert store.claim_canary(NAME, 960)
+    assert not store.claim_canary(NAME, 960)
+
+
+def test_what_a_shell_may_pass_is_looked_for_and_not_found(store: Store) -> None:
+    """Bytes that are no UTF-8, and numbers that no database takes."""
+    assert store.change_events(rubric="\udcff", limit=10**30) == []
+    with pytest.raises(ConfigError, match="no event has an id like"):
+        store.change_event("\udcff")
+    assert store.defects(HOUR_START, app="\udcff", rubric="\udcff", defect="\udcff", limit=10**30) == []
+    commit(store, (a_record("r"), 0.1))
+    with pytest.raises(ConfigError, match="no score under"):
+        store.set_defect("r", "\udcff", "incomplete")
+    rows = store.compared_scores("\udcff", HOUR_START, HOUR_START, app="\udcff", rubric="\udcff")
+    assert list(rows) == []

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -22,14 +21,9 @@ from assay.store import _tables as tables
 from stores import A_FAILURE, HOUR_START, NOT_APPLICABLE, a_record, an_evaluation, commit, connected, with_payloads
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path}/scores.db"
-    with Store(
-        request.getfixturevalue("postgres_url") if request.param == "postgresql" else url, cohort_labels=["tier"]
-    ) as made:
-        made.upgrade()
-        yield made
+@pytest.fixture
+def store(open_store: Callable[..., Store]) -> Store:
+    return open_store(cohort_labels=["tier"])
 
 
 def bad(defect: str | None, value: float = 0.2) -> Score:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from assay.records import Record
 from assay.store import Store
 from stores import A_FAILURE, a_record, an_evaluation, commit, with_payloads
 
 HASH, FINGERPRINT = "0a1b2c3d" * 8, "f" * 64
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path}/scores.db"
-    with Store(request.getfixturevalue("postgres_url") if request.param == "postgresql" else url) as made:
-        made.upgrade()
-        yield made
 
 
 def kept(store: Store, *records: Record) -> None:

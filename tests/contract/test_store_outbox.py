@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -21,27 +20,6 @@ from stores import A_FAILURE, NOT_APPLICABLE, a_record, an_evaluation, commit, c
 #: phoenix takes failures, latitude does not; nothing takes what is not applicable
 SINKS = {"phoenix": {"scored", "failed"}, "latitude": {"scored"}}
 LATER = timedelta(minutes=1)
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else f"sqlite:///{tmp_path}/s.db"
-    with Store(url) as store:
-        store.upgrade()
-    return url
-
-
-@pytest.fixture
-def open_store(url: str) -> Iterator[Callable[..., Store]]:
-    opened: list[Store] = []
-
-    def open_(**options: object) -> Store:
-        opened.append(Store(url, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield open_
-    for store in opened:
-        store.close()
 
 
 @pytest.fixture

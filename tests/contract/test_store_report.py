@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -16,28 +15,6 @@ from stores import A_FAILURE, HOUR_START, a_record, an_evaluation, commit, with_
 
 END = HOUR_START + timedelta(days=7)
 DUE, NOW = 1_000_000, 1_000_100.0
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Opens a migrated database, again and again."""
-    sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path}/scores.db" if sqlite else request.getfixturevalue("postgres_url")
-    opened: list[Store] = []
-
-    def open_(**options: object) -> Store:
-        opened.append(Store(url, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    open_().upgrade()
-    yield open_
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(open_store: Callable[..., Store]) -> Store:
-    return open_store()
 
 
 def test_groups_are_added_up_by_column_and_by_cohort_key(store: Store) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from assay.errors import StoreError
 from assay.records import Context, Feedback, Record, Sampling, Score, ToolEvent, Usage, now
-from assay.signals import CostSums, SignalSums, shares
-from assay.store import CostRollup, InputBin, SignalRollup, Store
+from assay.signals import COST_SUMS, SIGNAL_SUMS, CostSums, SignalSums, shares
+from assay.store import CostRollup, InputBin, SignalRollup, SlotReading, Store
 from assay.store._signals import cost_rollups, input_bins, signal_rollups
-from assay.windows import DAY, HOUR
+from assay.windows import DAY, HOUR, MINUTE, SUM_FIELDS, Span, Sums, cover
 from stores import (
     A_FAILURE,
     EPOCH,
@@ -30,39 +29,8 @@ from stores import (
     with_payloads,
 )
 
-TABLES = ("signal_rollups", "cost_rollups", "input_bins")
+TABLES = ("signal_rollups", "cost_rollups", "signal_versions", "input_bins")
 KEEP = {"payload_days": 14, "score_days": 90, "rollup_days": 400, "dead_days": 30}
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a migrated, empty database."""
-    if request.param == "postgresql":
-        url: str = request.getfixturevalue("postgres_url")
-    else:
-        url = f"sqlite:///{tmp_path}/scores.db"
-    with Store(url) as store:
-        store.upgrade()
-    return url
-
-
-@pytest.fixture
-def open_store(url: str) -> Iterator[Callable[..., Store]]:
-    """Opens the database again, as another process would."""
-    opened: list[Store] = []
-
-    def open_(**options: object) -> Store:
-        opened.append(Store(url, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield open_
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(open_store: Callable[..., Store]) -> Store:
-    return open_store()
 
 
 def hour(store: Store) -> list[SignalRollup]:
@@ -246,6 +214,90 @@ def test_a_commit_that_fails_adds_nothing(store: Store) -> None:
     assert not any(stored(store).values())
     commit(store, (priced("r", 0.01), 1.0))
     assert all(stored(store).values())
+
+
+# -- minutes and hours by themselves
+
+
+def slots(store: Store, known: dict[tuple[int, int], int] | None = None) -> SlotReading:
+    """Of one hour, by the minute and by the hour."""
+    both = [Span(MINUTE, EPOCH, EPOCH + HOUR), Span(HOUR, EPOCH, EPOCH + HOUR)]
+    return store.signal_slots(both, known or {})
+
+
+def test_slots_are_what_the_window_is_made_of(store: Store) -> None:
+    store.commit(
+        with_payloads([priced(str(n), 0.01 * n, seconds=n * 90, finish_reason="stop") for n in range(60)]),
+        [an_evaluation(str(n), 1.0) for n in range(60)],
+    )
+    start, end = EPOCH + 5 * MINUTE, EPOCH + HOUR + 20 * MINUTE
+    reading = store.signal_slots(cover(start, end), {})
+    sums: dict[tuple[str, str], SignalSums] = {}
+    costs, scores = CostSums(), Sums()
+    for slot in reading.fresh.values():
+        for series, signal, word, *terms in slot.signals:
+            assert reading.series[series] == ("shop", {})
+            row = SignalSums(**dict(zip(SIGNAL_SUMS, terms, strict=True)))
+            sums[signal, word] = sums.get((signal, word), SignalSums()) + row
+        for _, instrument, *terms in slot.costs:
+            assert reading.instruments[instrument][:1] == ("relevance",)
+            costs += CostSums(**dict(zip(COST_SUMS, terms, strict=True)))
+        for _, _, *terms in slot.scores:
+            scores += Sums(**dict(zip(SUM_FIELDS, terms, strict=True)))
+    (rollup,) = store.rollups(start, end)
+    assert [getattr(scores, name) for name in SUM_FIELDS] == pytest.approx([getattr(rollup, n) for n in SUM_FIELDS])
+    expected = {(row.signal, row.word): row.sums for row in store.signals(start, end)}
+    assert sums.keys() == expected.keys()
+    for key, row in expected.items():
+        assert [getattr(sums[key], name) for name in SIGNAL_SUMS] == pytest.approx(
+            [getattr(row, name) for name in SIGNAL_SUMS]
+        )
+    (cost,) = store.costs(start, end)
+    assert [getattr(costs, name) for name in COST_SUMS] == pytest.approx(
+        [getattr(cost.sums, name) for name in COST_SUMS]
+    )
+
+
+def test_what_is_known_is_not_read_again_until_it_is_added_to(store: Store) -> None:
+    commit(store, *((priced(f"a{minute}", 0.01, seconds=minute * 60), 1.0) for minute in range(10)))
+    first = slots(store)
+    assert (
+        set(first.fresh) == set(first.versions) == {(MINUTE, EPOCH + n * MINUTE) for n in range(10)} | {(HOUR, EPOCH)}
+    )
+    again = slots(store, dict(first.versions))
+    assert (again.versions, again.fresh) == (first.versions, {})
+    # A late record changes its minute and its hour, and nothing else.
+    store.commit(with_payloads([a_record("late", seconds=3 * 60 + 5)]), [])
+    late = slots(store, dict(first.versions))
+    assert set(late.fresh) == {(MINUTE, EPOCH + 3 * MINUTE), (HOUR, EPOCH)}
+    assert sum(row[3] for row in late.fresh[HOUR, EPOCH].signals if row[1] == "retrieved") == 11
+    # So does a verdict that comes later than its record.
+    before = dict(late.versions)
+    commit(store, (priced("a7", None, seconds=7 * 60), 0.0), rubric="safety")
+    later = slots(store, before)
+    assert set(later.fresh) == {(MINUTE, EPOCH + 7 * MINUTE), (HOUR, EPOCH)}
+    # And what is no verdict is counted too, and one that a replay puts in its place.
+    for replay, outcome in ((False, A_FAILURE), (True, Score(value=1.0, passed=True))):
+        known = dict(slots(store).versions)
+        commit(store, (priced("a5", 0.01, seconds=5 * 60), outcome), rubric="completeness", replay=replay)
+        assert set(slots(store, known).fresh) == {(MINUTE, EPOCH + 5 * MINUTE), (HOUR, EPOCH)}
+
+
+def test_a_version_never_comes_again(store: Store) -> None:
+    seen = set()
+    for n in range(20):
+        store.commit(with_payloads([a_record(str(n))]), [])
+        seen.add(slots(store).versions[MINUTE, EPOCH])
+    assert len(seen) == 20
+
+
+def test_what_is_purged_is_known_to_be_gone(store: Store) -> None:
+    commit(store, (priced("r", 0.01), 1.0))
+    known = dict(slots(store).versions)
+    assert len(known) == 2
+    store.purge(**KEEP | {"rollup_days": 30})
+    gone = slots(store, known)
+    assert (gone.versions, gone.fresh) == ({}, {})
 
 
 # -- label sets and bounds

@@ -24,9 +24,11 @@ from seeded import (
     a_minute_ago,
     commit,
     judged,
+    seed_budget,
     seed_canary,
     seed_changes,
     seed_inputs,
+    seed_left_out,
     seed_outbox,
     seed_queue,
     seed_store,
@@ -47,11 +49,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with ExitStack() as stack:
         store = Store(f"sqlite:///{directory}/scores.db", cohort_labels=COHORT_LABELS, sinks={"jsonl": ["scored"]})
         stack.callback(store.close)
-        queue = Queue.from_url(stack.enter_context(RedisServer(directory / "redis")).url)
+        redis_url = stack.enter_context(RedisServer(directory / "redis")).url
+        queue = Queue.from_url(redis_url)
         stack.callback(queue.close)
+        ledger = seed_budget(redis_url)
+        stack.callback(ledger.close)
         store.upgrade()
         worker = WorkerMetrics()
-        collector = ScoreCollector(store, queue, cohort_labels=COHORT_LABELS)
+        collector = ScoreCollector(store, queue, cohort_labels=COHORT_LABELS, ledger=ledger)
         targets = {
             "assay-exporter": stack.enter_context(serve(collector, port=0)),
             "assay-worker": stack.enter_context(serve_worker(worker, port=0)),
@@ -64,6 +69,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             seed_outbox(store, a_minute_ago(), part=part)
 
         seed(0)
+        seed_left_out(store, a_minute_ago())
         seed_inputs(store, a_minute_ago())
         seed_changes(store, a_minute_ago())
         seed_canary(store, a_minute_ago())

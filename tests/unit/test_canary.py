@@ -174,10 +174,17 @@ def an_event(kind: ChangeKind, minutes: float) -> ChangeEvent:
         (a_run(), True, [an_event("drop", -5)], 6, None),
         (a_run(), True, [an_event("model_changed", 5)], 6, "change"),
         # It came to nothing: not again and again, but soon enough.
-        (a_run(compared=0), True, [an_event("drop", -5)], 10, None),
-        (a_run(compared=0), True, [an_event("drop", -5)], 17, "alarm"),
-        (a_run(compared=0), False, [], 10, None),
-        (a_run(compared=0), False, [], 17, "baseline"),
+        (a_run(compared=0, repeats=0), True, [an_event("drop", -5)], 10, None),
+        (a_run(compared=0, repeats=0), True, [an_event("drop", -5)], 17, "alarm"),
+        (a_run(compared=0, repeats=0), False, [], 10, None),
+        (a_run(compared=0, repeats=0), False, [], 17, "baseline"),
+        (a_run(compared=20, failures=30), False, [], 17, "baseline"),
+        # All was judged, and the file is too short: every quarter of an hour it would cost the same for nothing.
+        (a_run(compared=0), False, [], 17, None),
+        (a_run(compared=20), True, [an_event("drop", -5)], 17, None),
+        # The clock was wrong when it ran.
+        (a_run(60 * 24 * 365), True, [], 0, "schedule"),
+        (a_run(10), True, [], 0, None),
         # The first run has nothing to compare with, and running it again would not help.
         (a_run(compared=0, baseline=True), True, [an_event("drop", -5)], 60, None),
     ],
@@ -308,6 +315,21 @@ def test_a_judge_that_hangs_is_waited_for_so_long(store: Store, tmp_path: Path) 
     assert "took longer than" in slow.reason
 
 
+def test_what_was_cut_off_has_been_spent(store: Store, tmp_path: Path) -> None:
+    """Else a judge that hangs is asked again every quarter of an hour, whatever the budget."""
+    path = label_file(tmp_path / "a.jsonl")
+    with FakeJudgeServer(faults={"hang": 0.3}) as server:
+        slow = run(store, server, path, max_seconds=4.0, budget_usd=1.0)
+        asked = len(server.requests)
+    assert "took longer than" in slow.reason
+    assert asked > 0
+    assert slow.spent_usd > 0.0
+    assert store.canary_spent(slow.started_at) == slow.spent_usd
+    with FakeJudgeServer() as server:
+        again = run(store, server, path, budget_usd=slow.spent_usd)
+        assert (again.calls, len(server.requests)) == (0, 0)
+
+
 def test_what_shares_a_call_in_production_shares_it_here(store: Store, server: FakeJudgeServer, tmp_path: Path) -> None:
     settings = openai(server)
     together = [Version.of(binary(name, ask="together"), settings) for name in ("relevance", "safety")]
@@ -374,6 +396,23 @@ def test_what_somebody_runs_is_left_to_them(store: Store, server: FakeJudgeServe
     assert run_due(store, [RUBRIC], openai(server), wanted) == []
     store.free_canary(instrument)
     assert len(run_due(store, [RUBRIC], openai(server), wanted)) == 1
+
+
+def test_what_somebody_has_run_meanwhile_is_not_run_again(
+    store: Store, server: FakeJudgeServer, tmp_path: Path
+) -> None:
+    wanted = policy(label_file(tmp_path / "a.jsonl"))
+    by_another: list[CanaryRun] = []
+
+    def clock() -> datetime:
+        # Between the look at the runs and the claim, which is when it asks for the time.
+        if not by_another:
+            by_another.append(run(store, server, tmp_path / "a.jsonl"))
+        return datetime.now(UTC)
+
+    assert run_due(store, [RUBRIC], openai(server), wanted, clock=clock) == []
+    assert len(by_another) == 1
+    assert store.claim_canary(by_another[0].instrument, 60), "and it is given back"
 
 
 def test_rubrics_without_a_file_have_no_canary(store: Store, server: FakeJudgeServer, tmp_path: Path) -> None:

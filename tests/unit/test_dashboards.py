@@ -63,6 +63,11 @@ def test_everything_an_operator_must_see_is_on_some_panel() -> None:
         or name.endswith(("_ci_lower", "_ci_upper", "_info"))
     } | {
         "assay_app_window_interactions",
+        "assay_budget_limit_tokens",
+        "assay_budget_remaining_tokens",
+        "assay_budget_reserved_tokens",
+        "assay_budget_reserved_usd",
+        "assay_budget_reset_timestamp_seconds",
         "assay_calibration_labels",
         "assay_calibration_level",
         "assay_calibration_state",

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 
+from assay.budgets import THINNED, Balance, Budget
 from assay.calibration import State
 from assay.catalogue import DOCUMENTED, MetricDoc, metrics_markdown
 from assay.changes import ChangePolicy, watch
@@ -34,7 +35,7 @@ from assay.metrics import (
     wants_openmetrics,
 )
 from assay.queue import QueueDepth
-from assay.records import Score, Usage
+from assay.records import NotApplicable, Score, Usage
 from assay.rubrics import load_rubrics
 from assay.store import CanaryRun, DeadLetter, RubricVersion, Settled, Store
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
@@ -75,6 +76,19 @@ class ScriptedQueue:
 
     def ping(self) -> None:
         self._check()
+
+
+class ScriptedLedger:
+    """What a Ledger tells a scrape, without a Redis: a budget in both units, four fifths of its dollars spent."""
+
+    def balances(self) -> list[Balance]:
+        start, end = (datetime.fromtimestamp(EPOCH + hours * 3600, UTC) for hours in (-12, 12))
+        parts = {"usd": (10.0, 8.0, 0.5), "tokens": (1000.0, 100.0, 0.0)}
+        return [
+            Balance(meter=meter, limit=limit, spent=spent, reserved=reserved, window_start=start, resets_at=end)
+            for meter in Budget(name="total", per="day", usd=10.0, tokens=1000).meters
+            for limit, spent, reserved in [parts[meter.unit]]
+        ]
 
 
 @pytest.fixture
@@ -205,6 +219,19 @@ def test_every_name_is_documented_once_and_valid() -> None:
         assert "\n" not in doc.help
 
 
+def test_budgets_and_what_was_left_out_for_them(store: Store, queue: ScriptedQueue) -> None:
+    commit(store, *((a_record(seconds=ago(30)), NotApplicable(reason=THINNED)) for _ in range(3)))
+    exposition = Exposition.of(a_collector(store, queue, ledger=ScriptedLedger()).collect())
+    total = {"budget": "total"}
+    assert exposition.value("assay_budget_limit_usd", **total) == 10
+    assert exposition.value("assay_budget_remaining_usd", **total) == 1.5
+    assert exposition.value("assay_budget_reserved_usd", **total) == 0.5
+    assert exposition.value("assay_budget_remaining_tokens", **total) == 900
+    assert exposition.value("assay_budget_used_ratio", **total) == 0.8
+    assert exposition.value("assay_budget_reset_timestamp_seconds", **total) == EPOCH + 12 * 3600
+    assert exposition.value("assay_budget_thinned_total", app="shop", rubric="relevance") == 3
+
+
 def test_a_cohort_label_stands_after_the_labels_of_scores() -> None:
     doc = MetricDoc(
         name="assay_x",
@@ -224,8 +251,9 @@ def test_everything_published_is_documented_and_everything_documented_is_publish
     with_signals(store)
     with_changes(store)
     with_outbox(store)
+    commit(store, (a_record(seconds=ago(30)), NotApplicable(reason=THINNED)))
     queue.counted = {"accepted": 9, '["shop","taken"]': 9, '["shop","dropped:buffer_full"]': 1}
-    exporter = a_collector(store, queue, rubrics=[load_rubrics()[0]])
+    exporter = a_collector(store, queue, rubrics=[load_rubrics()[0]], ledger=ScriptedLedger())
     for process, families in (("exporter", exporter.collect()), ("worker", a_busy_worker().collect())):
         docs = {doc.family: doc for doc in DOCUMENTED if doc.process == process}
         published = {family.name: family for family in families if not family.name.startswith("process_")}
@@ -244,7 +272,8 @@ def test_the_reference_is_current() -> None:
 
 
 def test_the_reference_names_every_state_and_reason() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? ?\|", metrics_markdown(), re.MULTILINE)
+    section = metrics_markdown().partition("### States and reasons")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? ?\|", section, re.MULTILINE)
     assert {reason for _, reason in rows} == set(get_args(Reason))
     assert {state for state, _ in rows} == set(get_args(State))
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from assay.metrics import ScoreCollector
 from assay.records import Feedback, Record, Score, Usage
 from assay.settings import load_settings
-from assay.signals import YES_NO
-from assay.store import Store
-from assay.windows import wilson
+from assay.signals import YES_NO, cost_per_pass, means, shares
+from assay.store import SlotReading, Store
+from assay.windows import wilson, window_bounds
 from exposition import Exposition
 from stores import EPOCH, HOUR_START, a_record, commit, connected, with_payloads
 
@@ -139,6 +140,149 @@ def test_label_values_are_bounded_and_clean(store: Store) -> None:
     }
 
 
+# -- what is remembered from one scrape to the next
+
+
+class Looking:
+    """A store that notes which minutes and hours are read from it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.fresh: list[set[tuple[int, int]]] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def signal_slots(self, *args: object) -> SlotReading:
+        reading = self._store.signal_slots(*args)  # type: ignore[arg-type]
+        self.fresh.append(set(reading.fresh))
+        return reading
+
+
+def priced(name: str, seconds: float, **fields: object) -> Record:
+    return a_record(name, seconds=ago(seconds), usage=Usage(cost_usd=0.01), **fields)  # type: ignore[arg-type]
+
+
+def gauges(exposition: Exposition) -> dict[object, float]:
+    return {
+        key: sample.value
+        for key, sample in exposition.samples.items()
+        if key[0].startswith(("assay_signal", "assay_cost_per"))
+    }
+
+
+def test_a_scrape_reads_again_only_what_was_added_to(store: Store) -> None:
+    moment = [NOW]
+    looking = Looking(store)
+    collector = ScoreCollector(looking, EmptyQueue(), clock=lambda: moment[0], cohort_labels=["model"])  # type: ignore[arg-type]
+    commit(store, *((priced(f"{minutes}", minutes * 60), 1.0) for minutes in range(0, 26 * 60, 7)))
+    collector.collect()
+    collector.collect()
+    assert len(looking.fresh[0]) > 20
+    assert looking.fresh[1] == set()
+    commit(store, (priced("late", 40 * 60), 0.0), (priced("now", 0), 1.0))
+    collector.collect()
+    minute = int(NOW // 60) * 60
+    hours = {(3600, start) for start in (int(NOW // 3600) * 3600, int((NOW - 2400) // 3600) * 3600)}
+    assert looking.fresh[2] <= {(60, minute), (60, minute - 2400)} | hours
+    assert looking.fresh[2] >= {(60, minute), (60, minute - 2400)}
+    # As time goes on, never much at once, though the long window is cut at another minute each time.
+    for _ in range(150):
+        moment[0] += 60
+        collector.collect()
+    assert sum(map(len, looking.fresh[3:])) > 2
+    assert max(map(len, looking.fresh[3:])) <= 2
+
+
+def test_what_is_remembered_says_what_a_new_exporter_says(store: Store) -> None:
+    random = Random(7)
+    moment = [NOW]
+    collector = ScoreCollector(store, EmptyQueue(), clock=lambda: moment[0], cohort_labels=["model"])  # type: ignore[arg-type]
+    for step in range(25):
+        pairs = [
+            (
+                priced(
+                    f"{step}-{n}",
+                    random.choice([0.0, 30.0, 400.0, 3_000.0, 20_000.0, 80_000.0]) - (moment[0] - NOW),
+                    model=random.choice(["small", "large", "a\nb"]),
+                    finish_reason=random.choice(["stop", "length", "odd"]),
+                    probability=random.choice([1.0, 0.1]),
+                    input=random.choice(["Where is my parcel?", "Wo ist mein Paket?"]),
+                ),
+                random.random(),
+            )
+            for n in range(random.randrange(4))
+        ]
+        commit(store, *pairs)
+        known = gauges(Exposition.of(collector.collect()))
+        anew = gauges(shown(store, moment[0]))
+        assert known.keys() == anew.keys()
+        assert list(known.values()) == pytest.approx([anew[key] for key in known])
+        moment[0] += random.choice([15.0, 15.0, 60.0, 4_000.0])
+    assert known
+
+
+def test_gauges_are_the_estimates_of_the_sums_in_the_store(store: Store) -> None:
+    random = Random(3)
+    commit(
+        store,
+        *(
+            (
+                priced(str(n), random.uniform(0, 3_500), finish_reason=random.choice(["stop", "length"])),
+                random.random(),
+            )
+            for n in range(80)
+        ),
+    )
+    start, end = window_bounds(NOW, 3_600)
+    sums = {(row.signal, row.word): row.sums for row in store.signals(start, end)}
+    got = shown(store)
+    for signal, estimate in {**shares(sums), **means(sums)}.items():
+        name = "assay_signal_share" if signal in shares(sums) else "assay_signal_mean"
+        if signal == "cost_usd":
+            name, where = "assay_cost_per_interaction_usd", {"window": "1h"}
+        else:
+            where = {"signal": signal, "window": "1h"}
+        assert got.value(name, **where) == pytest.approx(estimate.value)
+        assert got.value(f"{name}_ci_lower", **where) == pytest.approx(estimate.lower)
+        assert got.value(f"{name}_ci_upper", **where) == pytest.approx(estimate.upper)
+        n = got.value("assay_signal_effective_records", signal=signal, window="1h")
+        assert n == pytest.approx(estimate.n_effective)
+    (cost,) = store.costs(start, end)
+    expected = cost_per_pass(cost.sums)
+    assert expected is not None
+    assert got.value("assay_cost_per_passed_interaction_usd", window="1h") == pytest.approx(expected.value)
+    assert {dict(labels)["signal"] for name, labels in got.samples if name == "assay_signal_share"} == set(shares(sums))
+
+
+def test_while_the_store_is_away_nothing_is_said_and_then_all_of_it(store: Store, tmp_path: Path) -> None:
+    collector = ScoreCollector(store, EmptyQueue(), clock=lambda: NOW, cohort_labels=["model"])  # type: ignore[arg-type]
+    commit(store, *((priced(str(n), 60), 1.0) for n in range(8)))
+    before = gauges(Exposition.of(collector.collect()))
+    assert before
+    (tmp_path / "scores.db").rename(tmp_path / "away.db")
+    assert not gauges(Exposition.of(collector.collect()))
+    (tmp_path / "away.db").rename(tmp_path / "scores.db")
+    assert gauges(Exposition.of(collector.collect())) == before
+
+
+def test_another_database_in_its_place_is_read_anew(tmp_path: Path) -> None:
+    stores = [Store(f"sqlite:///{tmp_path}/{name}.db", cohort_labels=["model"]) for name in ("scores", "other")]
+    for index, one in enumerate(stores):
+        one.upgrade()
+        commit(one, *((priced(str(n), 60, finish_reason="length" if index else "stop"), 1.0) for n in range(8)))
+        one.close()
+    with Store(f"sqlite:///{tmp_path}/scores.db", cohort_labels=["model"]) as store:
+        collector = ScoreCollector(store, EmptyQueue(), clock=lambda: NOW, cohort_labels=["model"])  # type: ignore[arg-type]
+        where = {"signal": "finish_length", "window": "1h"}
+        assert Exposition.of(collector.collect()).value("assay_signal_share", **where) == 0.0
+        store.close()
+        for name in ("scores.db-wal", "scores.db-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "other.db").replace(tmp_path / "scores.db")
+        assert Exposition.of(collector.collect()).value("assay_signal_share", **where) == 1.0
+
+
 # -- the input
 
 
@@ -226,9 +370,11 @@ def test_comparisons_are_remembered_for_minutes_and_the_rest_for_nothing(store: 
 
     known = features()
     assert known > 0
+    assert list(Exposition.of(collector.collect()).find("assay_signal_share"))
     with connected(store) as connection:
         connection.exec_driver_sql("DELETE FROM input_bins")
-        connection.exec_driver_sql("DELETE FROM signal_rollups")
+    # All of it is older than that.
+    assert store.purge(payload_days=1, score_days=1, rollup_days=1, dead_days=1)["signal_rollups"]
     assert features() == known
     assert not list(Exposition.of(collector.collect()).find("assay_signal_share"))
     moment[0] += 301

@@ -29,6 +29,7 @@ from assay.signals import (
     mean_of,
     means,
     shares,
+    shown_by,
     signals_of,
 )
 from assay.windows import wilson
@@ -255,6 +256,11 @@ def test_each_word_of_an_input_may_be_its_topic() -> None:
 def sums_of(*pairs: tuple[float, float]) -> SignalSums:
     """Of (x, weight)."""
     return sum((SignalSums.of(weight=w, x=x) for x, w in pairs), SignalSums())
+
+
+def test_both_at_once_are_what_each_is() -> None:
+    for record in (a_record("a", input="Wo ist mein Paket?", output="I cannot help with that."), a_record("b")):
+        assert shown_by(record) == (signals_of(record), inputs_of(record))
 
 
 def test_a_share_of_equal_weights_is_wilson_of_the_counts() -> None:

@@ -12,6 +12,7 @@ import typer
 
 from assay.cli import (
     _alerts,
+    _budget,
     _calibrate,
     _changes,
     _compare,
@@ -64,6 +65,7 @@ _processes.register(app)
 _records.register(app)
 _intake.register(app)
 _health.register(app)
+_budget.register(app)
 _calibrate.register(app)
 _compare.register(app)
 _signals.register(app)

@@ -129,7 +129,7 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
     It costs as many calls as there are records and repeats; ASSAY_CANARY_BUDGET_USD bounds it. Exit code 3 if a judge
     has changed.
     """
-    from assay.canary import active_versions, canary_files, run_canary
+    from assay.canary import active_versions, canary_files, instrument_of, run_canary
     from assay.changes import settle_verdicts
 
     settings = load_settings()
@@ -141,11 +141,20 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
     if rubric is not None and rubric not in files:
         raise ConfigError(f"no file of ASSAY_CANARY is of {rubric!r}: there are {', '.join(files)}")
     versions = active_versions(store, wiring.read_rubrics(settings), judge)
-    runs = [
-        run_canary(store, version, versions, judge, policy, files[version.rubric.name], trigger="command")
-        for version in versions
-        if version.rubric.name in files and rubric in (None, version.rubric.name)
-    ]
+    runs = []
+    for version in versions:
+        if version.rubric.name not in files or rubric not in (None, version.rubric.name):
+            continue
+        instrument = instrument_of(version)
+        # Two at once would each spend the whole budget.
+        if not store.claim_canary(instrument, policy.max_seconds + 60):
+            raise ConfigError(f"the canary of {instrument.rubric} is being run: see `assay changes list` in a while")
+        try:
+            runs.append(
+                run_canary(store, version, versions, judge, policy, files[version.rubric.name], trigger="command")
+            )
+        finally:
+            store.free_canary(instrument)
     settle_verdicts(store)
     if as_json:
         print_json([_run_as_json(run) for run in runs])

@@ -10,13 +10,13 @@ import typer
 
 from assay import wiring
 from assay.cli._screen import Json, output, print_json, print_table, ratio
-from assay.compare import Comparison, GroupResult, compare
 from assay.errors import ConfigError
 from assay.records import now
 from assay.settings import load_settings
 from assay.windows import parse_window
 
 if TYPE_CHECKING:
+    from assay.compare import Comparison, GroupResult
     from assay.differences import Difference
 
 
@@ -54,6 +54,8 @@ def compare_versions(
     if start >= end:
         raise ConfigError(f"--since {since} is not before --until {until or 'now'}: nothing lies between")
     store = wiring.open_store(load_settings())
+    from assay.compare import compare  # numpy
+
     report = compare(store.compared_scores(by, start, end, app=app_name, rubric=rubric), by, baseline=baseline)
     if as_json:
         print_json({"since": start.isoformat(), "until": end.isoformat(), **dataclasses.asdict(report)})

@@ -32,7 +32,10 @@ def list_(
     if defect is not None and defect not in MEANINGS:
         raise ConfigError(f"--defect {defect!r}: there are {', '.join(MEANINGS)}")
     end = now()
-    start = end - timedelta(seconds=parse_window(since))
+    try:
+        start = end - timedelta(seconds=parse_window(since))
+    except OverflowError:
+        raise ConfigError(f"--since {since!r}: that is before all records: write 24h, 7d or 8w") from None
     store = wiring.open_store(load_settings())
     mix = [
         count

@@ -75,13 +75,16 @@ def exporter(
     except StoreError as error:
         # It is away, and may come back: until then `assay_up` says so, and there are no gauges.
         errors.print(f"warning: {error}", markup=False)
+    rubrics = wiring.read_rubrics(settings)
+    budgets = wiring.read_budgets(settings, rubrics)
     collector = ScoreCollector(
         store,
         wiring.open_queue(settings),
         windows=settings.windows,
         cohort_labels=settings.cohort_labels,
-        rubrics=wiring.read_rubrics(settings),
+        rubrics=rubrics,
         reference_week=settings.reference_week,
+        ledger=None if budgets is None else wiring.open_ledger(settings, budgets),
     )
     # What is loaded by now stays: collecting garbage in the midst of a scrape need not look at it.
     gc.freeze()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +18,26 @@ from assay.windows import Estimate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+#: Control characters other than tab and newline, and those that turn the direction of writing.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+class _Screen(Console):
+    """A console on which texts of records and judges cannot move the cursor or change colours."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(part) if isinstance(part, str) else part for part in objects), **options)
+
+
+def plain(text: str) -> str:
+    """`text` with U+FFFD in place of what would steer a terminal."""
+    return _CONTROL.sub("\ufffd", text)
+
+
 #: results; where there is no terminal to fit into, nothing is squeezed
-output = Console(width=None if sys.stdout.isatty() else 160)
+output = _Screen(width=None if sys.stdout.isatty() else 160)
 #: progress and errors, so that results can be piped
-errors = Console(stderr=True)
+errors = _Screen(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -31,14 +48,19 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; what stands in its cells is data, never markup."""
+    """A table; what stands in its title, its headings and its cells is data, never markup."""
     table = Table(
-        title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
+        title=escape(plain(title)),
+        title_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+        table.add_column(escape(plain(column.removesuffix(">"))), justify="right" if column.endswith(">") else "left")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(plain(str(cell))) for cell in row))
     output.print(table)
 
 

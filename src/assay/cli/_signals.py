@@ -11,11 +11,11 @@ import typer
 from assay import wiring
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.settings import load_settings
-from assay.shift import ALPHA, Shift, current_hours, reference_days, shifts
 from assay.signals import CostSums, SignalSums, cost_per_pass, means, shares
 from assay.windows import parse_window, window_bounds
 
 if TYPE_CHECKING:
+    from assay.shift import Shift
     from assay.signals import Average
     from assay.store import Store
     from assay.windows import Estimate
@@ -42,6 +42,8 @@ def signals(
     start, end = window_bounds(now, parse_window(window))
     shown = _signals(store, start, end)
     costs = _costs(store, start, end)
+    from assay.shift import current_hours, reference_days, shifts  # numpy
+
     current = store.inputs(*current_hours(now))
     moved = shifts(current, store.inputs(*reference_days(now, settings.reference_week), by_day=True))
     if as_json:
@@ -98,6 +100,8 @@ def _number(value: float) -> str:
 
 
 def _print_shifts(moved: dict[tuple[str, str], Shift]) -> None:
+    from assay.shift import ALPHA
+
     if not moved:
         output.print("Shift of the input: no reference week yet (it takes 3 days), or too few records in 24 hours.")
         return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from assay.budgets import Purse
     from assay.records import Outcome, Usage
     from assay.rubrics import JudgeSpec, Rubric
 
@@ -117,8 +118,13 @@ def resolve(spec: JudgeSpec | None, settings: JudgeSettings) -> JudgeSettings:
     )
 
 
-def build_judge(spec: JudgeSpec | None, settings: JudgeSettings, observer: JudgeObserver | None = None) -> Judge:
-    """The judge that `spec` (a rubric's own, or None) and `settings` come to.
+def build_judge(
+    spec: JudgeSpec | None,
+    settings: JudgeSettings,
+    observer: JudgeObserver | None = None,
+    purse: Purse | None = None,
+) -> Judge:
+    """The judge that `spec` (a rubric's own, or None) and `settings` come to; a purse is asked before a model.
 
     Raises:
         SettingsError: an unknown engine, no model, a base URL that is none, a missing key or a broken price table.
@@ -138,7 +144,7 @@ def build_judge(spec: JudgeSpec | None, settings: JudgeSettings, observer: Judge
             from assay.judges._openai import OpenAIJudge
         except ImportError as error:
             raise MissingExtraError("worker", error.name or "openai") from None
-        return OpenAIJudge(resolved, observer)
+        return OpenAIJudge(resolved, observer, purse)
     raise SettingsError(f"judge engine: {resolved.engine!r} is not one of openai, lexical, rules")
 
 

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,10 @@ _MOST_CHARACTERS_PER_TOKEN = 8.0
 _TOP_LOGPROBS = 5
 #: No call reads or writes more: an endpoint that says so has miscounted.
 _MOST_TOKENS = 2**31
+#: For bounds: no tokenizer makes more tokens than bytes, and a chat's frame is a few more.
+_FRAME_TOKENS = 200
+#: Error statuses behind which a model may have run all the same: somebody on the way gave up waiting for it.
+_PERHAPS_CHARGED = frozenset({408, 499, 502, 504, 520, 522, 524})
 
 _RUN = re.compile(r"([^\w])\1+|(\w)\2{3,}")
 
@@ -147,6 +152,15 @@ class Endpoint:
             self._proven = self._proven or dialect == self._dialect
             return answer
 
+    def bound(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Usage:
+        """The most that one reply to these messages can take; its cost is None where the price is not known."""
+        prompt = _FRAME_TOKENS + len(json.dumps(schema))
+        prompt += sum(len(message["content"].encode(errors="replace")) for message in messages)
+        reply = self._settings.max_tokens
+        price = self._prices.of(self._model)
+        cost = None if price is None else price.cost_usd(prompt_tokens=prompt, completion_tokens=reply)
+        return Usage(prompt_tokens=prompt, completion_tokens=reply, cost_usd=cost)
+
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
@@ -213,7 +227,7 @@ class Endpoint:
         except _OversizedError:
             raise self._error("unavailable", f"an answer of more than {_MAX_BODY_BYTES} bytes") from None
         except (openai.APIConnectionError, aiohttp.ClientError, _httpx.HTTPError, OSError) as error:
-            raise self._error("unavailable", f"no connection: {_root(error)}") from None
+            raise self._error("unavailable", f"no connection: {_root(error)}", free=_never_sent(error)) from None
         return response.content, "html" not in response.headers.get("content-type", "")
 
     def _connect(self) -> openai.AsyncOpenAI:
@@ -246,9 +260,10 @@ class Endpoint:
         *,
         retry_after_seconds: float | None = None,
         usage: Usage | None = None,
+        free: bool = False,
     ) -> JudgeError:
         shown = presentable(message, self._settings.api_key)
-        return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage)
+        return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage, free=free)
 
     def _status_failure(self, status: int, headers: Mapping[str, str], content: bytes) -> JudgeError | _Refusal:
         """Names what an error status means."""
@@ -256,10 +271,10 @@ class Endpoint:
         message = f"HTTP {status}: {said}" if said else f"HTTP {status}"
         if status < 400:
             target = headers.get("location", "nowhere").partition("?")[0]
-            return self._error("unauthorized", f"{message}: redirected to {target}: correct the base URL")
+            return self._error("unauthorized", f"{message}: redirected to {target}: correct the base URL", free=True)
         kind = kind_of(status, said)
         retry_after = read_retry_after(headers) if kind in ("rate_limited", "unavailable") else None
-        failure = self._error(kind, message, retry_after_seconds=retry_after)
+        failure = self._error(kind, message, retry_after_seconds=retry_after, free=status not in _PERHAPS_CHARGED)
         # Some servers answer 500 to a schema that they cannot use.
         if (kind == "rejected" and status in (400, 422)) or (kind == "unavailable" and FORMAT.search(said)):
             return _Refusal(failure, said, parameter, guess=kind == "rejected" and not self._proven)
@@ -339,6 +354,16 @@ class Endpoint:
                 prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=_cached(counted)
             )
         return Usage(prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether the request cannot have reached a model: there was no connection at all."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, aiohttp.ClientConnectorError | ConnectionRefusedError | socket.gaierror):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 async def _bound(response: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assay._text import declines
 from assay.defects import settled
-from assay.errors import JudgeError, SettingsError, VerdictError
+from assay.errors import BudgetSpentError, JudgeError, SettingsError, VerdictError
 from assay.judges import lacks_key
 from assay.judges._endpoint import Endpoint
 from assay.judges._identity import identify
@@ -23,6 +23,7 @@ from assay.records import TRANSIENT, Failure, Score, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from assay.budgets import Purse, Reservation
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer
     from assay.records import FailureKind, NotApplicable, Outcome, Record
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
 #: How much of a reply is shown to the model again when it is asked to repair it.
 _SHOWN_CHARACTERS = 8_000
 _MESSAGE_CHARACTERS = 500
+#: A reservation outlives the bound of its request by so much, for a busy event loop. Too short would do no harm.
+_LEASE_MARGIN_SECONDS = 5.0
 
 
 class OpenAIJudge:
     """Judges by an OpenAI-compatible endpoint. Build it anywhere; its calls belong to one event loop."""
 
-    def __init__(self, settings: JudgeSettings, observer: JudgeObserver | None = None) -> None:
+    def __init__(
+        self, settings: JudgeSettings, observer: JudgeObserver | None = None, purse: Purse | None = None
+    ) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""
         self.name, self.fingerprint, model = identify(settings)
         if lacks_key(settings):
@@ -45,6 +50,7 @@ class OpenAIJudge:
                 "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
             )
         self._settings = settings
+        self._purse = purse
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._endpoint = Endpoint(
             settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer
@@ -53,13 +59,51 @@ class OpenAIJudge:
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
         """One outcome for each rubric, in their order, from one call and at most one repair."""
         exchange = _Exchange(self._endpoint, record, rubrics, logprobs=self._settings.logprobs)
+        seconds = self._settings.timeout_seconds
+        if self._purse is not None:
+            exchange.account = _Account(self._purse, self._endpoint, record, self.name, seconds + _LEASE_MARGIN_SECONDS)
         async with self._slots:
-            await exchange.run(self._settings.timeout_seconds)
+            await exchange.run(seconds)
         return [exchange.outcomes[rubric.name] for rubric in rubrics]
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._endpoint.aclose()
+
+
+class _Account:
+    """What one record's requests may take: asked for before each, settled after it."""
+
+    def __init__(self, purse: Purse, endpoint: Endpoint, record: Record, judge: str, lease_seconds: float) -> None:
+        self._purse = purse
+        self._endpoint = endpoint
+        self._record = record
+        self._judge = judge
+        self._lease_seconds = lease_seconds
+
+    async def reserve(
+        self, messages: Sequence[dict[str, str]], rubrics: Sequence[Rubric], *, wait_seconds: float | None = None
+    ) -> Reservation | None:
+        """See `Purse.reserve`."""
+        return await self._purse.reserve(
+            app=self._record.app,
+            rubrics=[rubric.name for rubric in rubrics],
+            judge=self._judge,
+            bound=self._endpoint.bound(messages, schema(rubrics)),
+            lease_seconds=self._lease_seconds,
+            wait_seconds=wait_seconds,
+        )
+
+    async def settle(self, held: Reservation | None, ended: Answer | JudgeError) -> None:
+        """What the request took, as far as anyone knows."""
+        if isinstance(ended, JudgeError) and ended.usage is None:
+            used = _NOTHING if ended.free else None
+        else:
+            used = ended.usage
+        await self._purse.settle(held, used)
+
+
+_NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 
 
 class _Exchange:
@@ -71,23 +115,28 @@ class _Exchange:
         self._record = record
         self._rubrics = rubrics
         self._logprobs = logprobs
+        #: None: nothing limits what it may take
+        self.account: _Account | None = None
         self._usage = {rubric.name: Usage() for rubric in rubrics}
         self._seconds = dict.fromkeys(self._usage, 0.0)
 
     async def run(self, timeout_seconds: float) -> None:
         """Ask, read, and ask once more for what was no verdict."""
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
-        messages = render(self._record, self._rubrics)
+        rubrics, messages, held = await self._admit()
+        if not rubrics:
+            return
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
         try:
-            answer = await self._ask(messages, self._rubrics, deadline)
+            answer = await self._ask(messages, rubrics, deadline, held)
         except JudgeError as error:
-            for rubric in self._rubrics:
+            for rubric in rubrics:
                 self._fail(rubric, error.kind, str(error), retry_after_seconds=error.retry_after_seconds)
             return
-        faults = self._read(answer, self._rubrics)
+        faults = self._read(answer, rubrics)
         if not faults:
             return
-        again = [rubric for rubric in self._rubrics if rubric.name in faults]
+        again = [rubric for rubric in rubrics if rubric.name in faults]
         if declines(answer.content):
             for rubric in again:
                 self._fail(rubric, "refused", f"the judge declined: {answer.content}", model=answer.model)
@@ -96,7 +145,9 @@ class _Exchange:
         said = repair(again, {name: str(fault) for name, fault in faults.items()})
         messages = [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": said}]
         try:
-            answer = await self._ask(messages, again, deadline)
+            if self.account is not None:
+                held = await self.account.reserve(messages, again, wait_seconds=max(0.0, deadline - clock()))
+            answer = await self._ask(messages, again, deadline, held)
         except JudgeError as error:
             self._fail_repair(again, faults, error)
             return
@@ -106,7 +157,30 @@ class _Exchange:
                 fault = faults[rubric.name]
                 self._fail(rubric, fault.kind, f"{fault} (after one repair)", model=answer.model)
 
-    async def _ask(self, messages: list[dict[str, str]], rubrics: Sequence[Rubric], deadline: float) -> Answer:
+    async def _admit(self) -> tuple[Sequence[Rubric], list[dict[str, str]], Reservation | None]:
+        """The rubrics that may be asked, the messages for them, and what is held; a spent budget fails only its own."""
+        rubrics = self._rubrics
+        while rubrics:
+            messages = render(self._record, rubrics)
+            if self.account is None:
+                return rubrics, messages, None
+            try:
+                return rubrics, messages, await self.account.reserve(messages, rubrics)
+            except JudgeError as error:
+                refused = error.rubrics if isinstance(error, BudgetSpentError) else [r.name for r in rubrics]
+                for rubric in rubrics:
+                    if rubric.name in refused:
+                        self._fail(rubric, error.kind, str(error))
+                rubrics = [rubric for rubric in rubrics if rubric.name not in refused]
+        return [], [], None
+
+    async def _ask(
+        self,
+        messages: list[dict[str, str]],
+        rubrics: Sequence[Rubric],
+        deadline: float,
+        held: Reservation | None,
+    ) -> Answer:
         clock = asyncio.get_running_loop().time
         started = clock()
         usage = Usage()
@@ -119,14 +193,21 @@ class _Exchange:
                 trace_id=self._record.trace_id,
             )
             usage = answer.usage
+            await self._settle(held, answer)
         except JudgeError as error:
             usage = error.usage or usage
+            await self._settle(held, error)
             raise
         finally:
             for rubric, share in zip(rubrics, usage.split(len(rubrics)), strict=True):
                 self._usage[rubric.name] += share
                 self._seconds[rubric.name] += clock() - started
         return answer
+
+    async def _settle(self, held: Reservation | None, ended: Answer | JudgeError) -> None:
+        """What was cancelled is not settled: it lapses, and counts at its bound, for it may have been charged."""
+        if self.account is not None:
+            await self.account.settle(held, ended)
 
     def _read(self, answer: Answer, rubrics: Sequence[Rubric]) -> dict[str, VerdictError]:
         """Keeps the outcome of every valid verdict; returns what is wrong with the others, by rubric."""
@@ -174,7 +255,7 @@ class _Exchange:
         for rubric in rubrics:
             fault = faults[rubric.name]
             message = f"{fault}; its repair failed: {error}"
-            if error.kind in TRANSIENT:
+            if error.kind in TRANSIENT or error.kind == "budget":
                 self._fail(rubric, error.kind, message, retry_after_seconds=error.retry_after_seconds)
             else:
                 self._fail(rubric, fault.kind, message)

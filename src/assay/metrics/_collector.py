@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import ProcessCollector
 
+from assay.budgets import THINNED
 from assay.catalogue import DOCUMENTED
 from assay.corrections import Corrections, Place, body_of
 from assay.errors import QueueError, SettingsError, StoreError
+from assay.metrics._budgets import add_budgets
 from assay.metrics._changes import add_changes
 from assay.metrics._defects import add_defects
 from assay.metrics._exposition import LabelTexts, label
 from assay.metrics._families import Families
 from assay.metrics._outbox import add_outbox
-from assay.metrics._signals import InputShifts, SignalWindows, add_signals
 from assay.queue import client_counter
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import date
 
+    from assay.budgets import Ledger
     from assay.corrections import Correction, Instrument
     from assay.metrics._exposition import Family
+    from assay.metrics._signals import Scores
     from assay.queue import Queue
     from assay.rubrics import Rubric
-    from assay.store import Rollup, Store, Total
+    from assay.store import Store, Total
 
 _log = logging.getLogger("assay.metrics")
 _T = TypeVar("_T")
@@ -57,7 +60,8 @@ _Parts = dict["Instrument", Sums]
 class ScoreCollector:
     """The time series of the exporter, read from the store and the queue at each `collect`. Thread-safe.
 
-    A part that is away is left out and said to be away by `assay_up`; nothing is remembered from an earlier read.
+    A part that is away is left out and said to be away by `assay_up`. What is remembered from an earlier read is used
+    only where the store says that it has not changed since, or where whole hours are compared (the input's shift).
 
     Args:
         windows: rolling windows such as `5m`; each is a value of the label `window`.
@@ -65,6 +69,7 @@ class ScoreCollector:
         clock: the present, in epoch seconds.
         rubrics: published as `assay_rubric_info`, with their objectives.
         reference_week: first day of the week that the input is compared with; by default the last week before today.
+        ledger: of the budgets, where there are any.
 
     Raises:
         SettingsError: a window or a cohort label that cannot be one.
@@ -80,8 +85,10 @@ class ScoreCollector:
         clock: Callable[[], float] = time.time,
         rubrics: Sequence[Rubric] = (),
         reference_week: date | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._store = store
+        self._ledger = ledger
         self._queue = queue
         self._windows = {text.strip(): parse_window(text) for text in windows}
         self._cohort_labels = check_cohort_labels(cohort_labels)
@@ -93,8 +100,11 @@ class ScoreCollector:
         self._client_apps: set[str] = set()
         self._process = ProcessCollector(registry=None)
         self._corrections = Corrections()
+        # They need numpy, which a worker, whose metrics are in this package too, does without.
+        from assay.metrics._signals import InputShifts, WindowSums
+
         self._texts = LabelTexts()
-        self._signals = SignalWindows(self._cohort_labels)
+        self._sums = WindowSums(self._cohort_labels)
         self._input_shifts = InputShifts(reference_week)
 
     def collect(self) -> Iterable[Family]:
@@ -139,7 +149,7 @@ class ScoreCollector:
 
     # -- the store
 
-    def _key(self, row: Rollup | Total) -> _Key:
+    def _key(self, row: Total) -> _Key:
         cohort = row.cohort
         values = (row.app, row.rubric, row.rubric_version, row.judge)
         return tuple(label(value) for value in (*values, *(cohort.get(name, "") for name in self._cohort_labels)))
@@ -147,20 +157,14 @@ class ScoreCollector:
     def _read_store(self, now: float) -> Families:
         families = Families(self._cohort_labels)
         corrections = self._corrections.following(self._store)
-        instruments = self._add_windows(families, now, corrections)
+        scores = self._sums.add(families, self._store, self._windows, now)
+        instruments = self._add_windows(families, scores, now, corrections)
         _add_calibrations(families, corrections, instruments, now)
         own = {(rubric.name, rubric.revision) for rubric in self._rubrics}
         for placed in corrections.versions:
             if (placed.rubric, placed.rubric_version) not in own:
                 _add_rubric(families, placed.rubric, placed.rubric_version, body_of(placed))
-        add_signals(
-            families,
-            self._store,
-            windows=self._windows,
-            signals=self._signals,
-            now=now,
-            input_shifts=self._input_shifts,
-        )
+        self._input_shifts.add(families, self._store, now)
         self._add_totals(families)
         add_defects(families, self._store, self._cohort_labels)
         self._add_counts(families)
@@ -169,31 +173,26 @@ class ScoreCollector:
         self._corrections = corrections
         return families
 
-    def _add_windows(self, families: Families, now: float, corrections: Corrections) -> set[Instrument]:
-        """The gauges of every window. Returns what measured in the longest."""
+    def _add_windows(
+        self, families: Families, scores: Mapping[str, Scores], now: float, corrections: Corrections
+    ) -> set[Instrument]:
+        """The gauges of every window. Returns what measured in any."""
         bounds = {text: window_bounds(now, seconds) for text, seconds in self._windows.items()}
-        # From the newest window outwards: every rollup is read once, and belongs to all windows that begin before it.
-        running: dict[_Key, _Parts] = {}
-        seen: dict[int, dict[_Key, _Parts]] = {}
-        latest = end = max(end for _, end in bounds.values()) if bounds else 0
-        for start in sorted({start for start, _ in bounds.values()}, reverse=True):
-            for row in self._store.rollups(start, end):
-                _add_part(running.setdefault(self._key(row), {}), _instrument(row), Sums.from_row(row))
-            seen[start] = {key: dict(parts) for key, parts in running.items()}
-            end = start
-        for text, (start, _) in bounds.items():
+        # Whatever is in one window is shown in all: that nothing is in it is news.
+        keys = dict.fromkeys(key for found in scores.values() for key in found)
+        for text, (start, end) in bounds.items():
             by_app: dict[_Key, _Parts] = {}
-            for key in running:
-                parts = seen[start].get(key, {})
-                place = Place(app=key[0], is_whole_app=not self._cohort_labels, start=start, end=latest)
+            for key in keys:
+                parts = scores[text].get(key, {})
+                place = Place(app=key[0], is_whole_app=not self._cohort_labels, start=start, end=end)
                 _add_window(families, "assay_", (*key, text), parts, corrections.correct(parts, place))
                 whole = by_app.setdefault(key[:4], {})
                 for instrument, sums in parts.items():
                     _add_part(whole, instrument, sums)
             for key, parts in by_app.items():
-                place = Place(app=key[0], is_whole_app=True, start=start, end=latest)
+                place = Place(app=key[0], is_whole_app=True, start=start, end=end)
                 _add_window(families, "assay_app_", (*key, text), parts, corrections.correct(parts, place))
-        return {instrument for parts in running.values() for instrument in parts}
+        return {instrument for found in scores.values() for parts in found.values() for instrument in parts}
 
     def _add_totals(self, families: Families) -> None:
         for total in self._store.totals():
@@ -206,6 +205,8 @@ class ScoreCollector:
                 families.add("assay_failures_total", (*key, label(kind)), n)
             for reason, n in total.reasons.items():
                 families.add("assay_not_applicable_total", (*key, label(reason)), n)
+                if reason == THINNED:
+                    families.add("assay_budget_thinned_total", key[:2], n)
             used = total.usage
             for direction, tokens in (("prompt", used.prompt_tokens), ("completion", used.completion_tokens)):
                 if tokens is not None:
@@ -234,6 +235,8 @@ class ScoreCollector:
         depth = self._queue.depth()
         families.add("assay_queue_records", (), depth.records)
         families.add("assay_queue_batches", (), depth.batches)
+        if self._ledger is not None:
+            add_budgets(families, self._ledger)
         oldest = depth.oldest_enqueued_at
         # The clients' clocks may be ahead of ours.
         families.add("assay_oldest_pending_seconds", (), 0.0 if oldest is None else max(0.0, now - oldest))
@@ -286,10 +289,6 @@ def check_cohort_labels(names: Sequence[str]) -> tuple[str, ...]:
 def _succeed(check: Callable[[], None]) -> bool:
     check()
     return True
-
-
-def _instrument(row: Rollup) -> Instrument:
-    return row.rubric_hash, row.judge_fingerprint
 
 
 def _add_part(parts: _Parts, instrument: Instrument, sums: Sums) -> None:

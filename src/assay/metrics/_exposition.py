@@ -11,7 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from prometheus_client.samples import Exemplar
 
@@ -34,8 +34,31 @@ def wants_openmetrics(accept: str) -> bool:
     return False
 
 
-class ColumnFamily(Metric):
-    """A family whose samples differ in their labels and values only, kept as such: written without a Sample for each.
+class OwnFamily(Metric):
+    """A family that writes its own lines, without a Sample for each; samples are made for whoever asks for them."""
+
+    def __init__(self, family: str, documentation: str, kind: str) -> None:
+        super().__init__(family, documentation, kind)
+        # Until somebody asks, see below.
+        del self.samples
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "samples":
+            raise AttributeError(name)
+        self.samples = self.make_samples()
+        return self.samples
+
+    def make_samples(self) -> list[Sample]:
+        """What `write` writes, as objects of prometheus_client."""
+        raise NotImplementedError
+
+    def write(self, lines: list[str], *, openmetrics: bool) -> None:
+        """Add a line for each sample."""
+        raise NotImplementedError
+
+
+class ColumnFamily(OwnFamily):
+    """A family whose samples differ in their labels and values only.
 
     `values` are by the values of the labels, which `label_names` names in order; `texts` writes them.
     """
@@ -52,21 +75,27 @@ class ColumnFamily(Metric):
         texts: LabelTexts,
     ) -> None:
         super().__init__(family, documentation, kind)
-        del self.samples
-        self.sample_name = name
-        self.label_names = label_names
-        self.values = values
-        self.texts = texts
+        self._name = name
+        self._label_names = label_names
+        self._values = values
+        self._texts = texts
 
-    def __getattr__(self, name: str) -> Any:
-        # Made for whoever asks for them, such as prometheus_client itself.
-        if name != "samples":
-            raise AttributeError(name)
-        self.samples = [
-            Sample(self.sample_name, dict(zip(self.label_names, labels, strict=True)), value)
-            for labels, value in self.values.items()
-        ]
-        return self.samples
+    def make_samples(self) -> list[Sample]:
+        """See `OwnFamily`."""
+        names = self._label_names
+        return [Sample(self._name, dict(zip(names, of, strict=True)), value) for of, value in self._values.items()]
+
+    def write(self, lines: list[str], *, openmetrics: bool) -> None:  # noqa: ARG002 - both formats write it alike
+        """See `OwnFamily`."""
+        name, values = self._name, self._values.values()
+        # If their sum is an ordinary number, so are they all, and need not be looked at one by one.
+        shown = map(repr if isfinite(sum(values)) else _number, values)
+        texts = self._texts.of(self._label_names, self._values)
+        lines += [f"{name}{text} {value}\n" for text, value in zip(texts, shown, strict=True)]
+
+
+#: by the names of the labels and their values
+_Texts = dict[tuple[str, ...], dict[tuple[str, ...], str]]
 
 
 class LabelTexts:
@@ -83,25 +112,13 @@ class LabelTexts:
         """Another scrape begins."""
         self._before, self._now = self._now, {}
 
-    def write(self, lines: list[str], family: ColumnFamily) -> None:
-        """Add a line for each sample."""
-        names = family.label_names
+    def of(self, names: tuple[str, ...], many: Collection[tuple[str, ...]]) -> Iterable[str]:
+        """The text of each of many label sets, which have the same names."""
         known, before = self._now.setdefault(names, {}), self._before.get(names, {})
-        name = family.sample_name
-        for labels, value in family.values.items():
-            text = known.get(labels)
-            if text is None:
-                text = before.get(labels) or _label_text(zip(names, labels, strict=True))
-                known[labels] = text
-            # Almost every value is an ordinary float.
-            shown = repr(value) if -_INFINITY < value < _INFINITY else _number(value)
-            lines.append(f"{name}{text} {shown}\n")
-
-
-_INFINITY = float("inf")
-
-#: by the names of the labels and their values
-_Texts = dict[tuple[str, ...], dict[tuple[str, ...], str]]
+        for labels in many:
+            if labels not in known:
+                known[labels] = before.get(labels) or _label_text(zip(names, labels, strict=True))
+        return map(known.__getitem__, many)
 
 
 def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str]:
@@ -119,14 +136,14 @@ def encode(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str
         suffix, kind = ("", family.type) if openmetrics else _TEXT_TYPES.get(family.type, ("", family.type))
         lines.append(f"# HELP {family.name}{suffix} {_escape(family.documentation, quotes=openmetrics)}\n")
         lines.append(f"# TYPE {family.name}{suffix} {kind}\n")
-        if isinstance(family, ColumnFamily):
-            family.texts.write(lines, family)
+        if isinstance(family, OwnFamily):
+            family.write(lines, openmetrics=openmetrics)
             continue
         for sample in family.samples:
             labels = written.get(id(sample.labels))
             if labels is None:
                 labels = written[id(sample.labels)] = _labels(sample.labels, pairs)
-            shown = _exemplar(sample.exemplar) if openmetrics and sample.exemplar else ""
+            shown = exemplar_text(sample.exemplar) if openmetrics and sample.exemplar else ""
             lines.append(f"{sample.name}{labels} {_number(sample.value)}{shown}\n")
     if openmetrics:
         lines.append("# EOF\n")
@@ -151,7 +168,8 @@ def _labels(labels: Mapping[str, str], pairs: dict[tuple[str, str], str]) -> str
 
 
 def _label_text(labels: Iterable[tuple[str, str]], pairs: dict[tuple[str, str], str] | None = None) -> str:
-    pairs = {} if pairs is None else pairs
+    if pairs is None:
+        pairs = {}
     shown = []
     for pair in labels:
         known = pairs.get(pair)
@@ -167,7 +185,8 @@ def _number(value: float) -> str:
     return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
 
 
-def _exemplar(exemplar: Exemplar) -> str:
+def exemplar_text(exemplar: Exemplar) -> str:
+    """An exemplar as it stands after a value."""
     moment = "" if exemplar.timestamp is None else f" {float(exemplar.timestamp)!r}"
     # Few are alike: nothing to remember.
     return f" # {_labels(exemplar.labels, {})} {_number(exemplar.value)}{moment}"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import Metric
 from prometheus_client.samples import Exemplar, Sample
 
 from assay.catalogue import DOCUMENTED
-from assay.metrics._exposition import ColumnFamily, LabelTexts, exemplar_labels
+from assay.metrics._exposition import ColumnFamily, LabelTexts, OwnFamily, exemplar_labels, exemplar_text
 from assay.store import SCORE_BOUNDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from assay.metrics._exposition import Family
     from assay.store import Total
@@ -62,11 +62,8 @@ class Families:
         for doc in DOCUMENTED:
             names = doc.label_names(self._cohort_labels)
             if doc.name == "assay_score":
-                family = Metric(doc.family, doc.help, doc.type)
-                for labels, scores in self._scores.items():
-                    scores.add_to(family, dict(zip(names, labels, strict=True)))
-                if family.samples:
-                    yield family
+                if self._scores:
+                    yield _ScoreFamily(doc.family, doc.help, doc.type, names, self._scores, self._texts)
             elif values := self._samples.get(doc.name):
                 yield ColumnFamily(
                     doc.family,
@@ -87,13 +84,55 @@ class _Scores:
     sum: float = 0.0
     exemplars: dict[int, Exemplar] = field(default_factory=dict)
 
-    def add_to(self, family: Family, labels: dict[str, str]) -> None:
-        """The samples, in the order that OpenMetrics wants."""
-        add, count = family.samples.append, 0
-        for index, bound in enumerate(SCORE_BOUNDS):
-            count += self.buckets[index]
-            bucket = {**labels, "le": str(bound)}
-            add(Sample("assay_score_bucket", bucket, count, None, self.exemplars.get(index)))
-        add(Sample("assay_score_bucket", {**labels, "le": "+Inf"}, count))
-        add(Sample("assay_score_count", labels, count))
-        add(Sample("assay_score_sum", labels, self.sum))
+    def counts(self) -> list[int]:
+        """Cumulative, by bucket; the last is of all scores."""
+        return list(accumulate(self.buckets))
+
+
+class _ScoreFamily(OwnFamily):
+    """The histograms of scores by label set, in the order that OpenMetrics wants."""
+
+    def __init__(
+        self,
+        family: str,
+        documentation: str,
+        kind: str,
+        label_names: tuple[str, ...],
+        scores: Mapping[tuple[str, ...], _Scores],
+        texts: LabelTexts,
+    ) -> None:
+        super().__init__(family, documentation, kind)
+        self._label_names = label_names
+        self._scores = scores
+        self._texts = texts
+
+    def make_samples(self) -> list[Sample]:
+        """See `OwnFamily`."""
+        made: list[Sample] = []
+        for values, scores in self._scores.items():
+            labels, counts = dict(zip(self._label_names, values, strict=True)), scores.counts()
+            for index, bound in enumerate(_BOUNDS):
+                bucket = {**labels, "le": bound}
+                count = counts[min(index, len(counts) - 1)]
+                made.append(Sample("assay_score_bucket", bucket, count, None, scores.exemplars.get(index)))
+            made.append(Sample("assay_score_count", labels, counts[-1]))
+            made.append(Sample("assay_score_sum", labels, scores.sum))
+        return made
+
+    def write(self, lines: list[str], *, openmetrics: bool) -> None:
+        """See `OwnFamily`."""
+        names = (*self._label_names, "le")
+        for (values, scores), text in zip(
+            self._scores.items(), self._texts.of(self._label_names, self._scores), strict=True
+        ):
+            counts = scores.counts()
+            buckets = self._texts.of(names, [(*values, bound) for bound in _BOUNDS])
+            for index, bucket in enumerate(buckets):
+                seen = scores.exemplars.get(index) if openmetrics else None
+                shown = "" if seen is None else exemplar_text(seen)
+                lines.append(f"assay_score_bucket{bucket} {counts[min(index, len(counts) - 1)]}{shown}\n")
+            lines.append(f"assay_score_count{text} {counts[-1]}\n")
+            lines.append(f"assay_score_sum{text} {scores.sum!r}\n")
+
+
+_BOUNDS = (*map(str, SCORE_BOUNDS), "+Inf")

@@ -1,4 +1,4 @@
-"""Series of signals, of what interactions cost, and of the input's shift."""
+"""The sums of every window, and the series of signals, of what interactions cost, and of the input's shift."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from assay.metrics._estimates import cost_columns, mean_columns, share_columns
 from assay.metrics._exposition import label
 from assay.shift import current_hours, reference_days, shifts
 from assay.signals import ALWAYS, COST_SUMS, NUMBERS, SIGNAL_SUMS, WORDS, YES_NO
-from assay.windows import cover, window_bounds
+from assay.windows import DAY, HOUR, MINUTE, SUM_FIELDS, Span, Sums, cover, window_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from assay.corrections import Instrument
     from assay.metrics._estimates import Column, Estimates
     from assay.metrics._families import Families
     from assay.shift import Shift
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: app and the cohort labels; with the rubric where it is about passing
 _Key = tuple[str, ...]
+
+#: Sums of a window by app, rubric, rubric version, judge and cohort labels, and by what measured.
+Scores = dict[_Key, dict["Instrument", Sums]]
 
 #: The input is compared by whole hours and days, so nothing is lost by not doing it at each scrape.
 _REMEMBERED_SECONDS = 300.0
@@ -49,6 +53,14 @@ class InputShifts:
                 reference = store.inputs(*reference_days(now, self._first), by_day=True)
                 self._known = (now, shifts(current, reference))
             return self._known[1]
+
+    def add(self, families: Families, store: Store, now: float) -> None:
+        """Add its gauges. `now` is in epoch seconds. Raises StoreError like `read`."""
+        for (app, feature), seen in self.read(store, now).items():
+            where = (label(app), feature)
+            families.most("assay_input_shift_p_value", where, seen.p_value)
+            families.most("assay_input_shift_psi", where, seen.psi)
+            families.most("assay_input_shift_psi_critical", where, seen.psi_critical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +99,13 @@ class _Sums:
 @dataclass(frozen=True, slots=True)
 class _Known:
     version: int
+    scores: _Part
     signals: _Part
     costs: _Part
 
 
-class SignalWindows:
-    """The sums of signals and costs of every window, a minute or hour being read again only when it was added to.
+class WindowSums:
+    """The sums of scores, signals and costs of every window; a minute or hour is read again when it was added to.
 
     What is published comes from one read of the store: which minutes and hours are as they were is asked each time, and
     nothing is said when the store is away. Thread-safe.
@@ -102,35 +115,60 @@ class SignalWindows:
         self._cohort_labels = tuple(cohort_labels)
         self._lock = threading.Lock()
         self._known: dict[Slot, _Known] = {}
+        self._scores = _Sums(len(SUM_FIELDS))
         self._signals = _Signals()
         self._costs = _Sums(len(COST_SUMS))
 
-    def add(self, families: Families, store: Store, windows: Mapping[str, int], now: float) -> None:
-        """Add the gauges of every window (seconds by name). Raises StoreError when the store is away."""
+    def add(self, families: Families, store: Store, windows: Mapping[str, int], now: float) -> dict[str, Scores]:
+        """Add the gauges of signals and costs of every window (seconds by name), and return its sums of scores.
+
+        Raises:
+            StoreError: the store is away.
+        """
+        scores: dict[str, Scores] = {}
         spans = {text: cover(*window_bounds(now, seconds)) for text, seconds in windows.items()}
         with self._lock:
-            distinct = list(dict.fromkeys(span for some in spans.values() for span in some))
+            wanted = [span for some in spans.values() for span in some]
+            wanted += [_ahead(window_bounds(now, seconds)[0]) for seconds in windows.values() if seconds <= DAY]
+            distinct = list(dict.fromkeys(wanted))
             reading = store.signal_slots(distinct, {slot: known.version for slot, known in self._known.items()})
             kept = {slot: self._known[slot] for slot in reading.versions if slot not in reading.fresh}
-            self._known = kept | self._read(reading)
+            # In order, so that every exporter adds up to the same digits.
+            self._known = dict(sorted((kept | self._read(reading)).items()))
             for text, some in spans.items():
                 inside = [
                     known
                     for (size, start), known in self._known.items()
                     if any(span.resolution_seconds == size and span.start <= start < span.end for span in some)
                 ]
+                scores[text] = self._scores_of([known.scores for known in inside])
                 self._signals.add(families, [known.signals for known in inside], text)
                 self._add_costs(families, [known.costs for known in inside], text)
+        return scores
+
+    def _scores_of(self, parts: Sequence[_Part]) -> Scores:
+        there = np.zeros(len(self._scores.numbers), dtype=bool)
+        for part in parts:
+            there[part.keys] = True
+        found: Scores = {}
+        columns = [column.tolist() for column in self._scores.total(parts)]
+        for (place, instrument), has, sums in zip(self._scores.numbers, there, zip(*columns, strict=True), strict=True):
+            if has:
+                named = dict(zip(SUM_FIELDS, sums, strict=True))
+                named |= {name: int(named[name]) for name in ("n", "passes")}
+                found.setdefault(place, {})[instrument] = Sums(**named)
+        return found
 
     def _read(self, reading: SlotReading) -> dict[Slot, _Known]:
         places = {
             series: tuple(label(value) for value in (app, *(cohort.get(name, "") for name in self._cohort_labels)))
             for series, (app, cohort) in reading.series.items()
         }
-        rubrics = {instrument: label(rubric) for instrument, rubric in reading.rubrics.items()}
+        named = {number: tuple(map(label, names[:3])) for number, names in reading.instruments.items()}
         # A label set and signal stand in many rows: what they are called is made once.
         signals: dict[tuple[Any, ...], int] = {}
         costs: dict[tuple[Any, ...], int] = {}
+        scores: dict[tuple[Any, ...], int] = {}
         for slot in reading.fresh.values():
             for series, signal, word, *_ in slot.signals:
                 if (series, signal, word) not in signals:
@@ -138,10 +176,17 @@ class SignalWindows:
             for series, instrument, *_ in slot.costs:
                 if (series, instrument) not in costs:
                     app, *cohort = places[series]
-                    costs[series, instrument] = self._costs.number((app, rubrics[instrument], *cohort))
+                    costs[series, instrument] = self._costs.number((app, named[instrument][0], *cohort))
+            for series, instrument, *_ in slot.scores:
+                if (series, instrument) not in scores:
+                    app, *cohort = places[series]
+                    measured_by = reading.instruments[instrument][3:]
+                    key = ((app, *named[instrument], *cohort), measured_by)
+                    scores[series, instrument] = self._scores.number(key)
         return {
             slot: _Known(
                 sums.version,
+                self._scores.part((scores[row[:2]] for row in sums.scores), [row[2:] for row in sums.scores]),
                 self._signals.part((signals[row[:3]] for row in sums.signals), [row[3:] for row in sums.signals]),
                 self._costs.part((costs[row[:2]] for row in sums.costs), [row[2:] for row in sums.costs]),
             )
@@ -151,6 +196,16 @@ class SignalWindows:
     def _add_costs(self, families: Families, parts: Sequence[_Part], window: str) -> None:
         places = [(*place, window) for place in self._costs.numbers]
         _put(families, "assay_cost_per_passed_interaction_usd", places, cost_columns(self._costs.total(parts)))
+
+
+def _ahead(start: int) -> Span:
+    """Minutes that a window which begins at `start` is going to begin with, once it cuts the next whole hour.
+
+    As many of that hour as have passed of this one, so that no scrape has to read an hour's minutes at once. Windows
+    of more than a day begin on an hour.
+    """
+    hour = -(-start // HOUR) * HOUR
+    return Span(MINUTE, hour, hour + (start % HOUR or HOUR))
 
 
 class _Signals(_Sums):
@@ -215,24 +270,6 @@ class _Signals(_Sums):
         labels = [(*place, window) for place in self._share_labels]
         _put(families, "assay_signal_share", labels, estimates)
         _column(families, "assay_signal_effective_records", labels, estimates.n_effective)
-
-
-def add_signals(
-    families: Families,
-    store: Store,
-    *,
-    windows: Mapping[str, int],
-    signals: SignalWindows,
-    now: float,
-    input_shifts: InputShifts,
-) -> None:
-    """Add the gauges of every window (seconds by name), and those of the input. `now` is in epoch seconds."""
-    signals.add(families, store, windows, now)
-    for (app, feature), seen in input_shifts.read(store, now).items():
-        where = (label(app), feature)
-        families.most("assay_input_shift_p_value", where, seen.p_value)
-        families.most("assay_input_shift_psi", where, seen.psi)
-        families.most("assay_input_shift_psi_critical", where, seen.psi_critical)
 
 
 def _added(numbers: NDArray[np.int64], column: Column, n: int) -> Column:

@@ -254,7 +254,7 @@ class Store:
             return _signals.read_costs(connection, self._names, start, end)
 
     def signal_slots(self, spans: Sequence[Span], known: Mapping[Slot, int]) -> SlotReading:
-        """The same sums by minute and hour, as of one moment, without those that the caller has.
+        """The sums of `rollups`, `signals` and `costs` by minute and hour, as of one moment, but those the caller has.
 
         Args:
             spans: the minutes and hours to read.
@@ -452,12 +452,13 @@ class Store:
 
     # -- changes: what `assay.changes` and `assay.canary` keep
 
-    def read_changes(self, until: int, *, limit: int = 20_000) -> ChangeReading:
+    def read_changes(self, until: int, *, limit: int = 20_000, present: int | None = None) -> ChangeReading:
         """What the next step of the watch starts from: scores from its position up to `until` (epoch seconds).
 
-        About `limit` scores at most, in whole minutes; `end` of the reading says how far it goes.
+        About `limit` scores at most, in whole minutes; `end` of the reading says how far it goes. A position more than
+        an hour after `present` (epoch seconds) was reached by a clock that ran ahead: it goes back to `until`.
         """
-        return _changes.read_changes(self._database, self._names, until, limit)
+        return _changes.read_changes(self._database, self._names, until, limit, present=present)
 
     def save_changes(
         self,
@@ -513,9 +514,9 @@ class Store:
         return _changes.read_verdicts(self._database)
 
     def save_verdict(self, verdict: DriftVerdict, event: ChangeEvent) -> bool:
-        """Note a verdict, with its event, if it is another than the latest; open drops of the instrument get it too.
+        """Note a verdict, with its event if it is another than the latest; open drops of the instrument get it too.
 
-        False when it is the same.
+        False when it is the same; its reason is kept all the same.
         """
         return _changes.save_verdict(self._database, verdict, event)
 
@@ -531,9 +532,12 @@ class Store:
         """Give a claim back."""
         _changes.free_canary(self._database, instrument)
 
-    def canaries(self, *, baselines: bool = False) -> list[CanaryRun]:
-        """The latest run of each instrument, or the one that its next run is compared with."""
-        return _changes.read_canaries(self._database, baselines=baselines)
+    def canaries(self, *, baselines: bool = False, told: bool = False) -> list[CanaryRun]:
+        """The latest run of each instrument, or the one that its next run is compared with.
+
+        With `told`, the latest of those that could tell: whose cause is not unknown.
+        """
+        return _changes.read_canaries(self._database, baselines=baselines, told=told)
 
     def canary_spent(self, since: datetime) -> float:
         """What the canaries that ended since then cost, in USD."""

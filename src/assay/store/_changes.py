@@ -50,6 +50,14 @@ _COUNTED = 36 * HOUR
 #: How long before the first step ever the watch begins.
 _FIRST_SPAN = 24 * HOUR
 _KEEP_RUNS = timedelta(days=400)
+#: Events that are over are kept as long. Those of changed instruments stay: a step would note them anew.
+_KEEP_EVENTS = timedelta(days=400)
+#: A position so far ahead of the present was reached by a clock that was wrong.
+_AHEAD = HOUR
+#: No canary is claimed for so long: a claim beyond it was made by a clock that was wrong.
+_MOST_CLAIMED = timedelta(hours=2)
+#: What a database takes for a limit.
+_MOST_ROWS = 2**31 - 1
 
 _INSTRUMENT = ("rubric", "rubric_version", "rubric_hash", "judge", "judge_fingerprint")
 
@@ -318,7 +326,9 @@ class CanaryRun:
 # -- a step of the watch
 
 
-def read_changes(database: Database, names: Names, until: int, limit: int) -> ChangeReading:
+def read_changes(
+    database: Database, names: Names, until: int, limit: int, *, present: int | None = None
+) -> ChangeReading:
     """See `Store.read_changes`."""
     columns = (
         evaluations.c.series_id,
@@ -333,6 +343,9 @@ def read_changes(database: Database, names: Names, until: int, limit: int) -> Ch
     with database.read() as connection:
         watch = connection.execute(sa.select(change_watch)).first()
         position = (until - _FIRST_SPAN) // MINUTE * MINUTE if watch is None else watch.position
+        if watch is not None and present is not None and position > present + _AHEAD:
+            # A clock that ran ahead took the watch along; else all that comes would be late until then.
+            position = until // MINUTE * MINUTE
         end = max(position, until // MINUTE * MINUTE)
 
         def scores(stop: int, most: int | None) -> list[sa.Row[Any]]:
@@ -395,6 +408,7 @@ def save_changes(
         _note(connection, events, moment)
         for resolution in resolutions:
             _resolve(connection, resolution)
+        _forget_events(connection, moment)
         return True
 
     return database.write(work)
@@ -464,10 +478,11 @@ def _count_late(connection: sa.Connection, reading: ChangeReading) -> None:
             change_streams.c.instrument_id == sa.bindparam("key_2"),
         )
         connection.execute(statement, changed)
-    # Of label sets whose totals were purged nothing will come; kept, they would be taken for late when it does.
+    # Of label sets whose totals were purged nothing will come; kept, they would be taken for late when it does. Those
+    # that were never shown a score do not end.
     connection.execute(
         sa.delete(change_streams).where(
-            change_streams.c.phase == "ended",
+            sa.or_(change_streams.c.phase == "ended", change_streams.c.last_at.is_(None)),
             ~sa.exists().where(
                 totals.c.series_id == change_streams.c.series_id,
                 totals.c.instrument_id == change_streams.c.instrument_id,
@@ -524,16 +539,16 @@ def read_events(
     if open_only:
         statement = statement.where(change_events.c.resolved_at.is_(None), change_events.c.kind == "drop")
     if rubric is not None:
-        statement = statement.where(change_events.c.rubric == rubric)
+        statement = statement.where(change_events.c.rubric == text(rubric))
     with database.read() as connection:
-        return [_event(row) for row in connection.execute(statement.limit(limit))]
+        return [_event(row) for row in connection.execute(statement.limit(min(limit, _MOST_ROWS)))]
 
 
 def read_event(database: Database, event_id: str) -> ChangeEvent:
     """See `Store.change_event`."""
-    found = sa.select(change_events).where(change_events.c.event_id.startswith(event_id, autoescape=True)).limit(2)
+    found = sa.select(change_events).where(change_events.c.event_id.startswith(text(event_id), autoescape=True))
     with database.read() as connection:
-        rows = connection.execute(found).all()
+        rows = connection.execute(found.limit(2)).all()
     if len(rows) != 1:
         raise ConfigError(
             f"{'no' if not rows else 'more than one'} event has an id like {event_id!r}: see `assay changes list`"
@@ -555,7 +570,13 @@ def acknowledge(database: Database, event: ChangeEvent, *, note: str, accept: bo
             return False
         if accept and event.kind == "drop" and event.key is not None:
             _relearn(connection, event.key)
-            _resolve(connection, Resolution(event_id=event.event_id, resolved_at=moment, resolution="accepted"))
+            # Also a later one of the same stream, whose detector is gone: nobody else would ever end it.
+            own = (change_events.c.series_id == event.key[0], change_events.c.instrument_id == event.key[1])
+            connection.execute(
+                sa.update(change_events)
+                .where(*own, change_events.c.kind == "drop", change_events.c.resolved_at.is_(None))
+                .values(resolved_at=moment, resolution="accepted")
+            )
             # A step that was computed meanwhile knows the old detector: it must be computed again.
             connection.execute(sa.update(change_watch).values(revision=change_watch.c.revision + 1))
         if accept and event.kind == "verdict":
@@ -609,6 +630,14 @@ def _note(connection: sa.Connection, events: Collection[ChangeEvent], moment: da
     insert_rows(connection, change_events, rows, _if_new)
 
 
+def _forget_events(connection: sa.Connection, moment: datetime) -> None:
+    over = sa.or_(
+        change_events.c.kind.in_(("verdict", "model_changed")),
+        sa.and_(change_events.c.kind == "drop", change_events.c.resolved_at.is_not(None)),
+    )
+    connection.execute(sa.delete(change_events).where(change_events.c.noted_at < moment - _KEEP_EVENTS, over))
+
+
 def _resolve(connection: sa.Connection, resolution: Resolution) -> None:
     connection.execute(
         sa.update(change_events)
@@ -642,16 +671,18 @@ def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) 
             .where(own, drift_verdicts.c.verdict != verdict.verdict)
             .values(verdict=verdict.verdict, reason=text(verdict.reason), since=moment)
         )
-        if not connection.execute(changed).rowcount:
-            return False
-        _note(connection, [event], moment)
+        is_new = bool(connection.execute(changed).rowcount)
+        if is_new:
+            _note(connection, [event], moment)
+        else:
+            connection.execute(sa.update(drift_verdicts).where(own).values(reason=text(verdict.reason)))
         open_drops = sa.update(change_events).where(
             _of(change_events, verdict.instrument),
             change_events.c.kind == "drop",
             change_events.c.resolved_at.is_(None),
         )
         connection.execute(open_drops.values(verdict=verdict.verdict))
-        return True
+        return is_new
 
     return database.write(work)
 
@@ -662,7 +693,8 @@ def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) 
 def claim_canary(database: Database, instrument: InstrumentName, seconds: float) -> bool:
     """See `Store.claim_canary`."""
     moment = now()
-    free = sa.or_(drift_verdicts.c.canary_until.is_(None), drift_verdicts.c.canary_until < moment)
+    until = drift_verdicts.c.canary_until
+    free = sa.or_(until.is_(None), until < moment, until > moment + max(_MOST_CLAIMED, timedelta(seconds=seconds)))
     claim = (
         sa.update(drift_verdicts)
         .where(_of(drift_verdicts, instrument), free)
@@ -705,13 +737,15 @@ def free_canary(database: Database, instrument: InstrumentName) -> None:
     database.write(lambda connection: connection.execute(statement))
 
 
-def read_canaries(database: Database, *, baselines: bool) -> list[CanaryRun]:
+def read_canaries(database: Database, *, baselines: bool, told: bool = False) -> list[CanaryRun]:
     """See `Store.canaries`."""
     order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
     by = (canary_runs.c.rubric, canary_runs.c.rubric_hash, canary_runs.c.judge_fingerprint)
     ranked = sa.select(canary_runs, sa.func.row_number().over(partition_by=by, order_by=order).label("rank"))
     if baselines:
         ranked = ranked.where(canary_runs.c.baseline.is_(sa.true()))
+    if told:
+        ranked = ranked.where(canary_runs.c.cause != "unknown")
     latest = ranked.subquery()
     statement = sa.select(latest).where(latest.c.rank == 1).order_by(latest.c.finished_at)
     with database.read() as connection:

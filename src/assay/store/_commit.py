@@ -312,7 +312,7 @@ def _evaluation_row(
         "instrument_id": instrument_id,
         "series_id": place.series_id,
         "timestamp": utc(record.timestamp),
-        "weight": 1.0 / max(record.sampling.probability, LEAST_PROBABILITY),
+        "weight": 1.0 / max(record.sampling.probability * evaluation.probability, LEAST_PROBABILITY),
         **_NOTHING,
         "prompt_tokens": usage_value(outcome, "prompt_tokens"),
         "completion_tokens": usage_value(outcome, "completion_tokens"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from assay.store._tables import evaluations, instruments, records
+from assay.store._tables import evaluations, instruments, records, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,9 +64,9 @@ def read_scores(
         .where(evaluations.c.timestamp >= since, evaluations.c.timestamp < until)
     )
     if app is not None:
-        statement = statement.where(records.c.app == app)
+        statement = statement.where(records.c.app == text(app))
     if rubric is not None:
-        statement = statement.where(instruments.c.rubric == rubric)
+        statement = statement.where(instruments.c.rubric == text(rubric))
     for row in connection.execution_options(yield_per=_PART).execute(statement):
         yield ComparedScore._make(row)
 
@@ -76,5 +76,5 @@ def _group(by: str) -> sa.ColumnElement[Any]:
         return records.c[by]
     if by in _OF_INSTRUMENT:
         return instruments.c[by]
-    value: sa.ColumnElement[Any] = records.c.cohort[by].as_string()
+    value: sa.ColumnElement[Any] = records.c.cohort[text(by)].as_string()
     return value

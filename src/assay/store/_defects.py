@@ -41,6 +41,9 @@ defect_counts = sa.Table(
 #: Keys in one question: a database takes only so many parameters.
 _LOOKUP = 5_000
 
+#: What a database takes for a limit.
+_MOST_ROWS = 2**31 - 1
+
 _COUNTS = ("n", "sum_w", "moved", "moved_sum_w")
 
 #: The class that counts: a person's, else the judge's.
@@ -213,7 +216,7 @@ def _failing(connection: sa.Connection, record_id: str, rubric: str) -> list[Map
         connection.execute(
             sa.select(*(evaluations.c[name] for name in names))
             .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
-            .where(evaluations.c.record_id == record_id, instruments.c.rubric == rubric)
+            .where(evaluations.c.record_id == record_id, instruments.c.rubric == text(rubric))
             .order_by(evaluations.c.evaluation_id)
             .with_for_update(of=evaluations)
         )
@@ -286,11 +289,11 @@ def read_findings(
         .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
         .where(evaluations.c.timestamp >= since, _in_force.is_not(None))
         .order_by(evaluations.c.timestamp.desc(), evaluations.c.record_id, evaluations.c.evaluation_id)
-        .limit(limit)
+        .limit(min(limit, _MOST_ROWS))
     )
     for column, wanted in ((records.c.app, app), (instruments.c.rubric, rubric), (_in_force, defect)):
         if wanted is not None:
-            statement = statement.where(column == wanted)
+            statement = statement.where(column == text(wanted))
     return [
         DefectFinding(
             record_id=row.record_id,

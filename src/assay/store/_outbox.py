@@ -202,12 +202,17 @@ def _annotation(row: sa.RowMapping) -> Annotation:
         explanation=row["evaluations_explanation"] or "",
         # A person's class wins.
         defect=row.get("evaluations_person_defect") or row.get("evaluations_defect"),
-        probability=row["records_probability"],
+        probability=_probability(row["records_probability"], row["evaluations_weight"]),
         cohort={
             **{name: row[f"records_{name}"] for name in _SLICES if row[f"records_{name}"]},
             **row["records_cohort"],
         },
     )
+
+
+def _probability(sampled: float, weight: float) -> float:
+    """That of the evaluation: lower than the record's where records were left out near the cap of a budget."""
+    return 1.0 / weight if weight * sampled > 1.0 + 1e-9 else sampled
 
 
 _SLICES = ("route", "model", "prompt_version")

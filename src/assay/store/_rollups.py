@@ -138,7 +138,7 @@ class Additions:
         ]
         for table, rows in others:
             insert_rows(connection, table, [_row(table, key, rows[key]) for key in sorted(rows)], _add)
-        self.signals.write(connection)
+        self.signals.write(connection, minutes={start for start, *_ in self._minutes})
         self.defects.write(connection)
 
     def _rollup_rows(self) -> list[dict[str, Any]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from assay.records import Score
 from assay.signals import (
@@ -16,16 +18,15 @@ from assay.signals import (
     SignalSums,
     cost_of,
     cost_terms,
-    inputs_of,
+    shown_by,
     signal_terms,
-    signals_of,
 )
 from assay.store._insert import insert_rows
-from assay.store._tables import LEAST_PROBABILITY, _count, _key, _sum, metadata, utc
-from assay.windows import DAY, HOUR, MINUTE, cover
+from assay.store._tables import LEAST_PROBABILITY, _count, _key, _sum, metadata, rollups, utc
+from assay.windows import DAY, HOUR, MINUTE, SUM_FIELDS, cover
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
     from datetime import datetime
 
     from assay.records import Outcome, Record
@@ -56,7 +57,7 @@ cost_rollups = sa.Table(
     *(_count(name) if name in {"n", "passes"} else _sum(name) for name in COST_SUMS),
 )
 
-#: Another number with every commit that adds to a minute or an hour of the two above, whenever that is: who has read one
+#: Another number with every commit that adds to a minute or an hour of `rollups` or the two above: who has read one
 #: need not read it again while its version stands. Drawn by lot, so that no restored database has one twice.
 signal_versions = sa.Table(
     "signal_versions",
@@ -118,6 +119,8 @@ class SlotSums:
 
     #: another one whenever the sums are
     version: int
+    #: series, instrument and `windows.SUM_FIELDS` of each row
+    scores: Sequence[tuple[Any, ...]]
     #: series, signal, word and `SIGNAL_SUMS` of each row
     signals: Sequence[tuple[Any, ...]]
     #: series, instrument and `COST_SUMS` of each row
@@ -134,8 +137,8 @@ class SlotReading:
     fresh: Mapping[Slot, SlotSums]
     #: app and cohort of each series in `fresh`, the declared labels in their order
     series: Mapping[int, tuple[str, Mapping[str, str]]]
-    #: rubric of each instrument in `fresh`
-    rubrics: Mapping[int, str]
+    #: rubric, its version, judge, rubric hash and judge fingerprint of each instrument in `fresh`
+    instruments: Mapping[int, tuple[str, str, str, str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,12 +167,8 @@ class Reading:
 
 def read(record: Record) -> Reading:
     """What the record shows, where and with which weight."""
-    return Reading(
-        utc(record.timestamp),
-        1.0 / max(record.sampling.probability, LEAST_PROBABILITY),
-        signals_of(record),
-        inputs_of(record),
-    )
+    weight = 1.0 / max(record.sampling.probability, LEAST_PROBABILITY)
+    return Reading(utc(record.timestamp), weight, *shown_by(record))
 
 
 class SignalAdditions:
@@ -208,27 +207,25 @@ class SignalAdditions:
             terms = cost_terms(weight, cost, passed=outcome.passed)
             _add_terms(self._costs, (minute, series_id, instrument_id), terms)
 
-    def write(self, connection: sa.Connection) -> None:
-        """Add all of it to what is stored."""
+    def write(self, connection: sa.Connection, minutes: Collection[int]) -> None:
+        """Add all of it to what is stored; `minutes` are those whose sums of scores were added to."""
         for table, sums, sizes in (
             (signal_rollups, self._signals, (MINUTE, HOUR)),
             (cost_rollups, self._costs, (MINUTE, HOUR)),
             (input_bins, self._bins, (HOUR, DAY)),
         ):
-            names = [column.name for column in table.c]
-            rows = []
-            for size in sizes:
-                spans: dict[_Key, list[float]] = {}
-                for (start, *rest), terms in sums.items():
-                    _add_terms(spans, (start // size * size, *rest), terms)
-                rows += [dict(zip(names, (size, *key, *spans[key]), strict=True)) for key in sorted(spans)]
-            insert_rows(connection, table, rows, _add)
-        minutes = {start for start, *_ in self._signals} | {start for start, *_ in self._costs}
+            finest, coarse = sizes
+            spans: dict[_Key, list[float]] = {}
+            for (start, *rest), terms in sums.items():
+                _add_terms(spans, (start // coarse * coarse, *rest), terms)
+            rows = [(finest, *key, *sums[key]) for key in sorted(sums)]
+            _insert(connection, table, rows + [(coarse, *key, *spans[key]) for key in sorted(spans)])
+        added = {*minutes, *(start for start, *_ in self._signals)}
         version = secrets.randbits(63)
         versions = [
             {"resolution_seconds": size, "start": start, "version": version}
             for size in (MINUTE, HOUR)
-            for start in sorted({minute // size * size for minute in minutes})
+            for start in sorted({minute // size * size for minute in added})
         ]
         insert_rows(connection, signal_versions, versions, _replace)
 
@@ -275,31 +272,36 @@ def read_slots(
         )
         versions.update(((span.resolution_seconds, start), version) for start, version in connection.execute(found))
     wanted = [slot for slot, version in versions.items() if known.get(slot) != version]
-    rows = {table: _slot_rows(connection, table, wanted) for table in (signal_rollups, cost_rollups)}
+    rows = {table: _slot_rows(connection, table, wanted) for table in (rollups, signal_rollups, cost_rollups)}
     fresh = {
         slot: SlotSums(
-            version=versions[slot], signals=rows[signal_rollups].get(slot, ()), costs=rows[cost_rollups].get(slot, ())
+            version=versions[slot],
+            scores=rows[rollups].get(slot, ()),
+            signals=rows[signal_rollups].get(slot, ()),
+            costs=rows[cost_rollups].get(slot, ()),
         )
         for slot in wanted
     }
     series = names.series(connection, {row[0] for found in rows.values() for some in found.values() for row in some})
-    pairs = {(row[0], row[1]) for some in rows[cost_rollups].values() for row in some}
+    pairs = {(row[0], row[1]) for table in (rollups, cost_rollups) for some in rows[table].values() for row in some}
     return SlotReading(
         versions=versions,
         fresh=fresh,
         series={number: (app, names.labels(cohort)) for number, (app, cohort) in series.items()},
-        rubrics={instrument: key.rubric for (_, instrument), key in names.keys(connection, pairs).items()},
+        instruments={instrument: key[2:] for (_, instrument), key in names.keys(connection, pairs).items()},
     )
 
 
 def _slot_rows(connection: sa.Connection, table: sa.Table, slots: Sequence[Slot]) -> dict[Slot, list[tuple[Any, ...]]]:
     """The rows of each of these minutes and hours that has some, without its own two columns."""
     found: dict[Slot, list[tuple[Any, ...]]] = {}
+    names = [*(column.name for column in table.primary_key)][1:]
+    names += SUM_FIELDS if table is rollups else [column.name for column in table.c if not column.primary_key]
     for size in (MINUTE, HOUR):
         starts = [start for resolution, start in slots if resolution == size]
         for first in range(0, len(starts), _MOST_STARTS):
             rows = connection.execute(
-                sa.select(*list(table.c)[1:]).where(
+                sa.select(*(table.c[name] for name in names)).where(
                     table.c.resolution_seconds == size, table.c.start.in_(starts[first : first + _MOST_STARTS])
                 )
             )
@@ -365,6 +367,21 @@ def _add_terms(known: dict[_Key, list[float]], key: _Key, terms: Sequence[float]
 def _add_to(known: dict[Any, _Sums], key: Hashable, sums: _Sums) -> None:
     before = known.get(key)
     known[key] = sums if before is None else before + sums
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add rows of all columns in their order to what is stored."""
+    if connection.dialect.name == "sqlite" and rows:
+        # Hundreds of rows of plain numbers and words: SQLAlchemy's handling of each would take longer than SQLite.
+        connection.exec_driver_sql(_sqlite_statement(table), list(rows))
+        return
+    names = [column.name for column in table.c]
+    insert_rows(connection, table, [dict(zip(names, row, strict=True)) for row in rows], _add)
+
+
+@lru_cache
+def _sqlite_statement(table: sa.Table) -> str:
+    return str(_add(sqlite.insert(table)).compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
 def _replace(insert: Any) -> sa.Insert:

@@ -38,6 +38,7 @@ def upgrade() -> None:
         *_counts("version"),
         sa.PrimaryKeyConstraint("resolution_seconds", "start", name="pk_signal_versions"),
     )
+    op.execute("INSERT INTO signal_versions SELECT DISTINCT resolution_seconds, start, 1 FROM rollups")
     op.create_table(
         "input_bins",
         *_keys(resolution_seconds=sa.Integer, start=sa.BigInteger, app=sa.Text, feature=sa.Text, bin=sa.Integer),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,12 +14,15 @@ from typing import Any
 
 from assay.budgets import THINNED, Budget, Budgets, Ledger, Purse
 from assay.changes import ChangePolicy, watch
-from assay.metrics import WorkerMetrics
+from assay.client import Client
+from assay.collect import Collector, CollectorLimits
+from assay.metrics import WorkerMetrics, collector_families, encode, wants_openmetrics
 from assay.queue import Queue, Report, encode_batch
 from assay.records import Evaluation, Failure, NotApplicable, Outcome, Record, Score, Usage
 from assay.store import CanaryRun, DeadLetter, InstrumentName, RubricVersion, Settled, Store
 from calibrations import a_calibration
 from stores import HOUR_START, a_record, an_evaluation, with_payloads
+from trace_servers import a_span, otlp_json
 
 #: What the store must be opened with.
 COHORT_LABELS = ("route", "model", "prompt_version")
@@ -216,6 +220,32 @@ def seed_worker(metrics: WorkerMetrics) -> None:
     metrics.retry("timeout")
     metrics.lag(3.0, TRACE)
     metrics.commit(0.01)
+
+
+def start_receiver(redis_url: str) -> Collector:
+    """`assay collect` on a free port; close it."""
+    return Collector(
+        lambda app: Client(app, redis_url=redis_url, queue="of-the-receiver"),
+        port=0,
+        limits=CollectorLimits(wait_seconds=0.2, settle_seconds=0.1),
+        metrics=lambda counts, accept: encode(collector_families(counts), openmetrics=wants_openmetrics(accept)),
+    ).start()
+
+
+def seed_receiver(receiver: Collector, *, part: int = 0) -> None:
+    """One model call with its texts, and one without."""
+    texts = {"gen_ai.input.messages": _messages("user", "hi"), "gen_ai.output.messages": _messages("assistant", "ho")}
+    spans = (a_span(f"{part:031x}1", "1" * 16, **texts), a_span(f"{part:031x}2", "2" * 16))
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{receiver.port}/v1/traces",
+        data=json.dumps(otlp_json(*spans)).encode(),
+        headers={"content-type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def _messages(role: str, text: str) -> str:
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}])
 
 
 def a_minute_ago() -> datetime:

@@ -262,8 +262,8 @@ SCHEMA: dict[str, Any] = {
             "uniqueItems": True,
             "items": {"type": "string", "enum": list(ALL), "examples": ["off_topic"]},
             "default": list(ALL),
-            "description": "[Classes](defects.md) that an output which does not pass can be put into. The judge chooses "
-            "among them in the same call; one alone needs no choice, and `[]` asks for none.",
+            "description": "[Classes](defects.md) that an output which does not pass can be put into. The judge "
+            "chooses among them in the same call; one alone needs no choice, and `[]` asks for none.",
             "examples": [["retrieval_miss", "unsupported_generation"]],
         },
         "judge": _JUDGE,

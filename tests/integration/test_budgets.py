@@ -379,7 +379,8 @@ def test_fifty_processes_never_spend_more_than_the_limit_even_when_killed(redis_
     in_dollars, in_tokens = ledger.balances()
     assert in_tokens.reserved == 0, "what the dead had held has lapsed"
     assert in_tokens.spent >= sum(bill)
-    assert in_tokens.limit - in_tokens.spent < spender.BOUND, "the budget was used to its end"
+    # Not to the last token: who is slower than its lease gets money back when the others have given up.
+    assert in_tokens.limit - in_tokens.spent < 0.02 * limit, "the budget was used to its end"
     assert in_dollars.spent == pytest.approx(in_tokens.spent / 1000)
 
 

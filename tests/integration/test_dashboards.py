@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,9 +32,11 @@ from seeded import (
     seed_left_out,
     seed_outbox,
     seed_queue,
+    seed_receiver,
     seed_store,
     seed_worker,
     some_records,
+    start_receiver,
 )
 
 pytestmark = pytest.mark.integration
@@ -57,7 +60,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         store.upgrade()
         worker = WorkerMetrics()
         collector = ScoreCollector(store, queue, cohort_labels=COHORT_LABELS, ledger=ledger)
+        receiver = start_receiver(redis_url)
+        stack.callback(receiver.close)
         targets = {
+            "assay-collect": SimpleNamespace(host="127.0.0.1", port=receiver.port),
             "assay-exporter": stack.enter_context(serve(collector, port=0)),
             "assay-worker": stack.enter_context(serve_worker(worker, port=0)),
         }
@@ -66,6 +72,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             seed_store(store, a_minute_ago(), part=part)
             seed_queue(queue, part=part)
             seed_worker(worker)
+            seed_receiver(receiver, part=part)
             seed_outbox(store, a_minute_ago(), part=part)
 
         seed(0)

@@ -9,6 +9,7 @@ a twentieth of their time.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ import yaml
 
 from assay import wiring
 from assay.alerts import AlertPolicy, rule_files
+from assay.client import Client
 from assay.enqueue import enqueue
 from assay.pipeline import Judges, evaluate
 from assay.records import Record, now
@@ -143,6 +145,9 @@ def prometheus_config(rules: Path, alertmanager: str, targets: dict[str, str]) -
     return config
 
 
+_COUNTERS = ("_total", "_bucket", "_count", "_sum", "_created", "_position_timestamp_seconds")
+
+
 class Site:
     """A deployment that is watched: its servers, and the webhook that is told."""
 
@@ -252,7 +257,7 @@ class Site:
         return {
             (name, json.dumps(labels, sort_keys=True)): value
             for name, labels, value in samples(self.metrics)
-            if name.startswith(shown) and not name.endswith(("_total", "_created", "_position_timestamp_seconds"))
+            if name.startswith(shown) and not name.endswith(_COUNTERS)
         }
 
     def late(self) -> dict[str, float]:
@@ -321,14 +326,14 @@ class Dark:
 
 
 LIVE, OLD = 40, 200
-_SCORES = 'assay_app_pass_ratio{rubric="manners", window="1m"}'
+_SCORES = 'assay_app_pass_ratio{rubric="manners", window="1m", judge="openai:fake"}'
 
 
 def go_dark(site: Site) -> Dark:
     dark = Dark(site=site)
     running, store, webhook = site.running, site.running.store, site.webhook
     wait_for(lambda: [stream.phase for stream in store.change_streams()] == ["watching"] * 2, 60)
-    in_one_minute(20)
+    in_one_minute()
     site.enqueue(answers(LIVE, now()))
     running.drain(site.worker)
     wait_for(lambda: site.holds(_SCORES), 30)
@@ -400,6 +405,30 @@ def test_the_example_of_a_webhook_has_the_shipped_routes_and_inhibition() -> Non
     for part in ("route", "inhibit_rules"):
         assert shipped[part] == example[part]
     assert [receiver["name"] for receiver in shipped["receivers"]] == [r["name"] for r in example["receivers"]]
+
+
+def test_the_promised_time_is_what_the_shipped_files_add_up_to() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    assert "ASSAY_CHANGE_" not in compose, "the defaults count"
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    of_prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["global"]
+    of_alertmanager = yaml.safe_load((ROOT / "deploy/alertmanager/alertmanager.yml").read_text())["route"]
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/rules/rubric-safety.yml").read_text())["groups"][0]["rules"]
+    waits = {rule["alert"]: rule.get("for", "0s") for rule in rules if rule.get("labels", {}).get("severity") == "page"}
+    units = {"s": 1, "m": 60}
+
+    def seconds(text: str) -> int:
+        return int(text[:-1]) * units[text[-1]]
+
+    batch = inspect.signature(Client).parameters["flush_seconds"].default
+    shown = 1 + seconds(of_prometheus["scrape_interval"]) + seconds(of_prometheus["evaluation_interval"])
+    told = seconds(of_alertmanager["group_wait"])
+    watched = 60 + settings.change_settle_seconds + settings.change_seconds
+    drop = batch + watched + shown + seconds(waits["AssayQualityDrop"]) + told
+    burn = batch + shown + seconds(waits["AssayQualityBudgetBurn"]) + told
+    text = (ROOT / "docs/explanation/alerts.md").read_text()
+    assert f"**{drop:g} s**" in text
+    assert f"{burn:g} s and the judging" in text
 
 
 def test_a_worse_product_pages_in_the_promised_time_and_is_resolved_once_mended(day: Day) -> None:

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import signal
+from typing import Any
 
 from servers import (  # noqa: F401
     _shared_postgres,
@@ -15,3 +16,23 @@ from trace_servers import mlflow, phoenix  # noqa: F401
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: Files whose tests share servers that take long to start: one process runs them. (`xdist_group` has no effect: the
+#: suffix that it gives to a node id is lost in pytest 9.)
+TOGETHER = {
+    "test_trace_stores.py": "trace stores",
+    "test_pull_servers.py": "trace stores",
+    "test_alerts.py": "alerts",
+    "test_dashboards.py": "dashboards",
+}
+
+
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Each test goes to whichever process is free, but those that share a server stay together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER.get(nodeid.partition("::")[0].rpartition("/")[2], nodeid)
+
+    return ByServer(config, log)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import sys
 import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +41,8 @@ _log = logging.getLogger(__name__)
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 #: How long a body may take to come, and how many requests are read at once.
 _BODY_SECONDS: Final = 10.0
+#: How long a connection may take to its first whole request head: aiohttp bounds only the pauses between requests.
+_HEAD_SECONDS: Final = 10.0
 _MOST_REQUESTS: Final = 32
 #: Threads that decode.
 _THREADS: Final = 2
@@ -51,6 +55,10 @@ _MOST_APPS: Final = 50
 _MOST_BUFFERED: Final = 2_000
 _UNAVAILABLE, _INVALID, _UNAUTHENTICATED = 14, 3, 16
 _GZIP: Final = 16 + zlib.MAX_WBITS
+#: Of one body: a member costs twenty bytes on the wire, and the copy of what is behind it.
+_MOST_MEMBERS: Final = 1_000
+#: What a resource may weigh to be shared by the spans of its request.
+_SMALL_RESOURCE: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +160,15 @@ class Collector:
         return f"http://{host}:{self.port}"
 
     async def _serve(self, ready: threading.Event) -> None:
-        app = web.Application()
+        spoke = set[Any]()
+
+        @web.middleware
+        async def note(request: web.Request, handler: Any) -> web.StreamResponse:
+            spoke.add(request.protocol)
+            answer: web.StreamResponse = await handler(request)
+            return answer
+
+        app = web.Application(middlewares=[note])
         app.router.add_post("/v1/traces", self._receive_traces)
         app.router.add_post("/v1/logs", self._receive_logs)
         app.router.add_get("/healthz", self._health)
@@ -166,7 +182,10 @@ class Collector:
             await site.start()
             self.port = int(runner.addresses[0][1])
             ready.set()
+            assert runner.server is not None  # noqa: S101 - set up above
+            silent = asyncio.ensure_future(_close_silent(runner.server, spoke))
             await self._stop.wait()
+            silent.cancel()
         finally:
             await runner.cleanup()
 
@@ -242,7 +261,7 @@ class Collector:
             _log.exception("a request could not be read")
             return "bad", _error(400, "the body could not be read", as_json)
         total = len(read.spans) + len(read.events)
-        kept = self._intake.keep(read, len(body))
+        kept = self._intake.keep(read)
         if total and not kept:
             why = "no room for more spans: is Redis away?"
             return "busy", _error(503, why, as_json, code=_UNAVAILABLE, retry=_RETRY_SECONDS)
@@ -294,22 +313,31 @@ class _Intake:
     def close(self) -> None:
         self._closing.set()
         self._thread.join(timeout=30)
-        for client in self._clients.values():
-            client.close()
+        # At once: each may wait for Redis as long as it is allowed to, and whoever stops us does not wait for the sum.
+        with ThreadPoolExecutor(max(1, len(self._clients)), thread_name_prefix="assay-collect-close") as pool:
+            for _ in pool.map(lambda client: client.close(), self._clients.values()):
+                pass
 
     def has_room(self, size: int) -> bool:
         return self._traces.has_room(size)
 
-    def keep(self, read: Request, body_bytes: int) -> int:
+    def keep(self, read: Request) -> int:
         """Keep spans and events; how many found room."""
-        # What they take in memory is several times what they take on the wire.
-        each = 500 + 2 * body_bytes // max(1, len(read.spans) + len(read.events))
+        # Each by what it takes itself: a mean over the request would hide a heavy span among light ones.
+        resources: dict[int, int] = {}
         kept = 0
         for span in read.spans:
             wanted = not DISCRIMINATORS.isdisjoint(span.attributes)
-            kept += self._traces.add(span.trace_id, span, size=each, is_root=span.parent_id is None, is_wanted=wanted)
+            of_resource = resources.get(id(span.resource))
+            if of_resource is None:
+                of_resource = resources[id(span.resource)] = weight(span.resource)
+            if of_resource < _SMALL_RESOURCE:
+                of_resource //= len(read.spans)
+            size = 500 + of_resource + sys.getsizeof(span.name) + weight(span.attributes)
+            size += sum(_weight_of_event(event) for event in span.events)
+            kept += self._traces.add(span.trace_id, span, size=size, is_root=span.parent_id is None, is_wanted=wanted)
         for trace_id, span_id, event in read.events:
-            kept += self._traces.add(trace_id, (span_id, event), size=each, is_wanted=False)
+            kept += self._traces.add(trace_id, (span_id, event), size=400 + _weight_of_event(event), is_wanted=False)
         with self._counting:
             self._counts["spans_kept"] += kept
             self._counts["spans_rejected"] += len(read.spans) + len(read.events) - kept + read.rejected
@@ -334,7 +362,10 @@ class _Intake:
             closing = self._closing.wait(_LOOK_SECONDS)
             if not self._is_full() or closing:
                 for items in self._traces.due(everything=closing):
-                    self._convert(items)
+                    try:
+                        self._convert(items)
+                    except Exception:  # noqa: BLE001 - a bug met in one trace must not end the thread
+                        _log.exception("a trace was dropped")
             if closing:
                 return
 
@@ -375,15 +406,33 @@ def joined(items: Sequence[Span | tuple[str, SpanEvent]]) -> list[Span]:
     ]
 
 
+def weight(value: object) -> int:
+    """About how many bytes a value of JSON's kinds takes in memory."""
+    size = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        return size + sum(sys.getsizeof(name) + weight(inner) for name, inner in value.items())
+    if isinstance(value, list):
+        return size + sum(weight(inner) for inner in value)
+    return size
+
+
+def _weight_of_event(event: SpanEvent) -> int:
+    return 100 + sys.getsizeof(event.name) + weight(event.attributes) + weight(event.body)
+
+
 def gunzip(body: bytes, most: int) -> bytes | None:
     """The decompressed body, of one or more gzip members; None when it is longer than `most` bytes.
 
     Raises:
-        OtlpError: it is not gzip, or torn.
+        OtlpError: it is not gzip, or torn, or has more than a thousand members.
     """
     out = bytearray()
+    members = 0
     try:
         while body:
+            members += 1
+            if members > _MOST_MEMBERS:
+                raise OtlpError(f"more than {_MOST_MEMBERS:,} gzip members")
             member = zlib.decompressobj(_GZIP)
             out += member.decompress(body, most - len(out) + 1)
             if len(out) > most:
@@ -394,6 +443,19 @@ def gunzip(body: bytes, most: int) -> bytes | None:
     except zlib.error:
         raise OtlpError("the body is not gzip") from None
     return bytes(out)
+
+
+async def _close_silent(server: web.Server, spoke: set[Any]) -> None:
+    """Close connections that send no request: each holds a file descriptor, and those are few."""
+    since: dict[Any, float] = {}
+    while True:
+        await asyncio.sleep(_HEAD_SECONDS / 10)
+        open_, now = set(server.connections), time.monotonic()
+        spoke &= open_
+        since = {connection: since.get(connection, now) for connection in open_ - spoke}
+        for connection, began in since.items():
+            if now - began > _HEAD_SECONDS:
+                connection.force_close()
 
 
 async def _read_body(request: web.Request, most: int) -> bytes | None:

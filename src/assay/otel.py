@@ -135,10 +135,14 @@ class RecordingSpanProcessor(SpanProcessor):
             attributes = span.attributes or {}
             wanted = not DISCRIMINATORS.isdisjoint(attributes)
             parent = span.parent
+            # Others are kept too, until their trace is whole, and may be as heavy: a query, a page.
             size = 500
-            if wanted:
-                for value in attributes.values():
-                    size += len(value) if type(value) is str else 50
+            for value in attributes.values():
+                size += len(value) if type(value) is str or type(value) is tuple else 50
+            for event in span.events:
+                size += 300
+                for value in (event.attributes or {}).values():
+                    size += len(value) if type(value) is str or type(value) is tuple else 50
             self._keep(
                 span.context.trace_id,
                 span,

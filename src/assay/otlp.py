@@ -386,18 +386,18 @@ def _take_json_span(span: Any, resource: Mapping[str, Any], request: Request, bu
             start_seconds=_nanoseconds(_get(span, "startTimeUnixNano")),
             end_seconds=_nanoseconds(_get(span, "endTimeUnixNano")),
             attributes=_json_attributes(_get(span, "attributes"), budget),
-            events=[
-                SpanEvent(
-                    name=str(_get(event, "name") or ""),
-                    attributes=_json_attributes(_get(event, "attributes"), budget),
-                )
-                for event in _rows(_get(span, "events"))
-            ],
+            events=[_json_event(event, budget) for event in _rows(_get(span, "events"))],
             failed=code in (_ERROR, "STATUS_CODE_ERROR", "ERROR"),
             resource=resource,
         )
     )
     return None
+
+
+def _json_event(event: Mapping[str, Any], budget: _Budget) -> SpanEvent:
+    budget.value(0)
+    attributes = _json_attributes(_get(event, "attributes"), budget)
+    return SpanEvent(name=str(_get(event, "name") or ""), attributes=attributes)
 
 
 def _rows(value: object) -> list[Any]:
@@ -435,7 +435,9 @@ def _json_attributes(value: object, budget: _Budget) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in _rows(value):
         inner = row.get("value")
-        found[str(row.get("key", ""))] = _json_value(inner, budget, 0) if isinstance(inner, Mapping) else inner
+        # Trace stores give scalars bare; structures in no AnyValue would pass by the budget.
+        bare = inner if isinstance(inner, str | int | float) else None
+        found[str(row.get("key", ""))] = _json_value(inner, budget, 0) if isinstance(inner, Mapping) else bare
     return found
 
 
@@ -443,7 +445,7 @@ def _json_value(value: Mapping[str, Any], budget: _Budget, depth: int) -> Any:
     """An AnyValue; 64-bit integers come as texts."""
     budget.value(depth)
     for name in ("stringValue", "boolValue", "doubleValue"):
-        if (found := _get(value, name)) is not None:
+        if isinstance(found := _get(value, name), str | int | float):
             return found
     if (found := _get(value, "intValue")) is not None:
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _MOST_DOCUMENTS: Final = 200
 _MOST_DEPTH: Final = 24
 _MOST_VALUES: Final = 50_000
 _MOST_ANCESTORS: Final = 200
+#: Spans before a call that are looked at for its passages and tools: the latest.
+_MOST_BEFORE: Final = 200
 _MOST_TOKENS: Final = 2**31
 
 #: An attribute of one of these names makes a span one that `interactions` looks at. Kept few: the app's thread asks.
@@ -210,6 +213,10 @@ class _Trace:
                 self.kinds[span_id] = kind_of(span)
             except Exception:  # noqa: BLE001 - as in `interactions`
                 self.kinds[span_id] = "other"
+        # Made when asked for: a trace of thousands of calls must not be gone through for each of them.
+        self._ended: dict[tuple[Kind, ...], tuple[_Ended, dict[str, _Ended]]] = {}
+        self._documents: dict[str, list[dict[str, Any]]] = {}
+        self._whole: dict[str, bool] = {}
 
     def llm_spans(self) -> list[Span]:
         found = [span for span_id, span in self.by_id.items() if self.kinds[span_id] == "llm"]
@@ -226,24 +233,60 @@ class _Trace:
             span = parent
             yield span
 
-    def before(self, span: Span, kinds: Iterable[Kind]) -> list[Span]:
-        """Spans of these kinds that ended before this one began, beneath the nearest ancestor that has any."""
-        wanted = set(kinds)
-        candidates = [
-            other
-            for span_id, other in self.by_id.items()
-            if self.kinds[span_id] in wanted and span_id != span.span_id and other.end_seconds <= span.start_seconds
-        ]
-        if not candidates:
-            return []
-        candidates.sort(key=lambda other: (other.start_seconds, other.span_id))
-        lines = [(other, {a.span_id for a in self.ancestors(other)} | {other.span_id}) for other in candidates]
+    def before(self, span: Span, kinds: tuple[Kind, ...]) -> list[Span]:
+        """Spans of these kinds that ended before this one began, beneath the nearest ancestor that has any.
+
+        By their start; of more than 200 the latest to end.
+        """
+        if kinds not in self._ended:
+            self._ended[kinds] = self._by_end(kinds)
+        everything, beneath = self._ended[kinds]
         for ancestor in self.ancestors(span):
-            beneath = [other for other, line in lines if ancestor.span_id in line]
-            if beneath:
-                return beneath
+            if ancestor.span_id in beneath and (found := beneath[ancestor.span_id].until(span.start_seconds)):
+                return found
         # Their parents did not come with them: all that the trace has.
-        return candidates
+        return everything.until(span.start_seconds)
+
+    def documents(self, span: Span) -> list[dict[str, Any]]:
+        """The documents of a retrieval span that have a text."""
+        if span.span_id not in self._documents:
+            self._documents[span.span_id] = _documents(span)
+        return self._documents[span.span_id]
+
+    def is_whole(self, span: Span) -> bool:
+        """Whether the span of a model call has both input and answer."""
+        if span.span_id not in self._whole:
+            self._whole[span.span_id] = bool(_input_turns(span) and _answer(span).text)
+        return self._whole[span.span_id]
+
+    def _by_end(self, kinds: tuple[Kind, ...]) -> tuple[_Ended, dict[str, _Ended]]:
+        """The spans of these kinds, and those beneath each span that has any (and it itself)."""
+        everything, beneath = _Ended(), dict[str, _Ended]()
+        chosen = [span for span_id, span in self.by_id.items() if self.kinds[span_id] in kinds]
+        for span in sorted(chosen, key=lambda each: each.end_seconds):
+            everything.add(span)
+            for above in (span, *self.ancestors(span)):
+                beneath.setdefault(above.span_id, _Ended()).add(span)
+        return everything, beneath
+
+
+class _Ended:
+    """Spans in the order of their ends."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+        self._spans: list[Span] = []
+
+    def add(self, span: Span) -> None:
+        """Add one that ended last."""
+        self._ends.append(span.end_seconds)
+        self._spans.append(span)
+
+    def until(self, seconds: float) -> list[Span]:
+        """The latest that had ended by then, by their start."""
+        place = bisect_right(self._ends, seconds)
+        found = self._spans[max(0, place - _MOST_BEFORE) : place]
+        return sorted(found, key=lambda span: (span.start_seconds, span.span_id))
 
 
 def _interaction(span: Span, trace: _Trace) -> dict[str, Any] | SkipReason:
@@ -260,7 +303,7 @@ def _interaction(span: Span, trace: _Trace) -> dict[str, Any] | SkipReason:
     if not answer.text and answer.calls and not failed:
         return "no_answer"
     outer = next((each for each in line[1:] if trace.kinds[each.span_id] == "llm"), None)
-    if outer is not None and _input_turns(outer) and _answer(outer).text:
+    if outer is not None and trace.is_whole(outer):
         return "nested"
     fields: dict[str, Any] = {
         "record_id": record_id_of(span.trace_id, span.span_id),
@@ -270,8 +313,15 @@ def _interaction(span: Span, trace: _Trace) -> dict[str, Any] | SkipReason:
         "input": [{"role": turn.role, "content": turn.shown()} for turn in turns],
         "output": answer.text,
         "contexts": _contexts(span, trace),
-        "model": _text_of(span, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
-        or _text_of(span, "langfuse.observation.model.name", "mlflow.llm.model", "embedding.model_name"),
+        "model": _first(
+            line[:1],
+            "gen_ai.response.model",
+            "gen_ai.request.model",
+            "llm.model_name",
+            "langfuse.observation.model.name",
+            "mlflow.llm.model",
+            "embedding.model_name",
+        ),
         "usage": _usage(span),
         "finish_reason": "error" if failed else answer.reason,
         "tool_events": _tool_events(turns, span, trace),
@@ -421,8 +471,8 @@ def _reason(said: str | None, attributes: Mapping[str, Any]) -> str | None:
         if isinstance(value, Sequence) and not isinstance(value, str) and value:
             value = value[0]
         if isinstance(value, str) and value:
-            word = value[:100].lower().rpartition(".")[2]
-            return _REASONS.get(word, word)
+            word = value[:100].replace("\0", "").lower().rpartition(".")[2]
+            return _REASONS.get(word, word) or None
     return None
 
 
@@ -594,12 +644,14 @@ def _unflattened_once(flat: Mapping[str, Any], prefix: str, inner: str) -> list[
 def _contexts(span: Span, trace: _Trace) -> list[dict[str, Any]]:
     """The passages that were found before the call; where a reranker chose among them, those it chose."""
     before = trace.before(span, ("retrieval", "rerank"))
-    ranked = [other for other in before if trace.kinds[other.span_id] == "rerank" and _documents(other)]
+    ranked = [other for other in before if trace.kinds[other.span_id] == "rerank" and trace.documents(other)]
     found: list[dict[str, Any]] = []
     seen: set[tuple[str | None, str]] = set()
     # A retriever often wraps the query of a database, and both tell of the same passages.
     for other in ranked or before:
-        for document in _documents(other):
+        if len(found) >= _MOST_DOCUMENTS:
+            break
+        for document in trace.documents(other):
             key = (document["id"], document["text"])
             known = key in seen or (None, document["text"]) in seen or (key[0] is None and _has(seen, key[1]))
             if not known and len(found) < _MOST_DOCUMENTS:
@@ -740,8 +792,9 @@ def _cohort(line: Sequence[Span]) -> dict[str, str]:
     for span in line:
         for source in (span.attributes, span.resource):
             for name, value in source.items():
-                if name.startswith(COHORT_PREFIX) and (text := _string(value)):
-                    labels.setdefault(name[len(COHORT_PREFIX) :], text)
+                label = _string(name[len(COHORT_PREFIX) :]) if name.startswith(COHORT_PREFIX) else None
+                if label and (text := _string(value)):
+                    labels.setdefault(label, text)
     return labels
 
 
@@ -773,7 +826,8 @@ def _exception(span: Span) -> str | None:
 
 def _first(line: Sequence[Span], *names: str) -> str | None:
     """The first of these attributes on the span, else on its nearest ancestor that has one."""
-    return next((text for span in line if (text := _text_of(span, *names))), None)
+    found = (text for span in line if (text := _text_of(span, *names)))
+    return next((name for text in found if (name := _string(text))), None)
 
 
 def _text_of(span: Span, *names: str) -> str | None:
@@ -787,7 +841,7 @@ def _text_of(span: Span, *names: str) -> str | None:
 def _string(value: object) -> str | None:
     """A short text or number as text; anything else is none."""
     if isinstance(value, str):
-        return value[:500] or None
+        return value[:500].replace("\0", "") or None  # more than that, or a NUL, would cost the whole record
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

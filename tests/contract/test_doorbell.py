@@ -106,7 +106,7 @@ def test_a_celery_worker_runs_the_task(app: Celery, redis_url: str, raw: redis.R
     queue = Queue.from_url(redis_url, "q")
     claimed: list[tuple[str, bool]] = []
 
-    @app.task(name=TASK, acks_late=True)
+    @app.task(name=TASK, shared=False, acks_late=True)
     def score_batch(batch_id: str) -> None:
         claim = queue.claim(batch_id, lease_seconds=30)
         claimed.append((batch_id, claim is not None))

@@ -176,8 +176,8 @@ def test_a_commit_costs_few_statements(open_store: Callable[..., Store]) -> None
     with statements(store) as seen:
         store.commit(*batch())
     sent = [statement for statement in seen if not statement.startswith("BEGIN")]
-    # records, payloads, evaluations, rollups, totals, exemplars, counters, signal_rollups, input_bins
-    assert len(sent) == 9, sent
+    # records, payloads, evaluations, rollups, totals, exemplars, counters; signal_rollups, input_bins, signal_versions
+    assert len(sent) == 10, sent
 
 
 # -- replay

@@ -386,7 +386,8 @@ def test_judges_and_ways_of_asking_are_compared(shell: Shell, server: FakeJudgeS
 
 
 def sections(request: dict[str, Any]) -> set[str]:
-    return set(request["response_format"]["json_schema"]["schema"]["properties"])
+    """The rubrics that it asks about."""
+    return set(request["response_format"]["json_schema"]["schema"]["properties"]) - {"_defects"}
 
 
 def test_a_comparison_of_too_few_is_exit_code_4(shell: Shell, server: FakeJudgeServer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from assay.queue import decode_batch, is_batch
 from corpus import EXPECTED, scenarios
 from trace_servers import TraceServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("trace_stores")]
+pytestmark = pytest.mark.integration
 
 #: `otel-latest` too: both servers translate what they know of it.
 SENT = ("openllmetry", "openinference-openai", "openinference-langchain", "otel-latest")

@@ -21,8 +21,7 @@ from sink_server import a_failure, an_annotation
 from stores import a_record, commit
 from trace_servers import TestAgent, TraceServer, a_span, otlp_json, test_agent  # noqa: F401
 
-# One group: with several test processes only one of them starts the servers (`--dist loadgroup`).
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("trace_stores")]
+pytestmark = pytest.mark.integration
 
 POLICY = SinkPolicy(retry_base_seconds=0.2, retry_max_seconds=0.5, linger_seconds=0.0, idle_seconds=0.2)
 

@@ -6,6 +6,7 @@ import gzip
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from assay import Client
+from assay import Client, collect
 from assay.catalogue import DOCUMENTED
 from assay.collect import Collector, CollectorLimits, gunzip, is_loopback
 from assay.errors import QueueError, SettingsError
@@ -370,3 +371,101 @@ def test_its_time_series_are_the_documented_ones() -> None:
 def test_loopback() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.com")))
+
+
+def a_heavy_request(number: int, light: int = 0, **heavy: Any) -> bytes:
+    """A call whose trace never ends, with so many spans beside it that are whole, and forgotten at once."""
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    span = scope.spans.add(trace_id=number.to_bytes(16), span_id=b"12345678", parent_span_id=b"87654321", **heavy)
+    span.attributes.add(key="gen_ai.system").value.string_value = "synthetic"
+    for other in range(light):
+        scope.spans.add(trace_id=(1_000_000 + other).to_bytes(16), span_id=b"12345678")
+    return request.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("light", "heavy", "least"),
+    [
+        # A mean over the request would take the first for 700 bytes, and the wire for a hundredth of the second.
+        (2_000, {"name": "x" * 500_000}, 500_000),
+        (0, {"events": [{}] * 20_000}, 3_000_000),
+    ],
+)
+def test_what_waits_is_counted_by_what_it_takes_in_memory(light: int, heavy: dict[str, Any], least: int) -> None:
+    with collecting(limits=CollectorLimits(wait_seconds=600)) as it:
+        assert it.post(a_heavy_request(1, light, **heavy))[0] == 200
+        assert it.collector.counts()["waiting_spans"] == 1
+        assert least <= it.collector.counts()["waiting_bytes"] < 10 * least
+
+
+def test_a_heavy_resource_counts_for_each_span_that_holds_it() -> None:
+    request = ExportTraceServiceRequest()
+    group = request.resource_spans.add()
+    group.resource.attributes.add(key="k").value.string_value = "x" * 100_000
+    scope = group.scope_spans.add()
+    for number in range(1, 11):
+        scope.spans.add(trace_id=number.to_bytes(16), span_id=b"12345678", parent_span_id=b"87654321")
+    with collecting(limits=CollectorLimits(wait_seconds=600)) as it:
+        assert it.post(request.SerializeToString())[0] == 200
+        assert it.collector.counts()["waiting_bytes"] >= 1_000_000
+
+
+def test_gzip_of_endless_members_is_refused() -> None:
+    with pytest.raises(OtlpError, match="1,000 gzip members"):
+        gunzip(gzip.compress(b"") * 1_001, 16_000_000)
+
+
+def test_connections_that_say_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "_HEAD_SECONDS", 0.5)
+    with collecting() as it:
+        kept = http.client.HTTPConnection("127.0.0.1", it.collector.port, timeout=20)
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read()
+        for sent in (b"", b"POST /v1/traces HTTP/1.1\r\nX: "):
+            with socket.create_connection(("127.0.0.1", it.collector.port), timeout=20) as silent:
+                silent.sendall(sent)
+                assert silent.recv(1) == b""
+        # One that has spoken may pause.
+        here = kept.sock
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().status == 200
+        assert kept.sock is here
+        kept.close()
+
+
+def test_clients_are_closed_at_once() -> None:
+    """With Redis away each takes its ten seconds, and a sum of fifty would outlast any grace period."""
+    together = threading.Barrier(3)
+
+    class Waiting(Client):
+        def close(self, *args: Any) -> None:
+            together.wait(20)
+            super().close(*args)
+
+    it = Collector(lambda name: Waiting(name, transport=MemoryTransport(), flush_seconds=0.05), port=0)
+    with it:
+        for app in ("a", "b", "c"):
+            it._intake._client(app)
+    assert not together.broken
+
+
+def test_a_trace_that_meets_a_bug_does_not_end_the_receiver() -> None:
+    it = Collecting()
+    real, made = it.collector._intake._make_client, list[str]()
+
+    def fails_once(app: str) -> Client:
+        made.append(app)
+        if len(made) == 1:
+            raise RuntimeError("synthetic")
+        return real(app)
+
+    it.collector._intake._make_client = fails_once
+    with it.collector:
+        assert it.post(body_of("openllmetry"))[0] == 200
+        ends = time.monotonic() + 20
+        while not made:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        assert it.post(body_of("openllmetry"))[0] == 200
+        assert it.wait(1)

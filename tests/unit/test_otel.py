@@ -289,3 +289,15 @@ def test_threads_that_end_spans_at_once_lose_none() -> None:
     app.provider.force_flush()
     assert len({record.record_id for record in app.transport.records}) == 200
     app.provider.shutdown()
+
+
+def test_spans_of_other_kinds_and_events_take_room_too() -> None:
+    app = App(most_bytes=1_000_000, wait_seconds=600)
+    with app.tracer.start_as_current_span("root"):
+        for _ in range(10):
+            with app.tracer.start_as_current_span("query", attributes={"db.statement": "x" * 300_000}):
+                pass
+            with app.tracer.start_as_current_span("event") as span:
+                span.add_event("said", {"text": "x" * 300_000})
+    assert app.processor.stats().dropped >= 16
+    app.provider.shutdown()

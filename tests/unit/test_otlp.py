@@ -240,3 +240,14 @@ def _varint(value: int) -> bytes:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*out, value])
+
+
+def test_json_that_is_no_value_is_not_kept_and_events_are_counted() -> None:
+    ids = {"traceId": "ab" * 16, "spanId": "cd" * 8}
+    attributes = [{"key": "a", "value": {"stringValue": [{}] * 9}}, {"key": "b", "value": [[]] * 9}]
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [{**ids, "attributes": attributes}]}]}]}
+    (span,) = read_traces_json(json.dumps(body).encode()).spans
+    assert span.attributes == {"a": None, "b": None}
+    body["resourceSpans"][0]["scopeSpans"][0]["spans"] = [{**ids, "events": [{}] * 500_001}]
+    with pytest.raises(OtlpError, match="500,000"):
+        read_traces_json(json.dumps(body).encode())

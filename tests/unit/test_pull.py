@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -19,6 +19,7 @@ from assay.cli._intake import _moment, _open
 from assay.errors import SettingsError, SourceError
 from assay.pull import OVERLAP, SETTLE, Page, Place, Pulled, Taking, next_range, pull
 from assay.pull.langfuse import Langfuse
+from assay.pull.mlflow import MLflow
 from assay.pull.phoenix import Phoenix
 from assay.queue import Queue, decode_batch, is_batch
 from assay.redaction import Redactor
@@ -365,3 +366,71 @@ def test_sources_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_url_is_a_mistake_to_mend() -> None:
     with pytest.raises(SettingsError, match="http"):
         Phoenix("localhost:6006")
+
+
+class AStore(BaseHTTPRequestHandler):
+    """Answers with 200 and whatever it is told to."""
+
+    said: ClassVar[bytes] = b"[]"
+    of_traces: ClassVar[bytes | None] = None
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        self.rfile.read(length)
+        of_traces = "trace_id=" in self.path or "traceId=" in self.path or "batchGet" in self.path
+        data = self.of_traces if of_traces and self.of_traces is not None else self.said
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET  # noqa: N815 - as the server wants it
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def a_store() -> Iterator[tuple[type[AStore], str]]:
+    handler = type("Handler", (AStore,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield handler, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def sources(url: str) -> list[Any]:
+    return [Phoenix(url), MLflow(url), Langfuse(url, public_key="pk", secret_key="sk")]
+
+
+@pytest.mark.parametrize("said", [b"[]", b"null", b'"x"', b'{"data": 5, "traces": 5}', b"<html>"])
+def test_an_answer_of_something_else_is_no_empty_page(said: bytes, a_store: tuple[type[AStore], str]) -> None:
+    """Taken for one, it would end the range, and the next pull would begin behind it."""
+    handler, url = a_store
+    handler.said = said
+    for source in sources(url):
+        with pytest.raises(SourceError, match="is the URL right"):
+            source.page(BEGIN, NOW, None)
+        source.close()
+
+
+def test_a_look_up_that_answers_with_something_else(a_store: tuple[type[AStore], str]) -> None:
+    handler, url = a_store
+    ids = {"trace_id": "ab" * 16, "span_id": "cd" * 8}
+    rows = {"data": [{"context": ids, "traceId": "t", "id": "i"}], "traces": [{"trace_id": "tr-1"}]}
+    handler.said, handler.of_traces = json.dumps(rows).encode(), b"[]"
+    for source in sources(url):
+        with pytest.raises(SourceError, match="is the URL right"):
+            source.page(BEGIN, NOW, None)
+        source.close()
+
+
+def test_pages_that_lead_to_themselves_end_the_pull(a_store: tuple[type[AStore], str], tmp_path: Path) -> None:
+    handler, url = a_store
+    row = {"context": {"trace_id": "ab" * 16, "span_id": "cd" * 8}, "span_kind": "LLM"}
+    handler.said = json.dumps({"data": [row], "next_cursor": "same"}).encode()
+    handler.of_traces = json.dumps({"data": [row]}).encode()
+    source = Phoenix(url)
+    with pytest.raises(SourceError, match="leads to itself"):
+        pull(source, taking=taking(), place=Place.read(tmp_path, source), since=BEGIN, until=NOW, now=NOW, queue=None)
+    source.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -375,3 +376,22 @@ def test_protobuf_says_what_the_json_says(server: SinkServer, open_sink: Opener)
     told, read = otlp.read_traces_json(as_json), otlp.read_traces(as_protobuf)
     assert len(read.spans) == 3
     assert read == told
+
+
+def test_a_line_behind_a_torn_one_is_not_lost_in_it(tmp_path: Path, open_sink: Opener) -> None:
+    """A full disk leaves half a line; what is delivered after it must stand on a line of its own."""
+    path = tmp_path / "scores.jsonl"
+    path.write_bytes(b'{"event": "evalu')
+    sink = open_sink("jsonl", path=path)
+    sink.deliver([an_annotation()])
+    sink.deliver([an_annotation()])
+    torn, first, second = path.read_text().splitlines()
+    assert torn == '{"event": "evalu'
+    assert json.loads(first)["event"] == json.loads(second)["event"] == "evaluation"
+
+
+def test_a_pipe_without_a_reader_is_a_sink_that_is_away(tmp_path: Path, open_sink: Opener) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(SinkError, match="jsonl"):
+        open_sink("jsonl", path=path).deliver([an_annotation()])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from assay.codec import decode_record
 from assay.interactions import as_record
 from assay.judges._prompt import render
 from assay.loopguard import JUDGE_OPENING, MARK
@@ -430,3 +431,62 @@ def _last(spans: list[Span], calls: set[str]) -> set[str]:
     """The ids whose last span is a model call: a span sent again takes the place of the first."""
     last = {span.span_id: kind_of(span) for span in spans}
     return {span_id for span_id in calls if last[span_id] == "llm"}
+
+
+def test_a_trace_of_thousands_of_calls_is_read_in_time_that_grows_with_it() -> None:
+    """Counted, not timed: how often a retrieval span is looked at."""
+    looked = 0
+
+    class Counting(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            nonlocal looked
+            looked += 1
+            return super().get(key, default)
+
+    passages = json.dumps([{"content": "Four euros.", "id": "d"}])
+    found = [
+        a_span(
+            n, 9_999, start=1.0, attributes=Counting({"openinference.span.kind": "RETRIEVER", "output.value": passages})
+        )
+        for n in range(1, 401)
+    ]
+    outer = a_span(9_999, start=0.0, seconds=100.0)
+    calls = [a_call(n, 9_999, start=10.0) for n in range(1_001, 1_401)]
+    read = interactions([outer, *found, *calls])
+    assert len(read.interactions) == 400
+    assert all(fields["contexts"] == [{"text": "Four euros.", "id": "d"}] for _, fields in read.interactions)
+    assert looked < 400 * 20
+
+
+def test_of_many_spans_before_a_call_the_latest_count() -> None:
+    found = [
+        a_span(n, start=float(n), attributes={"openinference.span.kind": "RETRIEVER", "output.value": f'["p{n}"]'})
+        for n in range(1, 301)
+    ]
+    read = interactions([*found, a_call(1_000, start=1_000.0)])
+    (_, fields) = read.interactions[0]
+    assert [row["text"] for row in fields["contexts"]] == [f"p{n}" for n in range(101, 301)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "session.id",
+        "user.id",
+        "http.route",
+        "gen_ai.response.model",
+        "assay.prompt_version",
+        "assay.cohort.plan",
+        "gen_ai.response.id",
+        "gen_ai.response.finish_reasons",
+    ],
+)
+@pytest.mark.parametrize("value", ["a\0b" + "x" * 100_000, "\0"])
+def test_a_name_that_no_record_may_have_does_not_cost_the_record(name: str, value: str) -> None:
+    call = a_call(**{name: value})
+    if name.endswith("finish_reasons"):
+        call = a_span(attributes={**CHAT, "input.value": "Why?", "output.value": "So.", name: [value]})
+    (_, fields) = interactions([call]).interactions[0]
+    later = {**fields, "sampling": Sampling(), "timestamp": 1_770_000_000.0}
+    record = as_record("shop", later, None)
+    assert decode_record(record.to_json()).output

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from assay.enqueue import enqueue
-from assay.errors import RecordError, SettingsError
+from assay.errors import RecordError, SettingsError, SourceError
 from assay.interactions import as_record, trace_id_text
 from assay.redaction import hash_user_id
 from assay.spans import app_of, interactions
@@ -203,6 +203,8 @@ def pull(
     done = Pulled(begin, end)
     while True:
         page = source.page(begin, end, cursor)
+        if page.cursor is not None and page.cursor == cursor:
+            raise SourceError(f"{source.name}: its page leads to itself: the pull would never end")
         records = list(_records(page, taking, done))[skip:]
         left = len(records) if limit is None else limit - done.enqueued
         done.enqueued += enqueue(records[:left], queue) if queue is not None else len(records[:left])

@@ -81,6 +81,7 @@ class Http:
             if status not in _AGAIN or not left:
                 said = " ".join(content[:300].decode("utf-8", "replace").split())
                 hint = ": check its credentials" if status in (401, 403) else ""
+                hint = ": it redirects: set the URL that it redirects to" if 300 <= status < 400 else hint
                 raise SourceError(f"{self._source}: HTTP {status}{hint}: {said}")
             asked = headers.get("retry-after", "")
             time.sleep(min(_LONGEST_PAUSE, float(asked)) if asked.isascii() and asked.isdigit() else pause)
@@ -111,6 +112,17 @@ class Http:
             return json.loads(content)
         except (ValueError, RecursionError):
             raise SourceError(f"{self._source}: its answer is not JSON: is the URL right?") from None
+
+
+def listed(source: str, value: object, name: str, *, may_lack: bool = False) -> list[Any]:
+    """`rows` of the answer that a range depends on: without the list (which `may_lack` when it is empty) it is none.
+
+    Raises:
+        SourceError: something else answers at the URL. Taken for an empty page it would end the range.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get(name, [] if may_lack else None), list):
+        raise SourceError(f"{source}: its answer has no list of {name}: is the URL right?")
+    return rows(value, name)
 
 
 def rows(value: object, name: str) -> list[Any]:

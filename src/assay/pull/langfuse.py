@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import SettingsError
 from assay.pull import Page
-from assay.pull._http import Http, rows
+from assay.pull._http import Http, listed, rows
 from assay.spans import Span
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Langfuse:
             if found is not None:
                 meta = found.get("meta") if isinstance(found, dict) else None
                 following = meta.get("cursor") if isinstance(meta, dict) else None
-                got = rows(found, "data")
+                got = listed(self.name, found, "data")
                 return got, following if isinstance(following, str) and following and got else None
             self._older = True
         number = int(cursor.removeprefix("page ")) if cursor else 1
@@ -79,7 +79,7 @@ class Langfuse:
         if self._condition:
             params["filter"] = json.dumps([*_range(since, until), *self._condition])
         found = self._http.get(_V1, params)
-        got = rows(found, "data")
+        got = listed(self.name, found, "data")
         meta = found.get("meta") if isinstance(found, dict) else None
         pages = meta.get("totalPages") if isinstance(meta, dict) else None
         more = isinstance(pages, int) and number < pages and bool(got)
@@ -99,7 +99,7 @@ class Langfuse:
         params: dict[str, Any] = {"fields": _FIELDS, "traceId": trace_id, "limit": 1000}
         for _ in range(_MOST_PAGES):
             found = self._http.get(_V2, params)
-            observed += rows(found, "data")
+            observed += listed(self.name, found, "data")
             meta = found.get("meta") if isinstance(found, dict) else None
             following = meta.get("cursor") if isinstance(meta, dict) else None
             if not following:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from assay.errors import SettingsError
 from assay.otlp import span_of_json
 from assay.pull import Page
-from assay.pull._http import Http, rows
+from assay.pull._http import Http, listed, rows
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -57,11 +57,12 @@ class MLflow:
         if cursor is not None:
             body["page_token"] = cursor
         found = self._http.call("POST", "/api/3.0/mlflow/traces/search", body=body)
-        ids = [str(row["trace_id"]) for row in rows(found, "traces") if isinstance(row.get("trace_id"), str)]
+        listing = listed(self.name, found, "traces", may_lack=True)  # empty lists are left out of protobuf's JSON
+        ids = [str(row["trace_id"]) for row in listing if isinstance(row.get("trace_id"), str)]
         traces: list[tuple[list[Span], frozenset[str]]] = []
         for first in range(0, len(ids), _TRACES):
             got = self._http.get("/api/3.0/mlflow/traces/batchGet", {"trace_ids": ids[first : first + _TRACES]})
-            traces += [_trace(row) for row in rows(got, "traces")]
+            traces += [_trace(row) for row in listed(self.name, got, "traces", may_lack=True)]
         following = found.get("next_page_token") if isinstance(found, dict) else None
         return Page(traces=traces, cursor=following if isinstance(following, str) and following and ids else None)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from assay.pull import Page
-from assay.pull._http import Http, rows
+from assay.pull._http import Http, listed, rows
 from assay.spans import Span, SpanEvent
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Phoenix:
         if cursor is not None:
             params["cursor"] = cursor
         found = self._http.get(self._path, params)
-        wanted = [_span(row, self._project) for row in rows(found, "data")]
+        wanted = [_span(row, self._project) for row in listed(self.name, found, "data")]
         by_trace: dict[str, dict[str, Span]] = {}
         for span in wanted:
             by_trace.setdefault(span.trace_id, {})
@@ -74,7 +74,7 @@ class Phoenix:
         params: dict[str, Any] = {"trace_id": list(trace_ids), "limit": 1000}
         for _ in range(_MOST_PAGES):
             found = self._http.get(self._path, params)
-            spans += [_span(row, self._project) for row in rows(found, "data")]
+            spans += [_span(row, self._project) for row in listed(self.name, found, "data")]
             following = found.get("next_cursor")
             if not following:
                 break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import sys
 import threading
 from pathlib import Path  # noqa: TC003 - pydantic reads it at run time
@@ -71,11 +73,29 @@ class JsonLines:
             _write_all(1, lines)
             return
         # Opened anew for each batch: after a rotation it is another file. Explanations quote records: the owner's only.
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # Not blocking: a pipe without a reader is an error, and would else hold this thread for good.
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
         try:
-            _write_all(handle, lines)
+            os.set_blocking(handle, True)
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                # Whether it ends within a line shows only while nobody writes. Closing it lets go.
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            _write_all(handle, b"\n" + lines if _is_torn(handle, self._path) else lines)
         finally:
             os.close(handle)
+
+
+def _is_torn(handle: int, path: Path) -> bool:
+    """Whether the file ends within a line, as a full disk leaves it: the next line would be lost in it."""
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
+        return False
+    try:
+        with path.open("rb") as file:
+            file.seek(about.st_size - 1)
+            return file.read(1) not in (b"\n", b"")
+    except OSError:  # it may be written but not read, or was renamed just now
+        return False
 
 
 def _write_all(handle: int, data: bytes) -> None:

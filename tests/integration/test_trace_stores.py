@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,6 +255,28 @@ def test_an_independent_receiver_reads_the_events(
         assert base64.b64decode(scored[name]).hex() == given
     assert (scored["flags"], scored["severity_text"], failed["severity_text"]) == (1, "INFO", "WARN")
     assert otlp_attributes(scored)["assay.passed"] is False
+
+
+def test_datadogs_agent_takes_the_evaluations(
+    test_agent: TestAgent,  # noqa: F811
+    deliver: Callable[..., Store],
+) -> None:
+    trace_id, span_id = new_ids()
+    pairs = [
+        (a_record("dd-1", trace_id=trace_id, span_id=span_id), Score(value=0.25, passed=False, explanation="why")),
+        (a_record("dd-2", trace_id=trace_id, span_id=span_id), Failure(kind="timeout", message="no answer")),
+    ]
+    store = deliver(open_sink("datadog", agent_url=test_agent.agent_url), pairs)
+    # A failure is no score, and the metric has no field for an error: it is not owed.
+    assert store.outbox_depths()["datadog"].writes == {"delivered": 1}
+    with urllib.request.urlopen(f"{test_agent.agent_url}/test/session/requests", timeout=10) as answer:
+        requests = json.load(answer)
+    sent = [json.loads(base64.b64decode(r["body"])) for r in requests if r["url"].endswith("/v2/eval-metric")]
+    (metric,) = sent[-1]["data"]["attributes"]["metrics"]
+    # Datadog's ids are decimal.
+    assert metric["join_on"] == {"span": {"trace_id": str(int(trace_id, 16)), "span_id": str(int(span_id, 16))}}
+    assert (metric["metric_type"], metric["score_value"], metric["assessment"]) == ("score", 0.25, "fail")
+    assert "source:otel" in metric["tags"]
 
 
 def test_phoenix_keeps_the_evaluation_span_as_it_is_sent(phoenix: TraceServer) -> None:

@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 CAP = 40_000
 RECORDS = 150
+#: enqueued when the budget is nearly spent
+LATE = 50
 PRICES = "as_of: '2026-01-31'\nmodels:\n  fake: {prompt: 1.0, completion: 1.0}\n"
 BUDGETS = f"""\
 budgets:
@@ -58,12 +60,14 @@ def test_workers_that_die_never_spend_more_than_the_cap(tmp_path: Path, postgres
         os.kill(first.pid, signal.SIGKILL)
         third = deployment.start_worker()
         deployment.drain(second, third)
+        deployment.enqueue(LATE, start=RECORDS)
+        deployment.drain(second, third)
         # What the killed one had reserved counts as spent in full: how much that was is chance.
         assert CAP / 8 < used_tokens(server) <= CAP
         outcomes = deployment.outcomes()
         for rubric, counted in outcomes.items():
             assert counted["failed"] > 0, (rubric, counted)
-            assert counted.total() == RECORDS, "every record is in one of scored, failed and left out"
+            assert counted.total() == RECORDS + LATE, "every record is in one of scored, failed and left out"
         shown = {(row["budget"], row["unit"]): row for row in json.loads(deployment.run("budget", "--json").stdout)}
         spent = shown["all", "tokens"]
         # What died with the first worker counts as spent, charged or not; it may lapse only later.

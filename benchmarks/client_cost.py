@@ -41,6 +41,10 @@ PASSAGES = ["Orders can be changed until they are handed to the carrier. " * 12 
 ANSWER = "Open the order, choose Change address and confirm it; this works until the parcel has left. " * 8
 
 
+#: What the app does between two calls: under load it does not sleep, and a core that sleeps is slow to wake.
+WORK = {"input": QUESTION, "output": ANSWER, "contexts": PASSAGES}
+
+
 def interaction(number: int) -> dict[str, object]:
     return {
         "input": QUESTION,
@@ -63,8 +67,8 @@ def call_seconds(
     durations, costs = [], []
     start = time.perf_counter()
     for number in range(int(seconds * RATE)):
-        while (left := start + number / rate - time.perf_counter()) > 0:
-            time.sleep(left)
+        while time.perf_counter() < start + number / rate:
+            json.loads(json.dumps(WORK))
         fields = interaction(number)
         used = time.thread_time_ns()
         before = time.perf_counter()

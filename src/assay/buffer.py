@@ -61,8 +61,10 @@ _REPORT_SECONDS: Final = 10.0
 _WARN_SECONDS: Final = 60.0
 #: The thread is woken for so many full batches: each wake-up costs the app's thread more than the rest of `take`.
 _WAKE_BATCHES: Final = 8
-#: Pause after each record, so that the app's threads get the interpreter at once and not when Python next switches
-#: threads, which takes 5 ms. Left out when the buffer fills, when somebody waits for it, and at the end.
+#: Pause after so many records, so that the app's threads get the interpreter soon and not when Python next switches
+#: threads, which takes 5 ms. Not after each: every switch may fall into a call of `record`. Left out when the buffer
+#: fills, when somebody waits for it, and at the end.
+_YIELD_RECORDS: Final = 5
 _YIELD_SECONDS: Final = 0.0002
 #: Room in a batch for its own fields.
 _BATCH_HEAD_BYTES: Final = 1_000
@@ -168,6 +170,7 @@ class Buffer:
         self._transport: Transport | None = None
         self._carried: tuple[str, int] | None = None  # a record that did not fit its batch, and its bytes
         self._failing = False
+        self._built = 0
         self._reports = _Reports(self._app)
 
     # The app's threads.
@@ -380,7 +383,9 @@ class Buffer:
                 self._resolve(1, reason)
                 continue
             length = len(text.encode(errors="replace"))
-            if len(self._waiting) < limits.buffer_records // 4 and not self._closed and not self._flushers:
+            self._built += 1
+            calm = len(self._waiting) < limits.buffer_records // 4 and not self._closed and not self._flushers
+            if calm and self._built % _YIELD_RECORDS == 0:
                 time.sleep(_YIELD_SECONDS)
             if length <= limits.max_record_bytes:
                 return text, length

@@ -509,7 +509,8 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _collector(
         "assay_collect_requests_total",
         "counter",
-        "OTLP requests: ok, partial (some spans rejected), busy (asked to come again), bad, too_large, unauthorized.",
+        "OTLP requests: ok, partial (some spans rejected), busy (asked to come again), bad, too_large, unauthorized,"
+        " refused (connections over one address's share).",
         "outcome",
     ),
     _collector("assay_collect_spans_total", "counter", "Spans and log events that were kept, or rejected.", "outcome"),

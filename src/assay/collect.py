@@ -10,8 +10,8 @@ While Redis is away the clients fill, then the traces, then senders are asked to
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
+import socket
 import sys
 import threading
 import time
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import ClientError, web
 
 from assay.errors import SettingsError
+from assay.listener import SERVER_NAME, Guard
 from assay.otlp import OtlpError, read_logs, read_logs_json, read_traces, read_traces_json, response, status
 from assay.spans import DISCRIMINATORS, Span, SpanEvent, app_of, interactions
 from assay.traces import Traces
@@ -82,7 +83,8 @@ class Collector:
     Args:
         make_client: makes the client of an app; it is closed with the collector.
         app: the app of all records; None takes each resource's `service.name`.
-        token: bearer token that every request must carry.
+        guard: what senders must show and speak.
+        scrape_guard: what those who read `/metrics`, or all of `/healthz`, must show.
         host, port: where to listen; port 0 takes a free one.
         metrics: makes the body and content type of `/metrics` of `counts()` and an Accept header.
     """
@@ -92,14 +94,16 @@ class Collector:
         make_client: Callable[[str], Client],
         *,
         app: str | None = None,
-        token: str | None = None,
+        guard: Guard | None = None,
+        scrape_guard: Guard | None = None,
         host: str = "127.0.0.1",
         port: int = 4318,
         limits: CollectorLimits | None = None,
         metrics: Callable[[dict[str, Any], str], tuple[bytes, str]] | None = None,
     ) -> None:
         self._limits = limits or CollectorLimits()
-        self._token = token
+        self._guard, self._scrape_guard = guard or Guard(), scrape_guard or Guard()
+        self._peers = self._guard.peers()
         self._metrics = metrics
         self._host, self.port = host, port
         self._intake = _Intake(make_client, app, self._limits)
@@ -155,9 +159,9 @@ class Collector:
 
     @property
     def url(self) -> str:
-        """`http://host:port`, without a path."""
+        """`http://host:port` (or https), without a path."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}"
+        return f"{self._guard.scheme}://{host}:{self.port}"
 
     async def _serve(self, ready: threading.Event) -> None:
         spoke = set[Any]()
@@ -168,26 +172,70 @@ class Collector:
             answer: web.StreamResponse = await handler(request)
             return answer
 
+        async def sign(_: web.Request, answer: web.StreamResponse) -> None:
+            answer.headers["Server"] = SERVER_NAME
+
         app = web.Application(middlewares=[note])
+        app.on_response_prepare.append(sign)
         app.router.add_post("/v1/traces", self._receive_traces)
         app.router.add_post("/v1/logs", self._receive_logs)
         app.router.add_get("/healthz", self._health)
         if self._metrics is not None:
             app.router.add_get("/metrics", self._show_metrics)
-        # Bodies are decompressed here, within bounds.
-        runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0)
+        runner = web.AppRunner(app, shutdown_timeout=5.0)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._host, self.port, backlog=256)
-            await site.start()
-            self.port = int(runner.addresses[0][1])
-            ready.set()
-            assert runner.server is not None  # noqa: S101 - set up above
-            silent = asyncio.ensure_future(_close_silent(runner.server, spoke))
-            await self._stop.wait()
-            silent.cancel()
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            with socket.create_server((self._host, self.port), family=family, backlog=256) as listening:
+                listening.setblocking(False)
+                self.port = int(listening.getsockname()[1])
+                ready.set()
+                assert runner.server is not None  # noqa: S101 - set up above
+                silent = asyncio.ensure_future(_close_silent(runner.server, spoke))
+                accepting = asyncio.ensure_future(self._accept(listening, runner.server))
+                await self._stop.wait()
+                silent.cancel()
+                accepting.cancel()
         finally:
             await runner.cleanup()
+
+    async def _accept(self, listening: socket.socket, server: web.Server) -> None:
+        """Let connections in, as many of one peer as it may have: counted before the handshake, not after it."""
+        tasks = set[asyncio.Task[None]]()
+        while True:
+            try:
+                connection, address = await self._loop.sock_accept(listening)
+            except OSError as error:
+                # No file descriptor is left, for the moment.
+                _log.warning("cannot accept a connection: %s", error.strerror)
+                await asyncio.sleep(0.5)
+                continue
+            if not self._peers.enter(address[0]):
+                self.requests["refused"] += 1
+                connection.close()
+                continue
+            task = self._loop.create_task(self._admit(connection, address[0], server))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    async def _admit(self, connection: socket.socket, peer: str, server: web.Server) -> None:
+        certificate = self._guard.certificate
+        over_tls: dict[str, Any] = {}
+        if certificate is not None:
+            over_tls = {"ssl": certificate.context(), "ssl_handshake_timeout": _HEAD_SECONDS}
+        # Bodies are decompressed by us, within bounds.
+        handler = _Handler(server, loop=self._loop, access_log=None, auto_decompress=False)  # type: ignore[arg-type]
+        counted = _Counted(handler, lambda: self._peers.leave(peer))
+        try:
+            await self._loop.connect_accepted_socket(lambda: counted, connection, **over_tls)
+        except OSError as error:
+            _log.debug("no handshake: %s", error)
+            connection.close()
+            counted.left()
+        except BaseException:
+            connection.close()
+            counted.left()
+            raise
 
     # -- requests
 
@@ -204,7 +252,7 @@ class Collector:
         return answer
 
     async def _answer(self, request: web.Request, *, as_json: bool, logs: bool) -> tuple[str, web.Response]:
-        if not self._authorized(request):
+        if not self._guard.admits(request.headers.get("authorization")):
             return "unauthorized", _error(401, "the bearer token is missing or wrong", as_json, code=_UNAUTHENTICATED)
         if request.content_type not in (_PROTOBUF, _JSON):
             return "bad", _error(415, f"content-type must be {_PROTOBUF} or {_JSON}", as_json)
@@ -233,14 +281,6 @@ class Collector:
             return "bad", _error(408, f"the body did not come within {_BODY_SECONDS:g} s", as_json)
         finally:
             self._reading -= 1
-
-    def _authorized(self, request: web.Request) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            given.strip().encode(errors="replace"), self._token.encode()
-        )
 
     def _take(self, body: bytes, packed: bool, as_json: bool, logs: bool) -> tuple[str, web.Response]:
         """Decode a body and keep what it brings. Runs on a thread."""
@@ -271,11 +311,19 @@ class Collector:
         outcome = "partial" if read.rejected else "ok"
         return outcome, web.Response(body=answer, content_type=_JSON if as_json else _PROTOBUF)
 
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response(self.counts(), status=200 if self._intake.has_room(0) else 503)
+    async def _health(self, request: web.Request) -> web.Response:
+        counts = self.counts()
+        if not self._scrape_guard.admits(request.headers.get("authorization")):
+            # Names of apps are nobody's business who has no token.
+            counts = {"status": counts["status"]}
+        return web.json_response(counts, status=200 if self._intake.has_room(0) else 503)
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         assert self._metrics is not None  # noqa: S101 - the route exists only with it
+        if not self._scrape_guard.admits(request.headers.get("authorization")):
+            return web.Response(
+                status=401, text="the bearer token is missing or wrong\n", headers={"WWW-Authenticate": "Bearer"}
+            )
         body, content_type = self._metrics(self.counts(), request.headers.get("accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -286,6 +334,50 @@ class Collector:
             "requests": dict(self.requests),
             **self._intake.counts(),
         }
+
+
+class _Handler(web.RequestHandler):
+    """One connection; what is no HTTP is refused in a few words, none of which say what runs here."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what failed or could not be read; only the former is worth a line in the log."""
+        if status == 500 or request.writer.output_size > 0:
+            answer = super().handle_error(request, status, exc, message)
+        else:
+            answer = web.Response(status=status, text="this is no request that can be read\n")
+        answer.headers["Server"] = SERVER_NAME
+        answer.force_close()
+        return answer
+
+
+class _Counted(asyncio.Protocol):
+    """Hands all that happens on a connection to another protocol, and says once that it is over."""
+
+    def __init__(self, inner: asyncio.Protocol, leave: Callable[[], None]) -> None:
+        self._inner = inner
+        self._leave: Callable[[], None] | None = leave
+        self.data_received = inner.data_received  # type: ignore[method-assign]
+        self.eof_received = inner.eof_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+        self.connection_made = inner.connection_made  # type: ignore[method-assign]
+
+    def left(self) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.left()
+        self._inner.connection_lost(exc)
 
 
 class _Intake:
@@ -480,8 +572,3 @@ def _error(
         content_type=_JSON if as_json else _PROTOBUF,
         headers=headers,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    return host in ("localhost", "::1") or host.startswith("127.")

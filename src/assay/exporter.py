@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from assay.errors import SettingsError
+from assay.listener import SERVER_NAME, Guard
 from assay.metrics import encode, wants_openmetrics
 
 if TYPE_CHECKING:
@@ -56,36 +57,48 @@ class Source(Protocol):
         """Whether each part that the source depends on answers, by name."""
 
 
-def serve(collector: ScoreCollector, *, host: str = "127.0.0.1", port: int = 9464) -> MetricsServer:
+def serve(
+    collector: ScoreCollector, *, host: str = "127.0.0.1", port: int = 9464, guard: Guard | None = None
+) -> MetricsServer:
     """Serve the exporter's time series on a thread of its own; port 0 takes a free one.
 
     Raises:
         SettingsError: the address cannot be listened on.
     """
-    return MetricsServer(make_app(collector), host=host, port=port)
+    return MetricsServer(make_app(collector, guard=guard), host=host, port=port, guard=guard)
 
 
-def serve_worker(metrics: WorkerMetrics, *, host: str = "127.0.0.1", port: int = 9465) -> MetricsServer:
+def serve_worker(
+    metrics: WorkerMetrics, *, host: str = "127.0.0.1", port: int = 9465, guard: Guard | None = None
+) -> MetricsServer:
     """Serve what one worker process measures of itself, as `serve` does.
 
     Raises:
         SettingsError: the address cannot be listened on.
     """
-    return MetricsServer(make_app(metrics), host=host, port=port)
+    return MetricsServer(make_app(metrics, guard=guard), host=host, port=port, guard=guard)
 
 
-def make_app(source: Source, *, clock: Callable[[], float] = time.monotonic) -> WSGIApplication:
+def make_app(
+    source: Source, *, clock: Callable[[], float] = time.monotonic, guard: Guard | None = None
+) -> WSGIApplication:
     """A WSGI app with `/metrics` (OpenMetrics or Prometheus text, as Accept asks) and `/healthz` (200 or 503, JSON).
 
-    Only GET and HEAD. Thread-safe.
+    Only GET and HEAD. Thread-safe. Without the guard's token `/metrics` is 401, and `/healthz` says no more than
+    whether all is well, as probes seldom have a token.
     """
-    scrapes, health = _Scrapes(source, clock), _Health(source, clock)
+    scrapes, health, gate = _Scrapes(source, clock), _Health(source, clock), guard or Guard()
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        status, headers, body = _answer(scrapes, health, environ)
+        status, headers, body = _answer(scrapes, health, gate, environ)
         start_response(
             f"{status.value} {status.phrase}",
-            [*headers, ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")],
+            [
+                *headers,
+                ("Content-Length", str(len(body))),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Server", SERVER_NAME),
+            ],
         )
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
@@ -95,11 +108,16 @@ def make_app(source: Source, *, clock: Callable[[], float] = time.monotonic) -> 
 _Answer = tuple[HTTPStatus, list[tuple[str, str]], bytes]
 
 
-def _answer(scrapes: _Scrapes, health: _Health, environ: WSGIEnvironment) -> _Answer:
+def _answer(scrapes: _Scrapes, health: _Health, guard: Guard, environ: WSGIEnvironment) -> _Answer:
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
         return _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n", ("Allow", "GET, HEAD"))
     path = environ.get("PATH_INFO", "")
+    admitted = guard.admits(environ.get("HTTP_AUTHORIZATION"))
     try:
+        if path == "/metrics" and not admitted:
+            return _text(
+                HTTPStatus.UNAUTHORIZED, "the bearer token is missing or wrong\n", ("WWW-Authenticate", "Bearer")
+            )
         if path == "/metrics":
             accepts_gzip = "gzip" in environ.get("HTTP_ACCEPT_ENCODING", "").lower()
             body, content_type = scrapes.get(environ.get("HTTP_ACCEPT", ""), compress=accepts_gzip)
@@ -108,7 +126,9 @@ def _answer(scrapes: _Scrapes, health: _Health, environ: WSGIEnvironment) -> _An
         if path == "/healthz":
             parts = health.get()
             ok = all(parts.values())
-            answer = {"status": "ok" if ok else "degraded"} | {k: "ok" if up else "away" for k, up in parts.items()}
+            answer = {"status": "ok" if ok else "degraded"}
+            if admitted:
+                answer |= {name: "ok" if up else "away" for name, up in parts.items()}
             status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
             return status, [("Content-Type", "application/json")], json.dumps(answer).encode() + b"\n"
     except Exception:  # noqa: BLE001 - the boundary: a bug must not show a client its traceback
@@ -176,6 +196,10 @@ class _Handler(WSGIRequestHandler):
 
     timeout = _SOCKET_SECONDS
 
+    def version_string(self) -> str:
+        """The `Server` header of what is refused before the app sees it."""
+        return SERVER_NAME
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
         _log.debug(format, *args)
 
@@ -185,16 +209,22 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(WSGIServer):
-    """A WSGI server with `threads` threads; more than `waiting` connections without one are turned away with 503."""
+    """A WSGI server with `threads` threads; more than `waiting` connections without one are turned away with 503.
+
+    So are those of an address that has more than its share.
+    """
 
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], *, threads: int, waiting: int, connection_seconds: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], *, threads: int, waiting: int, connection_seconds: float, guard: Guard
+    ) -> None:
         # Brackets a colon only in IPv6 addresses.
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._connection_seconds = connection_seconds
         self._waiting: queue.Queue[tuple[Any, Any] | None] = queue.Queue(maxsize=waiting)
-        self._open: dict[Any, float] = {}
+        self._guard, self._peers = guard, guard.peers()
+        self._open: dict[Any, tuple[float, str]] = {}
         self._open_lock = threading.Lock()
         self._workers: list[threading.Thread] = []
         super().__init__(address, _Handler)
@@ -210,32 +240,52 @@ class _Server(WSGIServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
+    def get_request(self) -> tuple[Any, Any]:
+        request, address = super().get_request()
+        if self._guard.certificate is not None:
+            # The handshake comes with the first read, on a thread of its own and within its time.
+            request = self._guard.certificate.context().wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            )
+        return request, address
+
     def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._peers.enter(client_address[0]):
+            self._turn_away(request)
+            return
         with self._open_lock:
-            self._open[request] = time.monotonic()
+            self._open[request] = time.monotonic(), client_address[0]
         try:
             self._waiting.put_nowait((request, client_address))
         except queue.Full:
+            self._turn_away(request)
+
+    def _turn_away(self, request: Any) -> None:
+        # Over TLS there is nobody to tell before the handshake, which this thread has no time for.
+        if self._guard.certificate is None:
             try:
                 request.settimeout(0.1)
                 request.sendall(_BUSY)
             except OSError:
                 _log.debug("turned away a client that had gone")
-            self.shutdown_request(request)
+        self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
         with self._open_lock:
-            self._open.pop(request, None)
+            known = self._open.pop(request, None)
+        if known is not None:
+            self._peers.leave(known[1])
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Called by `serve_forever` at each poll: a client that dribbles must not hold a thread for ever."""
         limit = time.monotonic() - self._connection_seconds
         with self._open_lock:
-            late = [request for request, since in self._open.items() if since < limit]
+            late = [request for request, (since, _) in self._open.items() if since < limit]
             for request in late:
                 try:
-                    request.shutdown(socket.SHUT_RDWR)
+                    # Of the connection below TLS: a thread may be reading from the layer above.
+                    socket.socket.shutdown(request, socket.SHUT_RDWR)
                 except OSError:
                     _log.debug("a late connection had closed already")
 
@@ -276,10 +326,16 @@ class MetricsServer:
         threads: int = _THREADS,
         waiting: int = _WAITING,
         connection_seconds: float = _CONNECTION_SECONDS,
+        guard: Guard | None = None,
     ) -> None:
+        self._scheme = (guard or Guard()).scheme
         try:
             self._server = _Server(
-                (host, port), threads=threads, waiting=waiting, connection_seconds=connection_seconds
+                (host, port),
+                threads=threads,
+                waiting=waiting,
+                connection_seconds=connection_seconds,
+                guard=guard or Guard(),
             )
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no such port"
@@ -303,8 +359,9 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """`http://host:port`, without a path."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        """`http://host:port` (or https), without a path."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self._scheme}://{host}:{self.port}"
 
     def close(self) -> None:
         """Stop listening and answer no more; waits a moment for what is being answered. May be called twice."""

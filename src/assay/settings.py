@@ -170,6 +170,22 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Port of a worker's own `/metrics`; unset: none, 0: a free one."
     )
 
+    # -- every address that is listened on
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="Bearer token that whoever reads `/metrics` must show, of the exporter, of workers and of "
+        "`assay collect`; two, separated by a comma, while one replaces the other. Default: none is asked for.",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="Certificate chain (PEM): the exporter, workers' `/metrics` and `assay collect` then speak TLS, "
+        "1.2 or later. Read again when it changes.",
+    )
+    tls_key: Path | None = Field(None, description="Its key (PEM), not locked by a password.")
+    peer_connections: int = Field(
+        100, ge=1, le=1_000, description="Most connections of one address to one of these at once."
+    )
+
     # -- changes, and the canary that tells the judge from the product
     change_against: Literal["objective", "reference"] = Field(
         "objective",
@@ -245,7 +261,9 @@ class Settings(BaseSettings):
         4318, ge=0, le=65535, description="Port that `assay collect` listens on; 0 takes a free one."
     )
     collect_token: SecretStr | None = Field(
-        None, description="Bearer token that every sender of traces must show. Default: none is asked for."
+        None,
+        description="Bearer token that every sender of traces must show; two, separated by a comma, while one replaces "
+        "the other. Default: none is asked for.",
     )
     collect_max_body_bytes: int = Field(
         16_000_000, ge=1_000, description="Most bytes of one request of traces, before and after decompression."
@@ -374,6 +392,12 @@ class Settings(BaseSettings):
             raise ValueError("ASSAY_BUDGET_JUDGE_MODEL needs ASSAY_BUDGET_JUDGE=openai: set both, or neither")
         if self.budget_judge == "openai" and self.budget_judge_model is None:
             raise ValueError("ASSAY_BUDGET_JUDGE=openai needs ASSAY_BUDGET_JUDGE_MODEL: name a model that costs less")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("ASSAY_TLS_CERTIFICATE and ASSAY_TLS_KEY belong together: set both, or neither")
         return self
 
     @model_validator(mode="after")

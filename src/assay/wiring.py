@@ -11,6 +11,7 @@ from assay.errors import FileError, SettingsError
 from assay.gate import Gate
 from assay.judges import JudgeSettings, describe_judge, resolve
 from assay.judges._prices import load_prices
+from assay.listener import Certificate, Guard, split_tokens
 from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
 from assay.pipeline import Judges
 from assay.queue import Queue
@@ -63,6 +64,38 @@ def open_queue(settings: Settings) -> Queue:
         SettingsError: no Redis is configured.
     """
     return Queue.from_url(settings.broker_url, settings.queue, max_batches=settings.max_batches)
+
+
+def build_guards(settings: Settings) -> tuple[Guard, Guard]:
+    """What is asked of those who read `/metrics`, and of those who send traces.
+
+    Raises:
+        SettingsError: the certificate cannot be used, or a token is set but empty.
+    """
+    certificate = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+    guards = []
+    for name, secret in (("METRICS", settings.metrics_token), ("COLLECT", settings.collect_token)):
+        tokens = () if secret is None else split_tokens(secret.get_secret_value())
+        if secret is not None and not tokens:
+            raise SettingsError(f"ASSAY_{name}_TOKEN is blank: set a token, or unset it")
+        guards.append(Guard(tokens, certificate, settings.peer_connections))
+    return guards[0], guards[1]
+
+
+def exposures(settings: Settings) -> list[str]:
+    """One line for each address that other machines reach and no token, or no TLS, keeps them out of.
+
+    Raises:
+        SettingsError: see `build_guards`.
+    """
+    scrapes, traces = build_guards(settings)
+    lines = [scrapes.exposure(settings.exporter_host, "ASSAY_METRICS_TOKEN")]
+    if settings.worker_metrics_port is not None:
+        lines.append(scrapes.exposure(settings.worker_metrics_host, "ASSAY_METRICS_TOKEN"))
+    lines.append(traces.exposure(settings.collect_host, "ASSAY_COLLECT_TOKEN"))
+    return [line for line in lines if line is not None]
 
 
 def read_rubrics(settings: Settings) -> list[Rubric]:

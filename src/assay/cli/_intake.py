@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, assert_never
 import typer
 
 from assay import logs, wiring
-from assay.cli._screen import Json, errors, output, print_json
+from assay.cli._screen import Json, errors, output, print_json, warn_exposed
 from assay.errors import SettingsError
 from assay.records import now
 from assay.settings import load_settings
@@ -42,10 +42,10 @@ def collect(
     settings = load_settings(collect_host=host, collect_port=port)
     logs.configure(settings)
     from assay.client import Client
-    from assay.collect import Collector, CollectorLimits, is_loopback
+    from assay.collect import Collector, CollectorLimits
     from assay.metrics import collector_families, encode, wants_openmetrics
 
-    token = settings.collect_token.get_secret_value().strip() if settings.collect_token is not None else ""
+    scrapes, traces = wiring.build_guards(settings)
     broker, queue = settings.broker_url, settings.queue
     collector = Collector(
         lambda name: Client(
@@ -57,7 +57,8 @@ def collect(
             close_seconds=10.0,
         ),
         app=app_name,
-        token=token or None,
+        guard=traces,
+        scrape_guard=scrapes,
         host=settings.collect_host,
         port=settings.collect_port,
         limits=CollectorLimits(
@@ -68,8 +69,7 @@ def collect(
         ),
         metrics=lambda counts, accept: encode(collector_families(counts), openmetrics=wants_openmetrics(accept)),
     )
-    if not token and not is_loopback(settings.collect_host):
-        errors.print("warning: anyone who reaches this address can send records: set ASSAY_COLLECT_TOKEN", markup=False)
+    warn_exposed(traces, settings.collect_host, "ASSAY_COLLECT_TOKEN")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from assay import logs, wiring
-from assay.cli._screen import errors, output
+from assay.cli._screen import errors, output, warn_exposed
 from assay.errors import SchemaError, StoreError
 from assay.settings import load_settings
 
@@ -39,6 +39,7 @@ def worker(
     from assay.exporter import serve_worker
     from assay.metrics import WorkerMetrics
 
+    guard, _ = wiring.build_guards(settings)
     sinks = wiring.open_sinks(settings)
     store, queue = wiring.open_store(settings, sinks=sinks), wiring.open_queue(settings)
     metrics = WorkerMetrics()
@@ -46,7 +47,9 @@ def worker(
     scorer = wiring.build_worker(settings, queue=queue, store=store, metrics=metrics, outbox=outbox)
     server = None
     if settings.worker_metrics_port is not None:
-        server = serve_worker(metrics, host=settings.worker_metrics_host, port=settings.worker_metrics_port)
+        host = settings.worker_metrics_host
+        warn_exposed(guard, host, "ASSAY_METRICS_TOKEN")
+        server = serve_worker(metrics, host=host, port=settings.worker_metrics_port, guard=guard)
     app = tasks.build_app(settings, scorer, queue, wiring.build_chores(settings, store, outbox=outbox))
     try:
         code = tasks.run(app, settings, scorer)
@@ -67,6 +70,8 @@ def exporter(
     from assay.exporter import serve
     from assay.metrics import ScoreCollector
 
+    guard, _ = wiring.build_guards(settings)
+    warn_exposed(guard, settings.exporter_host, "ASSAY_METRICS_TOKEN")
     store = wiring.open_store(settings, check=False)
     try:
         store.check()
@@ -88,7 +93,7 @@ def exporter(
     )
     # What is loaded by now stays: collecting garbage in the midst of a scrape need not look at it.
     gc.freeze()
-    server = serve(collector, host=settings.exporter_host, port=settings.exporter_port)
+    server = serve(collector, host=settings.exporter_host, port=settings.exporter_port, guard=guard)
     errors.print(f"metrics at {server.url}/metrics", markup=False)
     _until_signalled()
     server.close()

@@ -18,6 +18,8 @@ from assay.windows import Estimate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from assay.listener import Guard
+
 #: Control characters other than tab and newline, and those that turn the direction of writing.
 _CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 
@@ -81,3 +83,9 @@ def ago(seconds: float | None) -> str:
         return f"{seconds / 60:.0f} min"
     length = timedelta(seconds=int(seconds))
     return f"{length.days * 24 + length.seconds // 3600} h {length.seconds % 3600 // 60} min"
+
+
+def warn_exposed(guard: Guard, host: str, setting: str) -> None:
+    """One line when other machines reach an address that nothing keeps them out of."""
+    if (line := guard.exposure(host, setting)) is not None:
+        errors.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from servers import (  # noqa: F401
     postgres_url,
     redis_server,
     redis_url,
+    sentinels,
 )
 from trace_servers import mlflow, phoenix  # noqa: F401
 

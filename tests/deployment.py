@@ -51,10 +51,11 @@ class Deployment:
         self._processes = 0
 
     def __enter__(self) -> Deployment:
-        self._stack.enter_context(self.redis)
+        if "redis_url" not in self.settings:
+            self._stack.enter_context(self.redis)
         self.store = self._stack.enter_context(Store(self.database_url, cohort_labels=self.labels))
         self.store.upgrade()
-        self.queue = Queue.from_url(self.redis.url)
+        self.queue = Queue.from_url(self.environment["ASSAY_REDIS_URL"])
         self._stack.callback(self.queue.close)
         return self
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.embedded import RedisServer
+from assay.embedded import RedisServer, redis_executable
 
 
 def missing(service: str) -> None:
@@ -71,6 +71,90 @@ def redis_url(_shared_redis: RedisServer) -> str:
     client.flushall()
     client.close()
     return _shared_redis.url
+
+
+class Sentinels:
+    """A redis-server, a replica of it, and three sentinels that watch them; `url` is for ASSAY_REDIS_URL."""
+
+    master = "assay-primary"
+
+    def __init__(self, directory: Path, *, extra: str = "", sentinel_extra: str = "", url: str = "") -> None:
+        self._directory, self._extra, self._sentinel_extra = directory, extra, sentinel_extra
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.ports = [free_port(), free_port()]
+        self.sentinel_ports = [free_port() for _ in range(3)]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
+        self.url = url or f"redis+sentinel://:a-password@{hosts}/{self.master}/0?sentinel_password=another"
+
+    def __enter__(self) -> Sentinels:
+        first, second = self.ports
+        for port in self.ports:
+            of = f"replicaof 127.0.0.1 {first}\n" if port == second else ""
+            common = 'appendonly yes\nmaxmemory-policy noeviction\nrepl-diskless-sync-delay 0\nsave ""\n'
+            login = "requirepass a-password\nmasterauth a-password\n"
+            self._start(port, f"{login}{common}{of}{self._extra}")
+        for port in self.sentinel_ports:
+            self._start(
+                port,
+                "requirepass another\nsentinel sentinel-pass another\n"
+                f"sentinel monitor {self.master} 127.0.0.1 {first} 2\nsentinel auth-pass {self.master} a-password\n"
+                f"sentinel down-after-milliseconds {self.master} 1000\nsentinel failover-timeout {self.master} 5000\n"
+                + self._sentinel_extra,
+                "--sentinel",
+            )
+        return self
+
+    def _start(self, port: int, config: str, *arguments: str) -> None:
+        directory = self._directory / str(port)
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / "redis.conf"
+        if not file.exists():  # a sentinel keeps there what it has learnt
+            file.write_text(f"bind 127.0.0.1\nport {port}\ndir {directory}\nlogfile {directory}/log\n{config}")
+        self._processes[port] = subprocess.Popen([redis_executable(), str(file), *arguments])
+
+    def kill(self, port: int) -> None:
+        process = self._processes.pop(port)
+        process.kill()
+        process.wait()
+
+    def primary(self) -> int:
+        """Port of the primary, as the sentinels see it."""
+        import redis
+
+        with redis.Redis(port=self.sentinel_ports[0], password="another", decode_responses=True) as client:
+            return int(client.sentinel_get_master_addr_by_name(self.master)[1])
+
+    def wait_until_ready(self, replicas: int = 1) -> None:
+        """Until all sentinels know each other and the replica, and it follows."""
+        import redis
+
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                states = []
+                for port in self.sentinel_ports:
+                    with redis.Redis(port=port, password="another", decode_responses=True) as client:
+                        states.append(client.sentinel_master(self.master))
+                if all(int(s["num-slaves"]) >= replicas and int(s["num-other-sentinels"]) == 2 for s in states):
+                    with redis.Redis(port=self.primary(), password="a-password") as client:
+                        if client.wait(replicas, 1000) >= replicas:
+                            return
+            except redis.RedisError:
+                pass
+            assert time.monotonic() < deadline, "the sentinels do not find each other"
+            time.sleep(0.1)
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
+    with Sentinels(tmp_path / "sentinels") as running:
+        running.wait_until_ready()
+        yield running
 
 
 class PostgresServer:

@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from assay import _yaml
+from assay.connections import connect, connect_async
 from assay.errors import BudgetSpentError, FileError, JudgeError, QueueError, SettingsError
 from assay.sampling import sample_unit
 
@@ -332,14 +333,7 @@ class Ledger:
         Raises:
             SettingsError: the URL cannot be one.
         """
-        from redis import Redis
-
-        try:
-            redis = Redis.from_url(
-                url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, health_check_interval=30
-            )
-        except ValueError as error:
-            raise SettingsError(f"Redis URL: {error}") from error
+        redis = connect(url, timeout_seconds=timeout_seconds)
         return cls(budgets, redis, queue)
 
     def balances(self, *, at: float | None = None) -> list[Balance]:
@@ -537,22 +531,9 @@ class Purse:
             raise JudgeError("unavailable", message, free=True) from error
 
     def _connect(self) -> None:
-        from redis.asyncio import BlockingConnectionPool, Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import ExponentialBackoff
-
-        # A few connections carry the short calls of hundreds of requests.
-        pool = BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=8,
-            timeout=self._timeout_seconds,
-            socket_timeout=self._timeout_seconds,
-            socket_connect_timeout=self._timeout_seconds,
-            health_check_interval=30,
-            # Both scripts may be repeated: an id is reserved once, and settling again can only count too much.
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
-        )
-        self._redis = Redis.from_pool(pool)
+        # A few connections carry the short calls of hundreds of requests. Both scripts may be repeated: an id is
+        # reserved once, and settling again can only count too much.
+        self._redis = connect_async(self._url, timeout_seconds=self._timeout_seconds, retries=2, max_connections=8)
         self._scripts = {name: self._redis.register_script(text) for name, text in _SCRIPTS.items()}
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from assay.buffer import Buffer, DropReason, Limits, Stats, Transport, open_queue
+from assay.connections import parse
 from assay.errors import SettingsError
 from assay.interactions import FIELDS, InteractionFields, as_list, as_text
 from assay.queue import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES
@@ -98,11 +99,9 @@ class Client:
         _check(0 < flush_seconds < math.inf, "flush_seconds: must be more than 0")
         _check(0 <= close_seconds < math.inf, "close_seconds: must be 0 or more")
         _check(0 < max_record_bytes <= MAX_BATCH_BYTES // 2, f"max_record_bytes: must be 1 to {MAX_BATCH_BYTES // 2:,}")
-        url = redis_url or os.environ.get("ASSAY_REDIS_URL") or "redis://localhost:6379/0"
-        _check(
-            url.startswith(("redis://", "rediss://", "unix://")),
-            "redis_url (ASSAY_REDIS_URL): must begin with redis://, rediss:// or unix://",
-        )
+        url = redis_url or (os.environ.get("ASSAY_REDIS_URL") or "").strip() or "redis://localhost:6379/0"
+        if transport is None:
+            parse(url)
         name = queue or os.environ.get("ASSAY_QUEUE") or "assay"
         self._buffer = Buffer(
             app,

@@ -156,7 +156,7 @@ def _judge_name(settings: Settings) -> str:
 def _client(settings: Settings) -> Client:
     return Client(
         app="support-demo",
-        redis_url=settings.broker_url,
+        redis_url=settings.queue_url,
         queue=settings.queue,
         sample_rate=0.1,
         # Billing is rare and dear: take all of it. Its records weigh less, so the gauges stay right.

@@ -80,7 +80,7 @@ def child(
     `log` takes its output; without it the output goes where this process's own goes.
     """
     environment = os.environ | {
-        "ASSAY_REDIS_URL": settings.broker_url,
+        "ASSAY_REDIS_URL": settings.queue_url,
         "ASSAY_DATABASE_URL": settings.store_url,
         "ASSAY_DATA_DIR": str(settings.data_dir),
         "ASSAY_QUEUE": settings.queue,
@@ -129,7 +129,7 @@ def run_dev(settings: Settings, *, say: Callable[[str], None]) -> None:
         if settings.redis_url is not None or settings.database_url is not None:
             say("ASSAY_REDIS_URL and ASSAY_DATABASE_URL are passed over: assay dev uses its own.")
         say("Starting; Ctrl-C ends it. In another terminal:")
-        say(f"  export ASSAY_REDIS_URL='{chosen.broker_url}'")
+        say(f"  export ASSAY_REDIS_URL='{chosen.queue_url}'")
         say(f"  export ASSAY_DATABASE_URL='{chosen.store_url}'")
         say("  assay enqueue records.jsonl      # or Client().record(...) in your app")
         say("  assay status")

@@ -38,7 +38,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from assay.errors import QueueError, RecordError, SettingsError
+from assay.connections import connect
+from assay.errors import QueueError, RecordError
 from assay.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -308,28 +309,13 @@ class Queue:
         timeout_seconds: float = 5.0,
         retries: int = 2,
     ) -> Queue:
-        """Open the queue `name` on the server at `url` (redis://, rediss:// or unix://); connects at the first call.
+        """Open the queue `name` on the server at `url` (see `assay.connections`); connects at the first call.
 
         `timeout_seconds` bounds each connect and each reply; `retries` is how often a call that met a broken
         connection or a timeout is repeated at once. Raises SettingsError for a URL that cannot be one.
         """
         with _queue_errors():
-            from redis import Redis
-            from redis.backoff import ExponentialBackoff
-            from redis.retry import Retry as Backoff
-
-            options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
-            try:
-                redis = Redis.from_url(
-                    url,
-                    socket_timeout=timeout_seconds,
-                    socket_connect_timeout=timeout_seconds,
-                    health_check_interval=30,
-                    retry=Backoff(ExponentialBackoff(cap=0.5, base=0.05), retries),
-                    **options,
-                )
-            except ValueError as error:
-                raise SettingsError(f"Redis URL: {error}") from error
+            redis = connect(url, timeout_seconds=timeout_seconds, retries=retries)
             return cls(redis, name, max_batches=max_batches, ring_seconds=ring_seconds)
 
     def push(

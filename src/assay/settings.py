@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from assay import connections
 from assay.errors import SettingsError
 
 _List = Annotated[tuple[str, ...], NoDecode]
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         description="Redis that the apps enqueue to, such as `redis://localhost:6379/0`. "
-        "It must persist and never evict.",
+        "It must persist and never evict. Also `rediss://` (TLS), `unix://`, and `redis+sentinel://HOST,HOST/MASTER/0`.",
     )
     database_url: SecretStr | None = Field(
         None,
@@ -367,8 +368,15 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// or unix://")
+        # An address out of a file often ends in a newline.
+        value = None if value is None else SecretStr(value.get_secret_value().strip())
+        if value is not None:
+            try:
+                connections.parse(value.get_secret_value())
+            except SettingsError as error:
+                raise ValueError(
+                    str(error).removeprefix("Redis URL").removeprefix(" (ASSAY_REDIS_URL)").removeprefix(": ")
+                ) from None
         return value
 
     @field_validator("report_webhook")
@@ -431,7 +439,7 @@ class Settings(BaseSettings):
         return f"sqlite:///{(self.data_dir / 'assay.db').absolute()}"
 
     @property
-    def broker_url(self) -> str:
+    def queue_url(self) -> str:
         """Redis URL, password included: keep it out of logs.
 
         Raises:

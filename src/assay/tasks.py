@@ -23,6 +23,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel, Transport
 
 from assay import logs
+from assay.connections import connect, connection_pool, parse
 from assay.errors import AssayError, QueueError
 from assay.queue import CHORE_TASK, TASK, is_doorbell
 
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def celery_url(redis_url: str) -> str:
-    """Celery's spelling of a Redis URL: it differs for Unix sockets only."""
-    return redis_url.replace("unix://", "redis+socket://", 1)
-
-
 def chore_queue(queue: str) -> str:
     """Where chores are rung for: apart from the doorbells, so that a backlog of records does not hold them up."""
     return f"{queue}.chores"
@@ -49,13 +45,9 @@ def chore_queue(queue: str) -> str:
 
 def build_app(settings: Settings, worker: Worker, queue: Queue, chores: Sequence[Chore] = ()) -> Celery:
     """A Celery app that consumes `settings.queue`, where records are rung for, and `chore_queue` beside it."""
-    url = celery_url(settings.broker_url)
-    app = Celery("assay", broker=url, set_as_current=False)
-    app.conf.update(_configuration(settings))
+    app = _connected(settings, queue)
     app.conf.beat_schedule = {chore.name: _ring(settings, chore) for chore in chores}
     by_name = {chore.name: chore for chore in chores}
-    if not url.startswith("redis+"):  # there the URL names the transport
-        app.conf.broker_transport = _transport(queue)
 
     @app.task(name=TASK, shared=False, acks_late=True, reject_on_worker_lost=True)
     def score_batch(batch_id: str) -> None:
@@ -84,7 +76,7 @@ def _ring(settings: Settings, chore: Chore) -> dict[str, Any]:
 def _do(chore: Chore, settings: Settings) -> None:
     """Do a chore, unless a worker has done it within the time that it is due in."""
     try:
-        with redis.Redis.from_url(settings.broker_url, socket_timeout=5.0) as client:
+        with connect(settings.queue_url, timeout_seconds=5.0) as client:
             # A little less than the time between two rings: clocks do not beat alike.
             held = int(chore.every_seconds * 900)
             if not client.set(f"assay:{settings.queue}:chore:{chore.name}", socket.gethostname(), nx=True, px=held):
@@ -94,13 +86,26 @@ def _do(chore: Chore, settings: Settings) -> None:
         _log.warning("a chore waits", extra={"chore": chore.name, "error": str(error)})
 
 
-def _transport(queue: Queue) -> type[Transport]:
-    """kombu's Redis transport, but what is no doorbell is put aside: kombu's own would end the worker over it."""
+def _connected(settings: Settings, queue: Queue | None = None) -> Celery:
+    """A Celery app on the broker, without tasks."""
+    # The URL only says what to call the server, for the transport makes its connections of the real one.
+    app = Celery("assay", broker=parse(settings.queue_url).shown, set_as_current=False)
+    app.conf.update(_configuration(settings))
+    app.conf.broker_transport = _transport(settings.queue_url, queue)
+    return app
+
+
+def _transport(url: str, queue: Queue | None) -> type[Transport]:
+    """kombu's Redis transport, over our connections: sentinels, TLS and sockets are the same for all of assay.
+
+    What is no doorbell is put aside on the way: kombu's own would end the worker over it.
+    """
+    database = parse(url).database
 
     class Client(redis.Redis):
         def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
             reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-            if command_name == "BRPOP" and reply and not is_doorbell(reply[1]):
+            if command_name == "BRPOP" and queue is not None and reply and not is_doorbell(reply[1]):
                 _log.warning("not a doorbell: put aside", extra={"bytes": len(reply[1])})
                 queue.keep_unreadable(reply[1])
                 return None  # as if nothing had come in time
@@ -110,10 +115,35 @@ def _transport(queue: Queue) -> type[Transport]:
         def _get_client(self) -> type[Client]:
             return Client
 
+        def _get_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:
+            self.keyprefix_fanout = self.keyprefix_fanout.format(db=database)
+            pool = connection_pool(
+                url,
+                timeout_seconds=self.socket_connect_timeout or 5.0,
+                socket_timeout=self.socket_timeout,
+                health_check_interval=self.health_check_interval,
+                max_connections=self.max_connections,
+            )
+            if asynchronous:
+                pool.connection_class = _told_of_its_end(pool.connection_class, self)
+            return pool
+
     class DoorbellTransport(Transport):
         Channel = DoorbellChannel
 
     return DoorbellTransport
+
+
+def _told_of_its_end(connection_class: type[Any], channel: Any) -> type[Any]:
+    """Connections that the channel waits on: its poller must forget the socket of one that is closed."""
+
+    class Connection(connection_class):  # type: ignore[misc]
+        def disconnect(self, *args: Any, **kwargs: Any) -> None:
+            super().disconnect(*args, **kwargs)
+            if channel._registered:
+                channel._on_connection_disconnect(self)
+
+    return Connection
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
@@ -135,9 +165,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
             "visibility_timeout": 3600,
             "socket_timeout": 15.0,
             "socket_connect_timeout": 5.0,
-            "socket_keepalive": True,
             "health_check_interval": 10,
-            "retry_on_timeout": True,
         },
         "timezone": "UTC",
     }
@@ -182,9 +210,8 @@ def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> list[st
     Raises:
         QueueError: Redis is away.
     """
-    with Celery("assay", broker=celery_url(settings.broker_url), set_as_current=False) as app:
-        app.conf.update(_configuration(settings))
-        app.conf.broker_transport_options |= {"retry_on_timeout": False, "max_retries": 1}
+    with _connected(settings) as app:
+        app.conf.broker_transport_options |= {"max_retries": 1}
         try:
             answers = app.control.ping(timeout=timeout_seconds)
         except (OperationalError, OSError, redis.RedisError) as error:

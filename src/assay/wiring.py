@@ -63,7 +63,7 @@ def open_queue(settings: Settings) -> Queue:
     Raises:
         SettingsError: no Redis is configured.
     """
-    return Queue.from_url(settings.broker_url, settings.queue, max_batches=settings.max_batches)
+    return Queue.from_url(settings.queue_url, settings.queue, max_batches=settings.max_batches)
 
 
 def build_guards(settings: Settings) -> tuple[Guard, Guard]:
@@ -176,7 +176,7 @@ def open_ledger(settings: Settings, budgets: Budgets) -> Ledger:
     Raises:
         SettingsError: no Redis is configured.
     """
-    return Ledger.from_url(budgets, settings.broker_url, settings.queue)
+    return Ledger.from_url(budgets, settings.queue_url, settings.queue)
 
 
 def judge_settings(settings: Settings) -> JudgeSettings:
@@ -244,7 +244,7 @@ def build_worker(
     if budgets is not None:
         # What others hold is settled, or has lapsed, by the time that a request and its lease may take.
         waits = settings.judge_timeout_seconds + 10.0
-        purse = Purse(budgets, settings.broker_url, settings.queue, wait_seconds=waits)
+        purse = Purse(budgets, settings.queue_url, settings.queue, wait_seconds=waits)
     return Worker(
         queue=queue,
         store=store,

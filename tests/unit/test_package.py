@@ -19,6 +19,7 @@ CLIENT_MODULES = [
     "assay.sampling",
     "assay.redaction",
     "assay.queue",
+    "assay.connections",
     "assay.records",
     "assay.errors",
 ]

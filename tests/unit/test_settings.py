@@ -124,7 +124,7 @@ def test_a_wrong_redis_url_does_not_show_its_password(monkeypatch: pytest.Monkey
 
 def test_no_redis_says_what_to_do() -> None:
     with pytest.raises(SettingsError, match="assay dev"):
-        _ = load_settings().broker_url
+        _ = load_settings().queue_url
 
 
 def test_every_setting_is_described_and_in_the_table() -> None:

@@ -46,7 +46,7 @@ def collect(
     from assay.metrics import collector_families, encode, wants_openmetrics
 
     scrapes, traces = wiring.build_guards(settings)
-    broker, queue = settings.broker_url, settings.queue
+    broker, queue = settings.queue_url, settings.queue
     collector = Collector(
         lambda name: Client(
             name,

@@ -829,7 +829,7 @@ def test_zero_days_keep_nothing(store: Store) -> None:
     store.commit([], [], [a_letter("d")])
     store.purge(payload_days=0, score_days=0, rollup_days=0, dead_days=0)
     left = {name for name, rows in dump(store).items() if rows}
-    assert left == {"series", "instruments", "counters"}
+    assert left == {"series", "instruments", "counters", "schema_support"}
     commit(store, (a_record(), 0.5))
     assert_sums_true(store)
 

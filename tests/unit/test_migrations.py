@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -123,9 +124,32 @@ def test_a_database_of_a_newer_assay_is_left_alone(store: Store) -> None:
     store.upgrade()
     with connected(store) as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("UPDATE schema_support SET oldest_revision = '9998'"))
     for call in (store.check, store.upgrade):
         with pytest.raises(StoreError, match="revision 9999, which this assay does not know: install a newer assay"):
             call()
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_database_of_who_knows_what_is_left_alone(store: Store, table: bool) -> None:
+    store.upgrade()
+    with connected(store) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("DELETE FROM schema_support" if table else "DROP TABLE schema_support"))
+    for call in (store.check, store.upgrade):
+        with pytest.raises(StoreError, match="revision 9999, which this assay does not know: install a newer assay"):
+            call()
+
+
+def test_a_database_of_a_newer_assay_that_serves_this_one_is_used_as_it_is(store: Store) -> None:
+    store.upgrade()
+    with connected(store) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    before = dump(store)
+    store.check()
+    store.upgrade()
+    assert dump(store) == before
+    commit(store, (a_record(), 0.5))
 
 
 def test_a_database_of_an_older_assay_says_what_to_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +170,14 @@ def test_processes_that_upgrade_at_once_wait_for_each_other(url: str) -> None:
     with Store(url) as store:
         store.check()
         commit(store, (a_record(), 0.5))
+
+
+def test_threads_that_upgrade_at_once_wait_for_each_other(url: str) -> None:
+    with Store(url) as first, Store(url) as second, ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(store.upgrade) for store in (first, second) * 4]:
+            done.result(timeout=120)
+        first.check()
+        commit(second, (a_record(), 0.5))
 
 
 def test_an_upgrade_beside_a_running_worker_disturbs_nothing(store: Store, url: str) -> None:

@@ -178,11 +178,18 @@ class Store:
     # -- the schema
 
     def upgrade(self) -> None:
-        """Bring the schema to this version's. Safe to run at any time, by several processes at once."""
+        """Bring the schema to this version's, while workers of the version before go on.
+
+        Safe to run at any time, by several processes and threads at once. The schema of a newer version that serves
+        this one is left as it is.
+
+        Raises:
+            SchemaError: the schema is of a newer version that does not serve this one.
+        """
         _migrate.upgrade(self._database)
 
     def check(self) -> None:
-        """See that the database answers and has this version's schema.
+        """See that the database answers and has this version's schema, or a newer one that serves this version too.
 
         Raises:
             StoreError: it does not; the message says what to do.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from assay.errors import SchemaError
+from assay.errors import SchemaError, StoreError
+from assay.store._tables import schema_support
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -17,6 +20,12 @@ if TYPE_CHECKING:
 
 #: One process at a time changes the schema (PostgreSQL).
 _LOCK = 0x617373_6179_02
+#: And one thread of it: alembic's `op` belongs to the whole process.
+_one_at_a_time = threading.Lock()
+#: A change of a table waits this long for those that use it, and they behind it; then it lets them go on, and comes
+#: again (PostgreSQL).
+_LOCK_TIMEOUT_SECONDS = 2
+_GIVE_UP_SECONDS = 300
 
 
 def upgrade(database: Database) -> None:
@@ -27,28 +36,54 @@ def upgrade(database: Database) -> None:
         # SQLite: this transaction holds the write lock already, and the next process waits for it.
         if not database.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"))
         revision = current(connection)
         if revision is not None and revision not in revisions():
-            raise _too_new(database, revision)
+            _see_support(database, connection, revision)
+            return
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
     database.create()
-    database.write(work)
+    again = Retrying(
+        retry=retry_if_exception(_is_lock_timeout),
+        stop=stop_after_delay(_GIVE_UP_SECONDS),
+        wait=wait_random(0.1, 1.0),
+        reraise=True,
+    )
+    with _one_at_a_time:
+        again(database.write, work)
 
 
 def check(database: Database) -> None:
     """See `Store.check`."""
+    known = revisions()
     with database.read() as connection:
         revision = current(connection)
-    known = revisions()
-    if revision is None:
-        raise SchemaError(f"{database.name}: there are no tables yet: run `assay db upgrade`")
-    if revision not in known:
-        raise _too_new(database, revision)
-    if revision != known[0]:
-        raise SchemaError(f"{database.name}: the tables are those of an older assay: run `assay db upgrade`")
+        if revision is None:
+            raise SchemaError(f"{database.name}: there are no tables yet: run `assay db upgrade`")
+        if revision not in known:
+            _see_support(database, connection, revision)
+        elif revision != known[0]:
+            raise SchemaError(f"{database.name}: the tables are those of an older assay: run `assay db upgrade`")
+
+
+def _see_support(database: Database, connection: sa.Connection, revision: str) -> None:
+    """A newer assay has been here: may this one go on? Its migrations only add, until one of them says otherwise."""
+    oldest = None
+    if sa.inspect(connection).has_table(schema_support.name):
+        oldest = connection.execute(sa.select(schema_support.c.oldest_revision)).scalar()
+    if oldest not in revisions():
+        raise SchemaError(
+            f"{database.name}: the tables are of revision {revision}, which this assay does not know: "
+            "install a newer assay"
+        )
+
+
+def _is_lock_timeout(error: BaseException) -> bool:
+    origin = getattr(error.__cause__, "orig", None) if isinstance(error, StoreError) else None
+    return getattr(origin, "sqlstate", None) == "55P03"
 
 
 def current(connection: sa.Connection) -> str | None:
@@ -75,9 +110,3 @@ def alembic_config() -> Config:
     config.set_main_option("script_location", where.replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
-
-
-def _too_new(database: Database, revision: str) -> SchemaError:
-    return SchemaError(
-        f"{database.name}: the tables are of revision {revision}, which this assay does not know: install a newer assay"
-    )

@@ -373,3 +373,7 @@ label_requests = sa.Table(
     sa.Column("labelled_at", Moment),
     sa.CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
 )
+
+#: One row: the oldest assay, named by its newest revision, that these tables serve. A migration that takes away what
+#: older ones need moves it on.
+schema_support = sa.Table("schema_support", metadata, sa.Column("oldest_revision", sa.Text, primary_key=True))

@@ -96,11 +96,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A batch that this process may work on until its lease ends; `deliveries` counts this claim too."""
+    """A batch that this process may work on until its lease ends.
+
+    `deliveries` counts this claim too; `waited_seconds` is since the app enqueued it, by the server's clock.
+    """
 
     batch_id: str
     payload: bytes
     deliveries: int
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +359,7 @@ class Queue:
             return None
         with self._lock:
             self._held[batch_id] = token
-        return Claim(batch_id, reply[0], int(reply[1]))
+        return Claim(batch_id, reply[0], int(reply[1]), float(reply[2]))
 
     def extend(self, batch_ids: Iterable[str], *, lease_seconds: float) -> list[str]:
         """Make the leases of batches that we hold end `lease_seconds` from now; the ids that we no longer hold."""
@@ -420,6 +424,24 @@ class Queue:
             if int(reply[0]) < chunk:
                 break
         return rang
+
+    def take_bells(self, limit: int, *, wait_seconds: float) -> list[bytes]:
+        """Take the oldest doorbells off the broker's list, for another broker to carry; waits for the first of them.
+
+        They may be lost from here on: the sweep rings again. What is no doorbell may be among them.
+        """
+        with _queue_errors():
+            found = self._redis.brpop([self.name], timeout=wait_seconds)
+            if found is None:
+                return []
+            first: bytes = found[1]
+            more: list[bytes] | None = self._redis.rpop(self.name, limit - 1) if limit > 1 else None
+        return [first, *(more or ())]
+
+    def put_back_bells(self, bells: Sequence[bytes]) -> None:
+        """Give back what `take_bells` took, to the place that it had."""
+        with _queue_errors():
+            self._redis.rpush(self.name, *reversed(bells))
 
     def keep_unreadable(self, item: bytes) -> None:
         """Put aside what was on the broker's list and is no doorbell.
@@ -766,7 +788,7 @@ end
 redis.call('ZADD', DUE, time + tonumber(lease_seconds), id)
 local number = tonumber(redis.call('HGET', RINGS, id) or 0)
 if number > tonumber(redis.call('HGET', STATE, 'heard') or 0) then redis.call('HSET', STATE, 'heard', number) end
-return { payload, redis.call('HGET', DELIVERIES, id) }
+return { payload, redis.call('HGET', DELIVERIES, id), tostring(time - (redis.call('ZSCORE', PENDING, id) or time)) }
 """,
     "extend": _COMMON
     + """

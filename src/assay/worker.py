@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: How often an older worker looks at what a newer client wrote.
+_NEWER_PAUSE_SECONDS = 5.0
 _NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
 
 
@@ -69,6 +71,8 @@ class DeliveryPolicy:
     max_record_bytes: int = 1_000_000
     #: bound of everything that judging one record may take, whatever a judge does
     judge_deadline_seconds: float = 900.0
+    #: how long what a newer client wrote waits for a newer worker, while a release is rolled out
+    newer_seconds: float = 600.0
     #: how often to look whether a rubric that waits may go on
     gate_seconds: float = 60.0
 
@@ -235,6 +239,10 @@ class Worker:
             # A producer may have written another id than the one that it is stored under, which is the one that counts.
             batch = replace(decode_batch(claim.payload), batch_id=batch_id)
         except RecordError as error:
+            if error.reason == "unknown_version" and claim.waited_seconds < self._policy.newer_seconds:
+                # Not counted as a delivery: another worker, that is newer, may be there already.
+                self._queue.release(claim.batch_id, due_at=time.time() + _NEWER_PAUSE_SECONDS)
+                return "released"
             return self._keep_whole(claim, error.reason, str(error))
         if len(batch.records) == 1 and claim.deliveries > self._policy.max_deliveries:
             message = f"the worker died {claim.deliveries - 1} times while it had this record in hand"
@@ -243,7 +251,7 @@ class Worker:
             # More than one worker died with it: find the record that kills, spare its mates.
             return self._split(batch)
         try:
-            return self._evaluate_batch(batch)
+            return self._evaluate_batch(batch, claim.waited_seconds)
         except AssayError as error:
             if not isinstance(error, StoreDataError):
                 raise
@@ -266,9 +274,9 @@ class Worker:
         _log.error("batch set aside", extra={"batch_id": claim.batch_id, "reason": reason, "error": message})
         return "undecodable"
 
-    def _evaluate_batch(self, batch: Batch) -> str:
+    def _evaluate_batch(self, batch: Batch, waited_seconds: float) -> str:
         plan = _Plan()
-        work = self._plan(batch, plan)
+        work = self._plan(batch, plan, waited_seconds)
         handed_back: list[tuple[_Task, bytes]] = []
         if work:
             outcomes = self._judge([task for task, _ in work], replay=batch.replay)
@@ -288,13 +296,17 @@ class Worker:
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
         return "handed_back" if handed_back else "done"
 
-    def _plan(self, batch: Batch, plan: _Plan) -> list[tuple[_Task, bytes]]:
+    def _plan(self, batch: Batch, plan: _Plan, waited_seconds: float) -> list[tuple[_Task, bytes]]:
         """Decode the batch and ask the store what is known; returns what is left to judge."""
         decoded: dict[str, tuple[Record, bytes]] = {}
         for raw in batch.records:
             try:
                 record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
             except RecordError as error:
+                if error.reason == "unknown_version" and waited_seconds < self._policy.newer_seconds:
+                    due_at = time.time() + _NEWER_PAUSE_SECONDS
+                    plan.retries.append(_single(batch, raw, 2000 + len(plan.retries), due_at=due_at))
+                    continue
                 plan.dead_letters.append(_dead_letter(raw, reason=error.reason, message=str(error), attempts=1))
                 continue
             if record.record_id in decoded:

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from assay.enqueue import enqueue, replay
 from assay.errors import StoreDataError
 from assay.pipeline import Judges
-from assay.queue import Queue, encode_batch
+from assay.queue import Queue, decode_batch, encode_batch
 from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
@@ -203,12 +204,53 @@ def test_a_bad_record_is_kept_and_its_mates_are_scored(bench: Bench) -> None:
     ],
 )
 def test_what_is_no_batch_is_kept_with_its_reason(bench: Bench, payload: bytes, reason: str) -> None:
-    worker = bench.worker()
+    worker = bench.worker(policy=replace(QUICK, newer_seconds=0))
     bench.push_raw(payload, "b")
     bench.work_off(worker)
     (letter,) = bench.store.dead_letters()
     assert letter.reason == reason
     assert letter.payload in payload
+
+
+def test_a_batch_of_a_newer_client_waits_for_a_newer_worker(bench: Bench) -> None:
+    worker = bench.worker()
+    payload = encode_batch([record(1).to_json()], batch_id="b", enqueued_at=time.time())
+    newer = payload.replace(b'"schema_version":1,"batch_id"', b'"schema_version":2,"batch_id"')
+    bench.push_raw(newer, "b")
+    for _ in range(10):
+        worker.work("b")
+        # Its time to wait is over: the sweep rings.
+        bench.queue.sweep(now=time.time() + 60)
+    assert bench.store.dead_letters() == []
+    claim = bench.queue.claim("b", lease_seconds=30)
+    assert claim is not None
+    assert (claim.payload, claim.deliveries) == (newer, 1), "ten looks are no deliveries"
+    bench.queue.release("b", due_at=time.time())
+    # A newer worker comes, which can read it.
+    bench.queue._redis.hset("assay:assay:batches", "b", payload)
+    bench.work_off(worker)
+    assert bench.outcomes()["safety"] == (1, 0, 0)
+
+
+def test_a_record_of_a_newer_client_waits_and_its_mates_do_not(bench: Bench) -> None:
+    worker = bench.worker()
+    newer = record(1).to_json().replace('"schema_version":1', '"schema_version":2', 1)
+    bench.push_raw(encode_batch([newer, record(2).to_json()], batch_id="b", enqueued_at=time.time()), "b", 2)
+    worker.work("b")
+    assert bench.outcomes()["safety"] == (1, 0, 0)
+    assert bench.store.dead_letters() == []
+    for _ in range(3):
+        bench.queue.sweep(now=time.time() + 60)
+        (batch_id,) = bench.ids
+        worker.work(batch_id)
+    (batch_id,) = bench.ids
+    payload = bench.queue._redis.hget("assay:assay:batches", batch_id)
+    assert decode_batch(payload).records == (newer.encode(),)
+    patient = bench.worker(policy=replace(QUICK, newer_seconds=0))
+    bench.queue.sweep(now=time.time() + 60)
+    bench.work_off(patient)
+    (letter,) = bench.store.dead_letters()
+    assert (letter.reason, letter.payload) == ("unknown_version", newer.encode())
 
 
 def test_a_record_of_ten_megabytes_is_set_aside(bench: Bench) -> None:

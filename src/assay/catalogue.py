@@ -501,7 +501,12 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "judge",
     ),
     _worker("assay_judge_info", "info", "Judges of this worker.", "judge", "judge_fingerprint"),
-    _worker("assay_batches_total", "counter", "Batches worked on, by how it ended.", "outcome"),
+    _worker(
+        "assay_batches_total",
+        "counter",
+        "Batches worked on, by how it ended; `late`: its call goes on without a thread, and it ends later.",
+        "outcome",
+    ),
     _worker("assay_retries_total", "counter", "Records sent back to be judged again, by failure kind.", "kind"),
     _worker("assay_score_lag_seconds", "histogram", "Time from an interaction to its stored evaluations."),
     _worker("assay_commit_seconds", "histogram", "Time that one transaction of the store took."),

@@ -118,6 +118,8 @@ class Retry:
     batch_id: str
     due_at: float
     enqueued_at: float
+    #: above 0: we hold it for so long from the start, as if claimed at once, and `due_at` does not count
+    lease_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,8 +382,14 @@ class Queue:
         args: list[Any] = [self._bell, batch_id, self.ring_seconds]
         for retry in retries:
             _check_batch_id(retry.batch_id)
+            token = ""
+            if retry.lease_seconds > 0:
+                # Kept from try to try, for the reply of the first may be what was lost.
+                with self._lock:
+                    token = self._held.setdefault(retry.batch_id, uuid.uuid4().hex)
             # A delay, not a time: our clock may differ from the server's.
-            args += [retry.batch_id, retry.payload, retry.enqueued_at, retry.due_at - now]
+            delay = retry.lease_seconds if token else retry.due_at - now
+            args += [retry.batch_id, retry.payload, retry.enqueued_at, delay, token]
         done = bool(self._run("finish", args))
         self._forget(batch_id)
         return done
@@ -807,11 +815,17 @@ return lost
     + """
 local template, id, ring_seconds = unpack(ARGV, 1, 3)
 if remove(id) == 0 then return 0 end
-for i = 4, #ARGV, 4 do
+for i = 4, #ARGV, 5 do
   -- There already: its batch came and was finished twice.
   if redis.call('HEXISTS', BATCHES, ARGV[i]) == 0 then
     add(ARGV[i], ARGV[i + 1], 1, ARGV[i + 2])
-    schedule(template, ARGV[i], tonumber(ARGV[i + 3]), tonumber(ring_seconds))
+    if ARGV[i + 4] ~= '' then
+      redis.call('HSET', LEASES, ARGV[i], ARGV[i + 4])
+      redis.call('HINCRBY', DELIVERIES, ARGV[i], 1)
+      redis.call('ZADD', DUE, server_time() + tonumber(ARGV[i + 3]), ARGV[i])
+    else
+      schedule(template, ARGV[i], tonumber(ARGV[i + 3]), tonumber(ring_seconds))
+    end
   end
 end
 return 1

@@ -64,7 +64,20 @@ class Settings(BaseSettings):
     judge_timeout_seconds: float = Field(
         60.0, gt=0, le=3600, description="Bound of one judge call, from first byte to last."
     )
-    judge_max_in_flight: int = Field(64, ge=1, le=4096, description="Judge calls in flight in one worker process.")
+    judge_patience_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="How long calls that hang may hold up the thread of their batch; a tenth of it where most of the "
+        "batch is judged. They then go on by themselves. Raise it for a judge whose every answer takes as long.",
+    )
+    judge_max_in_flight: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Verdicts that one judge is asked for at once in one worker process; calls that hang do not count, "
+        "up to eight times as many.",
+    )
     judge_temperature: float | None = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
     judge_max_tokens: int = Field(
         4096, ge=64, description="Bound of one judge reply in tokens, a reasoning model's thoughts included."

@@ -263,6 +263,7 @@ def build_worker(
             retry_max_seconds=settings.retry_max_seconds,
             shutdown_seconds=settings.shutdown_seconds,
             max_record_bytes=settings.max_record_bytes,
+            patience_seconds=settings.judge_patience_seconds,
         ),
     )
 

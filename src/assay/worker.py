@@ -2,12 +2,14 @@
 
 The batch stays in Redis until its scores are committed, so a worker may die anywhere and lose nothing; every step may
 be repeated, because evaluations have deterministic ids and the store takes each once. Judge calls run on one event
-loop per process; each batch occupies one thread, which waits.
+loop per process; each batch occupies one thread, which waits for the calls, but not long for the last of them: those
+that hang go on as batches of their own, without a thread (docs/decisions/0012-limits.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
@@ -17,7 +19,7 @@ import signal
 import threading
 import time
 import uuid
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,8 +32,9 @@ from assay.budgets import THINNED, is_thinned
 from assay.codec import decode_record
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
+from assay.limits import Turn
 from assay.pipeline import evaluate
-from assay.queue import Batch, Retry, decode_batch, encode_batch
+from assay.queue import Batch, Claim, Retry, decode_batch, encode_batch
 from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
 from assay.store import DeadLetter
 
@@ -45,15 +48,26 @@ if TYPE_CHECKING:
     from assay.metrics import WorkerMetrics
     from assay.outbox import Outbox
     from assay.pipeline import Judges
-    from assay.queue import Claim, Queue
+    from assay.queue import Queue
     from assay.records import Outcome
     from assay.rubrics import Rubric
     from assay.store import Store, Stored
+
+    #: judging one record
+    _Call = asyncio.Task[list[Evaluation]]
 
 _log = logging.getLogger(__name__)
 
 #: How often an older worker looks at what a newer client wrote.
 _NEWER_PAUSE_SECONDS = 5.0
+#: Share of a batch's records whose end shows how long a call takes now.
+_MOST_OF_A_BATCH = 0.75
+#: Calls that go on without their thread: how many records, and how many bytes of them, a process has at most.
+_MOST_LATE = 1_000
+_MOST_LATE_BYTES = 64_000_000
+#: Threads that commit what such calls come to.
+_LATE_THREADS = 4
+
 _NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
 
 
@@ -73,6 +87,8 @@ class DeliveryPolicy:
     judge_deadline_seconds: float = 900.0
     #: how long what a newer client wrote waits for a newer worker, while a release is rolled out
     newer_seconds: float = 600.0
+    #: how long calls that are under way may hold a thread; a tenth of it, at least, a batch whose most part is judged
+    patience_seconds: float = 10.0
     #: how often to look whether a rubric that waits may go on
     gate_seconds: float = 60.0
 
@@ -103,6 +119,17 @@ class _Task:
     record: Record
     rubrics: list[Rubric]
     probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Late:
+    """A batch of one record whose call goes on without a thread. Its claim is ours."""
+
+    batch: Batch
+    claim: Claim
+    plan: _Plan
+    task: _Task
+    call: _Call
 
 
 class Worker:
@@ -137,8 +164,11 @@ class Worker:
         self._budgets = budgets
         self._policy = policy or DeliveryPolicy()
         self._leases: set[str] = set()
-        self._judging: set[asyncio.Task[list[Evaluation]]] = set()
+        self._judging: set[_Call] = set()
+        self._late: dict[str, _Late] = {}
         self._lock = threading.Lock()
+        self._none_late = threading.Condition(self._lock)
+        self._stops_at = 0.0
         self._told: dict[tuple[str, str], float] = {}
         self._stopping = threading.Event()
         self._handing_back = threading.Event()
@@ -156,6 +186,7 @@ class Worker:
         self._portal_context = start_blocking_portal()
         self._portal: BlockingPortal = self._portal_context.__enter__()
         self._judges = self._portal.call(self._make_judges)
+        self._late_threads = ThreadPoolExecutor(_LATE_THREADS, thread_name_prefix="assay-late")
         if self._metrics is not None:
             for judge in self._judges:
                 self._metrics.judge(judge.name, judge.fingerprint)
@@ -176,6 +207,7 @@ class Worker:
         """Call at SIGTERM: what is in flight may finish for `shutdown_seconds`, then it is handed back."""
         if self._outbox is not None:
             self._outbox.begin_stop()
+        self._stops_at = time.monotonic() + self._policy.shutdown_seconds
         timer = threading.Timer(self._policy.shutdown_seconds, self.hand_back)
         timer.daemon = True
         timer.start()
@@ -191,8 +223,14 @@ class Worker:
             task.get_loop().call_soon_threadsafe(task.cancel)
 
     def stop(self) -> None:
-        """Hand back what is left and end the threads. The store and the queue stay open: they are the caller's."""
+        """Hand back what is left and end the threads. The store and the queue stay open: they are the caller's.
+
+        After `begin_stop`, calls that go on without a thread have what is left of `shutdown_seconds`.
+        """
+        self._wait_for_late(self._stops_at - time.monotonic())
         self.hand_back()
+        self._wait_for_late(10.0)
+        self._late_threads.shutdown()
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=10)
@@ -219,16 +257,20 @@ class Worker:
             self._count("skipped")
             return
         with self._leased(batch_id):
-            try:
-                self._count(self._work(batch_id, claim))
-            except (StoreError, QueueError, ProcessError) as error:
-                # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
-                _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
-                self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
-                self._count("released")
-                if isinstance(error, ProcessError):
-                    # This process can judge no more; whoever runs it starts another.
-                    os.kill(os.getpid(), signal.SIGTERM)
+            self._hold(batch_id, partial(self._work, batch_id, claim))
+
+    def _hold(self, batch_id: str, work: Callable[[], str]) -> None:
+        """Do this with a batch that is ours, or give it back."""
+        try:
+            self._count(work())
+        except (StoreError, QueueError, ProcessError) as error:
+            # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
+            _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
+            self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
+            self._count("released")
+            if isinstance(error, ProcessError):
+                # This process can judge no more; whoever runs it starts another.
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _work(self, batch_id: str, claim: Claim) -> str:
         if claim.deliveries > self._policy.max_deliveries + 2:
@@ -250,15 +292,19 @@ class Worker:
         if len(batch.records) > 1 and claim.deliveries > 2:
             # More than one worker died with it: find the record that kills, spare its mates.
             return self._split(batch)
+        return self._contain(batch, claim, partial(self._evaluate_batch, batch, claim))
+
+    def _contain(self, batch: Batch, claim: Claim, work: Callable[[], str]) -> str:
+        """Do this with a batch; what can never succeed ends here."""
         try:
-            return self._evaluate_batch(batch, claim.waited_seconds)
+            return work()
         except AssayError as error:
             if not isinstance(error, StoreDataError):
                 raise
             problem = str(error)
         except Exception as error:  # noqa: BLE001 - see below
             # A bug, here or in a library, over this very batch: it must neither be lost nor tried for ever.
-            _log.exception("batch failed", extra={"batch_id": batch_id})
+            _log.exception("batch failed", extra={"batch_id": batch.batch_id})
             problem = f"{type(error).__name__}: {error}"
         return self._split(batch) if len(batch.records) > 1 else self._set_aside(batch, claim, "internal", problem)
 
@@ -274,27 +320,112 @@ class Worker:
         _log.error("batch set aside", extra={"batch_id": claim.batch_id, "reason": reason, "error": message})
         return "undecodable"
 
-    def _evaluate_batch(self, batch: Batch, waited_seconds: float) -> str:
+    def _evaluate_batch(self, batch: Batch, claim: Claim) -> str:
         plan = _Plan()
-        work = self._plan(batch, plan, waited_seconds)
-        handed_back: list[tuple[_Task, bytes]] = []
-        if work:
-            outcomes = self._judge([task for task, _ in work], replay=batch.replay)
-            for (task, raw), evaluations in zip(work, outcomes, strict=True):
-                if evaluations is None:
-                    handed_back.append((task, raw))
-                else:
-                    self._settle(batch, plan, task, raw, evaluations)
-        for number, (task, raw) in enumerate(handed_back, 1000):
-            chances = task.probabilities
-            plan.retries.append(_single(batch, raw, number, due_at=time.time(), probabilities=chances))
+        work = self._plan(batch, plan, claim.waited_seconds)
+        calls = self._judge([task for task, _ in work], replay=batch.replay) if work else []
+        try:
+            # Looked at once: a call may end at any moment.
+            ended = [call is None or call.done() for call in calls]
+            if len(batch.records) == 1 and not all(ended):
+                self._go_on([_Late(batch=batch, claim=claim, plan=plan, task=work[0][0], call=_running(calls[0]))])
+                return "late"
+            made = [(task, raw, call) for (task, raw), call in zip(work, calls, strict=True)]
+            ready = [part for part, is_over in zip(made, ended, strict=True) if is_over]
+            running = [
+                (task, raw, _running(call))
+                for (task, raw, call), is_over in zip(made, ended, strict=True)
+                if not is_over
+            ]
+            late = self._part(batch, plan, running)
+            return self._conclude(batch, plan, ready, late)
+        except BaseException:
+            # The batch comes again as it was, and so do these.
+            for call in calls:
+                if call is not None:
+                    call.get_loop().call_soon_threadsafe(call.cancel)
+            raise
+
+    def _part(self, batch: Batch, plan: _Plan, late: Sequence[tuple[_Task, bytes, _Call]]) -> list[_Late]:
+        """Takes the records whose calls go on out of their batch's plan: each is a batch of its own, held by us."""
+        found = []
+        for number, (task, raw, call) in enumerate(late, 2000):
+            entry = (task.record, raw.decode())
+            plan.records.remove(entry)
+            single = _single(batch, raw, number, due_at=0.0, probabilities=task.probabilities)
+            plan.retries.append(replace(single, lease_seconds=self._policy.lease_seconds))
+            found.append(
+                _Late(
+                    batch=decode_batch(single.payload),
+                    claim=Claim(single.batch_id, single.payload, 1),
+                    plan=_Plan(records=[entry]),
+                    task=task,
+                    call=call,
+                )
+            )
+        return found
+
+    def _conclude(
+        self,
+        batch: Batch,
+        plan: _Plan,
+        ready: Sequence[tuple[_Task, bytes, _Call | None]],
+        late: Sequence[_Late] = (),
+    ) -> str:
+        """Commit what is judged, and finish the batch."""
+        handed_back = 0
+        for task, raw, call in ready:
+            if call is None or call.cancelled():
+                chances = task.probabilities
+                number = 1000 + handed_back
+                plan.retries.append(_single(batch, raw, number, due_at=time.time(), probabilities=chances))
+                handed_back += 1
+            else:
+                self._settle(batch, plan, task, raw, call.result())
         inserted = self._commit(plan, replay=batch.replay)
         self._finish(batch.batch_id, plan.retries)
+        self._go_on(late)
         if self._metrics is not None and inserted:
             moment = now()
             for record, _ in plan.records:
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
         return "handed_back" if handed_back else "done"
+
+    # -- calls that go on without a thread
+
+    def _go_on(self, late: Sequence[_Late]) -> None:
+        """Conclude each of these once its call ends; until then their leases are renewed."""
+        with self._lock:
+            self._late.update((item.batch.batch_id, item) for item in late)
+        for item in late:
+            item.call.get_loop().call_soon_threadsafe(
+                item.call.add_done_callback, lambda _, item=item: self._late_threads.submit(self._end_late, item)
+            )
+
+    def _end_late(self, late: _Late) -> None:
+        batch_id = late.batch.batch_id
+        work = partial(self._conclude, late.batch, late.plan, [(late.task, late.batch.records[0], late.call)])
+        try:
+            self._hold(batch_id, partial(self._contain, late.batch, late.claim, work))
+        except Exception as error:  # noqa: BLE001 - nobody waits for this thread
+            # The lease ends, and another worker takes it.
+            _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
+        finally:
+            with self._none_late:
+                self._late.pop(batch_id, None)
+                self._none_late.notify_all()
+
+    def _wait_for_late(self, seconds: float) -> None:
+        with self._none_late:
+            self._none_late.wait_for(lambda: not self._late, timeout=max(0.0, seconds))
+
+    def _has_room(self, records: Sequence[Record]) -> bool:
+        """Whether so many more calls may go on without a thread: their records stay in memory."""
+        with self._lock:
+            late = list(self._late.values())
+        held = sum(len(item.claim.payload) for item in late)
+        wanted = sum(len(record.to_json()) for record in records)
+        return len(late) + len(records) <= _MOST_LATE and held + wanted <= _MOST_LATE_BYTES
 
     def _plan(self, batch: Batch, plan: _Plan, waited_seconds: float) -> list[tuple[_Task, bytes]]:
         """Decode the batch and ask the store what is known; returns what is left to judge."""
@@ -468,9 +599,10 @@ class Worker:
 
     # -- judging, on the event loop
 
-    def _judge(self, work: Sequence[_Task], *, replay: bool) -> list[list[Evaluation] | None]:
+    def _judge(self, work: Sequence[_Task], *, replay: bool) -> Sequence[_Call | None]:
+        """The calls for these, most of them ended; None: it was handed back."""
         try:
-            future: Future[list[list[Evaluation] | None]] = self._portal.start_task_soon(self._judge_all, work, replay)
+            future: Future[list[_Call]] = self._portal.start_task_soon(self._judge_all, work, replay)
         except RuntimeError as error:
             raise ProcessError(f"the event loop of this worker has ended: {error}") from error
         try:
@@ -478,22 +610,58 @@ class Worker:
         except CancelledError:
             return [None] * len(work)
 
-    async def _judge_all(self, work: Sequence[_Task], replay: bool) -> list[list[Evaluation] | None]:
-        tasks = [asyncio.create_task(self._judge_one(task.record, task.rubrics, replay)) for task in work]
+    async def _judge_all(self, work: Sequence[_Task], replay: bool) -> list[_Call]:
+        turns = [Turn() for _ in work]
+        calls = [
+            asyncio.create_task(self._judge_one(task.record, task.rubrics, replay, turn))
+            for task, turn in zip(work, turns, strict=True)
+        ]
         with self._lock:
-            self._judging.update(tasks)
+            self._judging.update(calls)
+        for call in calls:
+            call.add_done_callback(self._judged)
         if self._handing_back.is_set():
-            for task in tasks:
-                task.cancel()
-        try:
-            await asyncio.wait(tasks)
-        finally:
-            with self._lock:
-                self._judging.difference_update(tasks)
-        return [None if task.cancelled() else task.result() for task in tasks]
+            for call in calls:
+                call.cancel()
+        await self._wait(calls, turns, [task.record for task in work])
+        return calls
 
-    async def _judge_one(self, record: Record, rubrics: list[Rubric], replay: bool) -> list[Evaluation]:
+    async def _wait(self, calls: Sequence[_Call], turns: Sequence[Turn], records: Sequence[Record]) -> None:
+        """Until all have ended, or most have and the others hang, or none of them has ended for long."""
+        clock = asyncio.get_running_loop().time
+        started, patience = clock(), self._policy.patience_seconds
+        most, left = asyncio.Event(), math.ceil(len(calls) * _MOST_OF_A_BATCH)
+
+        def count(_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                most.set()
+
+        for call in calls:
+            call.add_done_callback(count)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await most.wait()
+            # As fast as judging is now, the rest should have ended by then.
+            patience = min(patience, max(patience / 10, (clock() - started) / 2))
+            await asyncio.wait(calls, timeout=patience)
+        while True:
+            pending = [index for index, call in enumerate(calls) if not call.done()]
+            # What still waits for its turn does not hang, and to take more work in would only make it wait longer.
+            waits = [turns[index] for index in pending]
+            is_free = not any(turn.waiting or time.monotonic() - turn.since < patience for turn in waits)
+            if not pending or (is_free and self._has_room([records[index] for index in pending])):
+                return
+            await asyncio.wait(calls, timeout=patience)
+
+    def _judged(self, call: _Call) -> None:
+        with self._lock:
+            self._judging.discard(call)
+
+    async def _judge_one(self, record: Record, rubrics: list[Rubric], replay: bool, turn: Turn) -> list[Evaluation]:
         """`evaluate`, with an end, and without what a judge may do to the event loop that all records share."""
+        turn.attach()
         seconds = self._policy.judge_deadline_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -562,7 +730,7 @@ class Worker:
             try:
                 if time.monotonic() >= renew_at:
                     with self._lock:
-                        held = list(self._leases)
+                        held = [*self._leases, *self._late]
                     if held:
                         self._queue.extend(held, lease_seconds=self._policy.lease_seconds)
                     renew_at = time.monotonic() + self._policy.lease_seconds / 4
@@ -608,6 +776,11 @@ class Worker:
     def _count(self, outcome: str) -> None:
         if self._metrics is not None:
             self._metrics.batch(outcome)
+
+
+def _running(call: _Call | None) -> _Call:
+    assert call is not None  # noqa: S101 - what was handed back has ended
+    return call
 
 
 def _single(

@@ -23,6 +23,7 @@ from assay.errors import JudgeError
 from assay.judges import OPENAI_BASE_URL
 from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
+from assay.judges._slots import OVERTIME
 from assay.loopguard import HEADERS, judging
 from assay.records import Usage
 
@@ -232,7 +233,8 @@ class Endpoint:
 
     def _connect(self) -> openai.AsyncOpenAI:
         if self._client is None:
-            most = self._settings.max_in_flight + 8
+            # Those that hang have no slot, but a connection.
+            most = self._settings.max_in_flight * (1 + OVERTIME) + 8
             limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
                 max_connections=most, max_keepalive_connections=most, keepalive_expiry=_KEEPALIVE_SECONDS
             )

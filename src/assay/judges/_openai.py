@@ -18,6 +18,7 @@ from assay.judges._identity import identify
 from assay.judges._prices import load_prices
 from assay.judges._prompt import DEFECTS, render, repair, schema
 from assay.judges._reply import Verdicts, find_verdicts, grade_distribution, read_defects
+from assay.judges._slots import Slots
 from assay.records import TRANSIENT, Failure, Score, Usage
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class OpenAIJudge:
             )
         self._settings = settings
         self._purse = purse
-        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self._slots = Slots(settings.max_in_flight)
         self._endpoint = Endpoint(
             settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer
         )
@@ -62,8 +63,10 @@ class OpenAIJudge:
         seconds = self._settings.timeout_seconds
         if self._purse is not None:
             exchange.account = _Account(self._purse, self._endpoint, record, self.name, seconds + _LEASE_MARGIN_SECONDS)
-        async with self._slots:
-            await exchange.run(seconds)
+        async with self._slots.hold():
+            started = asyncio.get_running_loop().time()
+            if await exchange.run(seconds):
+                self._slots.answered(asyncio.get_running_loop().time() - started)
         return [exchange.outcomes[rubric.name] for rubric in rubrics]
 
     async def aclose(self) -> None:
@@ -120,11 +123,11 @@ class _Exchange:
         self._usage = {rubric.name: Usage() for rubric in rubrics}
         self._seconds = dict.fromkeys(self._usage, 0.0)
 
-    async def run(self, timeout_seconds: float) -> None:
-        """Ask, read, and ask once more for what was no verdict."""
+    async def run(self, timeout_seconds: float) -> bool:
+        """Ask, read, and ask once more for what was no verdict. Whether the first request was answered."""
         rubrics, messages, held = await self._admit()
         if not rubrics:
-            return
+            return False
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_seconds
         try:
@@ -132,15 +135,15 @@ class _Exchange:
         except JudgeError as error:
             for rubric in rubrics:
                 self._fail(rubric, error.kind, str(error), retry_after_seconds=error.retry_after_seconds)
-            return
+            return False
         faults = self._read(answer, rubrics)
         if not faults:
-            return
+            return True
         again = [rubric for rubric in rubrics if rubric.name in faults]
         if declines(answer.content):
             for rubric in again:
                 self._fail(rubric, "refused", f"the judge declined: {answer.content}", model=answer.model)
-            return
+            return True
         shown = answer.content[:_SHOWN_CHARACTERS].strip() or "(nothing)"
         said = repair(again, {name: str(fault) for name, fault in faults.items()})
         messages = [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": said}]
@@ -150,12 +153,13 @@ class _Exchange:
             answer = await self._ask(messages, again, deadline, held)
         except JudgeError as error:
             self._fail_repair(again, faults, error)
-            return
+            return True
         faults = self._read(answer, again)
         for rubric in again:
             if rubric.name in faults:
                 fault = faults[rubric.name]
                 self._fail(rubric, fault.kind, f"{fault} (after one repair)", model=answer.model)
+        return True
 
     async def _admit(self) -> tuple[Sequence[Rubric], list[dict[str, str]], Reservation | None]:
         """The rubrics that may be asked, the messages for them, and what is held; a spent budget fails only its own."""

@@ -1,0 +1,271 @@
+"""Calls that hang hold nothing else up, and nothing of them is lost or counted twice: on a real Redis and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from assay import worker as worker_module
+from assay.enqueue import enqueue
+from assay.limits import waiting
+from assay.pipeline import Judges
+from assay.queue import Queue
+from assay.records import Failure, Outcome, Record, Score
+from assay.rubrics import Rubric, load_rubrics
+from assay.store import Store
+from assay.worker import DeliveryPolicy, Worker
+from deployment import record
+
+RUBRICS = load_rubrics()
+POLICY = DeliveryPolicy(
+    patience_seconds=0.3,
+    lease_seconds=2,
+    sweep_seconds=0.05,
+    retry_base_seconds=0.01,
+    retry_max_seconds=0.05,
+    max_attempts=3,
+)
+
+
+class Hanging:
+    """A judge of which some calls end only when they are told to, or wait for a turn until then."""
+
+    name = "hanging"
+    fingerprint = "f" * 64
+
+    def __init__(self, *ids: str, outcome: Outcome | None = None, queues: bool = False) -> None:
+        self.ids = set(ids)
+        self.outcome = outcome or Score(value=1.0, passed=True)
+        self.queues = queues
+        self.calls: list[str] = []
+        self._events: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+        self.calls.append(record.record_id)
+        if record.record_id not in self.ids:
+            return [Score(value=1.0, passed=True) for _ in rubrics]
+        event = asyncio.Event()
+        self._events.append((asyncio.get_running_loop(), event))
+        if self.queues:
+            with waiting():
+                await event.wait()
+        else:
+            await event.wait()
+        return [self.outcome for _ in rubrics]
+
+    def release(self) -> None:
+        self.ids = set()
+        for loop, event in self._events:
+            loop.call_soon_threadsafe(event.set)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self, queue: Queue, store: Store) -> None:
+        self.queue, self.store = queue, store
+        self.workers: list[Worker] = []
+
+    def worker(self, judge: Hanging, policy: DeliveryPolicy = POLICY) -> Worker:
+        worker = Worker(
+            queue=self.queue, store=self.store, rubrics=RUBRICS, judges=lambda: Judges(judge), policy=policy
+        )
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def push(self, records: int) -> str:
+        enqueue([record(i) for i in range(records)], self.queue)
+        (batch_id,) = self.ids
+        return batch_id
+
+    @property
+    def ids(self) -> list[str]:
+        return sorted(key.decode() for key in self.queue._redis.hkeys("assay:assay:batches"))
+
+    def scored(self) -> Counter[str]:
+        return Counter({total.rubric: total.scored for total in self.store.totals()})
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def work_off(self, worker: Worker) -> None:
+        def is_empty() -> bool:
+            for batch_id in self.ids:
+                worker.work(batch_id)
+            return not self.ids
+
+        self.until(is_empty)
+
+    def assert_all_scored_once(self, records: int) -> None:
+        assert self.scored() == {rubric.name: records for rubric in RUBRICS}
+        assert self.store.counts().received == {"shop": records}
+        assert self.store.dead_letters() == []
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> Iterator[Bench]:
+    queue = Queue.from_url(redis_url)
+    with Store(f"sqlite:///{tmp_path}/assay.db") as store:
+        store.upgrade()
+        made = Bench(queue, store)
+        yield made
+        for worker in made.workers:
+            worker.stop()
+    queue.close()
+
+
+def test_what_is_judged_is_committed_while_a_mate_hangs(bench: Bench) -> None:
+    judge = Hanging("record-3", "record-7")
+    worker = bench.worker(judge)
+    batch_id = bench.push(25)
+    worker.work(batch_id)  # returns, although two calls hang
+    assert bench.scored() == {rubric.name: 23 for rubric in RUBRICS}
+    assert bench.store.counts().received == {"shop": 23}
+    assert len(bench.ids) == bench.queue.depth().records == 2
+    assert batch_id not in bench.ids
+
+    # Another worker finds them held, for longer than a lease lasts.
+    other = bench.worker(Hanging())
+    time.sleep(POLICY.lease_seconds * 1.5)
+    for single in bench.ids:
+        other.work(single)
+    assert len(judge.calls) == 25
+
+    judge.release()
+    bench.until(lambda: not bench.ids)
+    bench.assert_all_scored_once(25)
+    assert Counter(judge.calls) == Counter(f"record-{i}" for i in range(25))
+
+
+def test_a_single_record_that_hangs_holds_no_thread(bench: Bench) -> None:
+    judge = Hanging("record-0")
+    worker = bench.worker(judge)
+    batch_id = bench.push(1)
+    worker.work(batch_id)
+    assert bench.ids == [batch_id]
+    assert bench.queue.claim(batch_id, lease_seconds=5) is None
+    judge.release()
+    bench.until(lambda: not bench.ids)
+    bench.assert_all_scored_once(1)
+    assert judge.calls == ["record-0"]
+
+
+def test_when_all_calls_hang_the_thread_is_free_after_its_patience(bench: Bench) -> None:
+    judge = Hanging(*(f"record-{i}" for i in range(6)))
+    worker = bench.worker(judge)
+    worker.work(bench.push(6))
+    assert len(bench.ids) == 6
+    assert bench.scored() == {}
+    judge.release()
+    bench.until(lambda: not bench.ids)
+    bench.assert_all_scored_once(6)
+
+
+def test_a_worker_that_dies_meanwhile_loses_nothing(bench: Bench) -> None:
+    judge = Hanging("record-1")
+    dead = bench.worker(judge)
+    dead.work(bench.push(8))
+    (single,) = bench.ids
+    with dead._lock:
+        dead._late.pop(single)  # as a process that is gone, it renews no lease
+    other = bench.worker(Hanging())
+    bench.until(lambda: bench.queue._redis.hget("assay:assay:leases", single) is None)
+    bench.work_off(other)
+    bench.assert_all_scored_once(8)
+    # Its answer comes after all: it is stored once.
+    judge.release()
+    dead._late_threads.shutdown(wait=False)
+    time.sleep(0.2)
+    bench.assert_all_scored_once(8)
+
+
+def test_an_answer_after_the_record_was_judged_by_another_is_not_counted_again(bench: Bench) -> None:
+    judge = Hanging("record-1")
+    first = bench.worker(judge)
+    first.work(bench.push(8))
+    (single,) = bench.ids
+    bench.queue._redis.hdel("assay:assay:leases", single)  # the lease was lost
+    second = bench.worker(Hanging())
+    second._judges._default.fingerprint = judge.fingerprint
+    bench.work_off(second)
+    judge.release()
+    bench.until(lambda: not first._late)
+    bench.assert_all_scored_once(8)
+
+
+def test_hand_back_returns_a_call_that_hangs_uncounted(bench: Bench) -> None:
+    judge = Hanging("record-1", "record-2")
+    worker = bench.worker(judge)
+    worker.work(bench.push(12))
+    worker.hand_back()
+    bench.until(lambda: not worker._late)
+    assert bench.queue.depth().records == 2
+    claims = [bench.queue.claim(single, lease_seconds=0.01) for single in bench.ids]
+    assert [claim.deliveries for claim in claims if claim] == [1, 1]
+    time.sleep(0.05)
+    bench.work_off(bench.worker(Hanging()))
+    bench.assert_all_scored_once(12)
+
+
+def test_a_worker_that_stops_waits_for_its_calls_as_long_as_it_may(bench: Bench) -> None:
+    judge = Hanging("record-1")
+    worker = bench.worker(judge)
+    worker.work(bench.push(8))
+    worker.begin_stop()
+    threading.Timer(0.3, judge.release).start()
+    worker.stop()
+    bench.workers.remove(worker)
+    bench.assert_all_scored_once(8)
+    assert bench.ids == []
+    assert len(judge.calls) == 8
+
+
+def test_a_late_failure_is_tried_again_like_any(bench: Bench) -> None:
+    judge = Hanging("record-1", outcome=Failure(kind="timeout", message="slow"))
+    worker = bench.worker(judge)
+    worker.work(bench.push(8))
+    judge.release()
+    bench.until(lambda: not worker._late)
+    assert len(bench.ids) == 1
+    bench.work_off(worker)
+    bench.assert_all_scored_once(8)
+    assert Counter(judge.calls)["record-1"] == 2
+
+
+def test_what_waits_for_its_turn_does_not_hang(bench: Bench) -> None:
+    judge = Hanging("record-1", queues=True)
+    worker = bench.worker(judge)
+    thread = threading.Thread(target=worker.work, args=(bench.push(8),))
+    thread.start()
+    thread.join(POLICY.patience_seconds * 4)
+    assert thread.is_alive()
+    assert not worker._late
+    judge.release()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not worker._late
+    bench.assert_all_scored_once(8)
+
+
+def test_calls_without_a_thread_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_MOST_LATE", 1)
+    judge = Hanging("record-1", "record-2")
+    worker = bench.worker(judge)
+    thread = threading.Thread(target=worker.work, args=(bench.push(12),))
+    thread.start()
+    thread.join(POLICY.patience_seconds * 4)
+    assert thread.is_alive()
+    judge.release()
+    thread.join(20)
+    bench.assert_all_scored_once(12)

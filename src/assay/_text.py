@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,43 @@ _OPENING_CHARACTERS = 300
 
 #: A turn with fewer words that say something is read with those before it.
 _LEAST_WORDS = 3
+
+
+#: Characters that models read and nobody sees: tags (those that spell a flag are spared), and the variation selectors
+#: past the first sixteen, by which bytes are smuggled.
+_UNSEEN = re.compile(
+    "(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f)"
+    "|[\U000e0000-\U000e007f]+|[\U000e0100-\U000e01ef]+"
+)
+#: Beside them, what may stand within a word and does not show: soft hyphen, zero-width and joining characters, marks of
+#: direction, invisible operators, fillers, the first variation selectors.
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
+)
+_HIDDEN = re.compile(f"[{INVISIBLE}]")
+#: Letters of other scripts and turned ones that pass for Latin ones; digits and forms that NFKC knows are left to it.
+_LOOKALIKES = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u043a\u043c\u0442\u0432\u043d\u03b1\u03b5\u03bf\u03c1\u03c5\u03bd\u03b9\u03ba\u03c4\u03c7\u0131\u0261\u0251\u0585\u0578\u057d\u04cf\u1d04\u1d05\u1d07\u1d00\u0299\ua730",
+    "aeopcyxijshdqwkmtbhaeopuviktxigaonslcdeabf",
+)
+
+
+def without_unseen(text: str) -> str:
+    """The text without what a model reads and nobody sees."""
+    return text if text.isascii() else _UNSEEN.sub(r"\1", text)
+
+
+def revealed(text: str) -> str:
+    """The text as it looks: without what does not show, in compatibility forms, lower case, look-alikes as Latin."""
+    if text.isascii():
+        return text.lower()
+    text = _HIDDEN.sub("", text)
+    return unicodedata.normalize("NFKC", _STACKED.sub("", text)).casefold().translate(_LOOKALIKES)
+
+
+#: NFKC sorts each run of combining marks in quadratic time: long ones are left out.
+_STACKED = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
 
 
 def asked(record: Record) -> str:

@@ -388,7 +388,7 @@ def _most(instrument: Instrument, record: Record) -> float:
     price = instrument.price
     if instrument.is_free or price is None:
         return 0.0
-    messages, schema = preview(instrument.asked, record)
+    messages, schema = preview(instrument.asked, record, guarded=instrument.judge.guarded)
     prompt = _FRAME_TOKENS + len(json.dumps(schema))
     prompt += sum(len(message["content"].encode(errors="replace")) for message in messages)
     reply = instrument.judge.max_tokens
@@ -411,7 +411,8 @@ def _forecast(
         replies = [o.usage.completion_tokens for o in found if o.usage.completion_tokens is not None]
         verdict = sum(replies) / len(replies) if replies else _VERDICT_TOKENS
         completion = round(len(todo) * len(instrument.asked) * verdict)
-        characters = (sum(len(m["content"]) for m in preview(instrument.asked, record)[0]) for record, _ in todo)
+        sent = (preview(instrument.asked, record, guarded=instrument.judge.guarded)[0] for record, _ in todo)
+        characters = (sum(len(message["content"]) for message in messages) for messages in sent)
         prompt = sum(-(-count // _CHARACTERS_PER_TOKEN) for count in characters)
         price = instrument.price
         cost = None if price is None else price.cost_usd(prompt_tokens=prompt, completion_tokens=completion)

@@ -463,7 +463,7 @@ def _expected(
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 #: what copyists put in, leave out or swap: quotation marks, asterisks and backticks of Markdown, invisible characters
 _MARKS = re.compile(
-    "[\"'`*\u00b4\u2018-\u201f\u2039\u203a\u00ab\u00bb\u300c-\u300f\u301d-\u301f\u00ad\u200b-\u200f\u2060\ufeff]"
+    "[\"'`*\u00b4\u2018-\u201f\u2039\u203a\u00ab\u00bb\u300c-\u300f\u301d-\u301f\u00ad\u200b-\u200f\u2060\ufeff\U000e0000-\U000e01ef]"
 )
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _ELLIPSIS = re.compile(r"[\[(]?\.(?: ?\.){2,}[\])]?")

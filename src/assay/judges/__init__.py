@@ -85,6 +85,8 @@ class JudgeSettings:
     logprobs: bool = True
     #: price table; None is the shipped one
     prices_path: Path | None = None
+    #: False asks without fences and rules: to measure what they are worth, and for nothing else
+    guarded: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.timeout_seconds) and self.timeout_seconds > 0):
@@ -168,10 +170,12 @@ def lacks_key(settings: JudgeSettings) -> bool:
     return _origin(settings.base_url) == _origin(None) and not settings.api_key
 
 
-def preview(rubrics: Sequence[Rubric], record: Record | None = None) -> tuple[list[dict[str, str]], dict[str, object]]:
+def preview(
+    rubrics: Sequence[Rubric], record: Record | None = None, *, guarded: bool = True
+) -> tuple[list[dict[str, str]], dict[str, object]]:
     """What the engine `openai` sends for `rubrics` asked together: the messages, and the JSON Schema of the reply.
 
-    Without a record, placeholders stand in its place.
+    Without a record, placeholders stand in its place. For `guarded` see `JudgeSettings`.
     """
     from assay.judges._prompt import render, schema
 
@@ -183,7 +187,7 @@ def preview(rubrics: Sequence[Rubric], record: Record | None = None) -> tuple[li
             output="<output>",
             contexts=(Context(text="<context 1>"), Context(text="<context 2>")),
         )
-    return render(record, rubrics), schema(rubrics)
+    return render(record, rubrics, guarded=guarded), schema(rubrics)
 
 
 def _origin(base_url: str | None) -> tuple[str, str]:

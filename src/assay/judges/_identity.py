@@ -39,7 +39,7 @@ def identify(settings: JudgeSettings) -> Identity:
         "model": settings.model,
         "temperature": settings.temperature,
         "logprobs": settings.logprobs,
-        "prompt": PROTOCOL,
+        "prompt": PROTOCOL if settings.guarded else f"{PROTOCOL}, not guarded",
         "parser": PARSER,
     }
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

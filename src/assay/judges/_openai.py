@@ -59,7 +59,7 @@ class OpenAIJudge:
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
         """One outcome for each rubric, in their order, from one call and at most one repair."""
-        exchange = _Exchange(self._endpoint, record, rubrics, logprobs=self._settings.logprobs)
+        exchange = _Exchange(self._endpoint, record, rubrics, self._settings)
         seconds = self._settings.timeout_seconds
         if self._purse is not None:
             exchange.account = _Account(self._purse, self._endpoint, record, self.name, seconds + _LEASE_MARGIN_SECONDS)
@@ -112,12 +112,13 @@ _NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 class _Exchange:
     """One record's call and repair: collects outcomes, and what each of them cost."""
 
-    def __init__(self, endpoint: Endpoint, record: Record, rubrics: Sequence[Rubric], *, logprobs: bool) -> None:
+    def __init__(self, endpoint: Endpoint, record: Record, rubrics: Sequence[Rubric], settings: JudgeSettings) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self._endpoint = endpoint
         self._record = record
         self._rubrics = rubrics
-        self._logprobs = logprobs
+        self._logprobs = settings.logprobs
+        self._guarded = settings.guarded
         #: None: nothing limits what it may take
         self.account: _Account | None = None
         self._usage = {rubric.name: Usage() for rubric in rubrics}
@@ -165,7 +166,7 @@ class _Exchange:
         """The rubrics that may be asked, the messages for them, and what is held; a spent budget fails only its own."""
         rubrics = self._rubrics
         while rubrics:
-            messages = render(self._record, rubrics)
+            messages = render(self._record, rubrics, guarded=self._guarded)
             if self.account is None:
                 return rubrics, messages, None
             try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 #: Part of every fingerprint: change it when the same reply is read differently.
-PARSER = "2"
+PARSER = "3"
 
 _MAX_CHARACTERS = 100_000
 _MAX_FALSE_STARTS = 100
@@ -69,18 +69,19 @@ class Verdicts:
 
 
 def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
-    """The last JSON object in `text` that holds any of these names, else the last object of all.
+    """The JSON object in `text` that holds any of these names, else the last object of all.
 
-    Text around it is passed over: fences, a model's thoughts, an echo of the record before its verdict.
+    Text around it is passed over: code fences, a model's thoughts. An object that a model copied out of the record
+    looks like a verdict, too: where two differ, or one is broken, none of them counts.
 
     Raises:
-        VerdictError: `unparsable`: there is none, or it names something twice.
+        VerdictError: `unparsable`: there is none, there are two, or it names something twice.
     """
     if len(text) > _MAX_CHARACTERS:
         raise VerdictError("unparsable", f"the reply has {len(text)} characters")
     best: Verdicts | None = None
     named = False
-    at = false_starts = 0
+    at, false_starts = _after_thoughts(text), 0
     try:
         while (at := text.find("{", at)) != -1 and false_starts < _MAX_FALSE_STARTS:
             try:
@@ -88,10 +89,14 @@ def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
             except _DuplicateKeyError as error:
                 raise VerdictError("unparsable", f"the reply has {str(error)!r} twice in one object") from None
             except ValueError:
+                if _begins(text, at, names):
+                    raise VerdictError("unparsable", "the reply has no JSON object that is whole") from None
                 false_starts += 1
                 at += 1
                 continue
             has_name = any(name in members for name in names)
+            if has_name and named and best is not None and members != best.members:
+                raise VerdictError("unparsable", "the reply has two verdicts that differ")
             if has_name or not named:
                 best, named = Verdicts(text, at, members), has_name
             at = end
@@ -100,6 +105,22 @@ def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
     if best is None:
         raise VerdictError("unparsable", "the reply has no JSON object" if text.strip() else "the reply is empty")
     return best
+
+
+def _after_thoughts(text: str) -> int:
+    """Where what a reasoning model thinks aloud before its reply ends; 0 where it does not."""
+    opened = _SPACE.match(text)
+    if not text.startswith("<think>", opened.end() if opened else 0):
+        return 0
+    # The first end: a later one may be a quote.
+    end = text.find("</think>")
+    return 0 if end < 0 else end + len("</think>")
+
+
+def _begins(text: str, at: int, names: Collection[str]) -> bool:
+    """Whether the object at `at`, which is broken, begins as a verdict would."""
+    start = _skip(text, at + 1)
+    return any(text.startswith(json.dumps(name), start) for name in names)
 
 
 def read_defects(entries: object) -> dict[str, str]:

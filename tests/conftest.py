@@ -8,6 +8,7 @@ from servers import (  # noqa: F401
     _shared_redis,
     postgres_server,
     postgres_url,
+    rabbit,
     redis_server,
     redis_url,
     sentinels,

@@ -252,3 +252,85 @@ def postgres_server() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.close()
+
+
+class RabbitServer:
+    """A RabbitMQ server of one test's own, on loopback. `url` is for ASSAY_BROKER_URL."""
+
+    def __init__(self, directory: Path) -> None:
+        found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+        if not found:
+            missing("RabbitMQ")
+        self._program, self._directory = found[-1], directory
+        self.port, self._distribution, self._epmd = free_port(), free_port(), free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True)
+        (directory / "plugins").write_text("[].")
+        (directory / "rabbitmq.conf").write_text("log.console = false\n")
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._directory),
+            "LC_ALL": "C.UTF-8",
+            "RABBITMQ_NODENAME": "assay-test@localhost",
+            "RABBITMQ_MNESIA_BASE": str(self._directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self._directory / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self._directory / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(self._directory / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._directory / "plugins"),
+            "RABBITMQ_PID_FILE": str(self._directory / "pid"),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd),
+        }
+
+    def start(self) -> None:
+        log = (self._directory / "out").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                [self._program], env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self._process.poll() is None, (self._directory / "out").read_text()
+            assert time.monotonic() < deadline, (self._directory / "out").read_text()
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        from kombu import Connection
+
+        try:
+            with Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+        except Exception:  # noqa: BLE001
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL to all of it, at once."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        # What maps Erlang's names to ports goes on by itself.
+        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True)
+
+
+@pytest.fixture
+def rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
+    """A RabbitMQ server of this test's own: .url .start() .kill()."""
+    server = RabbitServer(tmp_path / "rabbit")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

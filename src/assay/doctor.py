@@ -112,7 +112,14 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("clock", "warning", f"{skew:.0f} s apart from Redis's clock", "run NTP on both machines")
     else:
         yield Finding("clock", "ok", f"within {_CLOCK_TOLERANCE_SECONDS:.0f} s of Redis's clock")
-    workers = tasks.ping_workers(settings)
+    try:
+        workers = tasks.ping_workers(settings)
+    except ConfigError as error:
+        yield Finding("broker", "wrong", str(error), "mend ASSAY_BROKER_URL")
+        return
+    except QueueError as error:
+        yield Finding("broker", "wrong", str(error), "start it, or mend its URL")
+        return
     if workers:
         yield Finding("workers", "ok", ", ".join(workers))
     else:

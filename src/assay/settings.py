@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         description="Redis that the apps enqueue to, such as `redis://localhost:6379/0`. "
         "It must persist and never evict. Also `rediss://` (TLS), `unix://`, and `redis+sentinel://HOST,HOST/MASTER/0`.",
     )
+    broker_url: SecretStr | None = Field(
+        None,
+        description="RabbitMQ to carry the doorbells: `amqp://user:password@host:5672/vhost`, or `amqps://` (TLS). "
+        "Default: Redis carries them. Records are in Redis in either case.",
+    )
     database_url: SecretStr | None = Field(
         None,
         description="Where scores are kept: `postgresql+psycopg://user@host/name`, or `sqlite:///path`. "
@@ -390,6 +395,15 @@ class Settings(BaseSettings):
                 raise ValueError(
                     str(error).removeprefix("Redis URL").removeprefix(" (ASSAY_REDIS_URL)").removeprefix(": ")
                 ) from None
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        # An address out of a file often ends in a newline.
+        value = None if value is None else SecretStr(value.get_secret_value().strip())
+        if value is not None and not value.get_secret_value().startswith(("amqp://", "amqps://")):
+            raise ValueError("must start with amqp:// or amqps://; a Redis is named by ASSAY_REDIS_URL alone")
         return value
 
     @field_validator("report_webhook")

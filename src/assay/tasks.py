@@ -1,4 +1,4 @@
-"""The only module that knows Celery: the app, its tasks and the worker's life.
+"""The only module that knows Celery: the app, its tasks and the worker's life (`ferry` knows its RabbitMQ).
 
 A Celery message here is a doorbell that carries a batch id. What must not be lost is in Redis under `assay.queue`, so
 Celery's own delivery may fail in any way it likes: the sweep rings again.
@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import redis
+from amqp.exceptions import AMQPError
 from celery import Celery, signals
 from celery.beat import Scheduler, Service
 from celery.exceptions import CPendingDeprecationWarning
@@ -25,6 +26,7 @@ from kombu.transport.redis import Channel, Transport
 from assay import logs
 from assay.connections import connect, connection_pool, parse
 from assay.errors import AssayError, QueueError
+from assay.ferry import Ferry, broker_options
 from assay.queue import CHORE_TASK, TASK, is_doorbell
 
 if TYPE_CHECKING:
@@ -88,6 +90,14 @@ def _do(chore: Chore, settings: Settings) -> None:
 
 def _connected(settings: Settings, queue: Queue | None = None) -> Celery:
     """A Celery app on the broker, without tasks."""
+    if settings.broker_url is not None:
+        url, tls = broker_options(settings.broker_url.get_secret_value())
+        app = Celery("assay", broker=url, set_as_current=False)
+        app.conf.update(_configuration(settings))
+        app.conf.broker_transport_options = {"confirm_publish": True}
+        if tls:
+            app.conf.broker_use_ssl = tls
+        return app
     # The URL only says what to call the server, for the transport makes its connections of the real one.
     app = Celery("assay", broker=parse(settings.queue_url).shown, set_as_current=False)
     app.conf.update(_configuration(settings))
@@ -171,13 +181,18 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def run(app: Celery, settings: Settings, worker: Worker) -> int:
+def run(app: Celery, settings: Settings, worker: Worker, queue: Queue) -> int:
     """Consume until SIGTERM or SIGINT; returns the exit code. The first signal finishes what is in flight."""
+    ferry = None
+    if settings.broker_url is not None:
+        ferry = Ferry(queue, app.connection_for_write, app.amqp.queues[settings.queue])
     signals.setup_logging.connect(lambda **_: logs.configure(settings), weak=False)
     signals.worker_ready.connect(lambda **_: _ready(settings), weak=False)
     signals.worker_shutting_down.connect(lambda **_: worker.begin_stop(), weak=False)
     clock = Service(app, max_interval=5, scheduler_cls=Scheduler)
     worker.start()
+    if ferry is not None:
+        ferry.start()
     threading.Thread(target=clock.start, name="assay-clock", daemon=True).start()
     try:
         consumer = app.Worker(
@@ -195,6 +210,8 @@ def run(app: Celery, settings: Settings, worker: Worker) -> int:
         return int(consumer.exitcode or 0)
     finally:
         clock.stop()
+        if ferry is not None:
+            ferry.stop()
         worker.stop()
 
 
@@ -205,15 +222,16 @@ def _ready(settings: Settings) -> None:
 
 
 def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> list[str]:
-    """Names of the workers of this queue's Redis that answer in time.
+    """Names of the workers of this broker that answer in time.
 
     Raises:
-        QueueError: Redis is away.
+        QueueError: the broker is away.
     """
     with _connected(settings) as app:
         app.conf.broker_transport_options |= {"max_retries": 1}
         try:
             answers = app.control.ping(timeout=timeout_seconds)
-        except (OperationalError, OSError, redis.RedisError) as error:
-            raise QueueError(f"cannot ask for workers: {type(error).__name__}") from error
+        except (OperationalError, AMQPError, OSError, redis.RedisError) as error:
+            broker = "Redis" if settings.broker_url is None else "RabbitMQ"
+            raise QueueError(f"cannot ask for workers: {broker} is away: {type(error).__name__}") from error
     return sorted(name for answer in answers or () for name in answer)

@@ -52,7 +52,7 @@ def worker(
         server = serve_worker(metrics, host=host, port=settings.worker_metrics_port, guard=guard)
     app = tasks.build_app(settings, scorer, queue, wiring.build_chores(settings, store, outbox=outbox))
     try:
-        code = tasks.run(app, settings, scorer)
+        code = tasks.run(app, settings, scorer, queue)
     finally:
         if server is not None:
             server.close()

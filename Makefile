@@ -27,12 +27,13 @@ demo: install ## Watch it work: no key, server or Docker needed
 test: install ## Run every test; what needs a server that is not installed is skipped, or fails when CI is set
 	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
-servers: $(foreach server,phoenix mlflow ddapm,.servers/$(server)/.installed) ## Install real trace stores (Phoenix, MLflow, a test agent) for the tests, 1.2 GB
+servers: $(foreach server,phoenix mlflow ddapm ragas,.servers/$(server)/.installed) ## Install real trace stores (Phoenix, MLflow, a test agent) and ragas for the tests, 1.8 GB
 
 # Each in an environment of its own: they would not agree with ours, nor with each other. uv, as pip takes minutes.
 .servers/phoenix/.installed: PACKAGE := arize-phoenix==20.26.1
 .servers/mlflow/.installed: PACKAGE := mlflow==3.17.2
 .servers/ddapm/.installed: PACKAGE := ddapm-test-agent==1.69.1
+.servers/ragas/.installed: PACKAGE := -e .[worker,ragas] pytest pytest-randomly pytest-timeout pytest-xdist
 .servers/%/.installed: | .servers/uv/bin/uv
 	@echo "Installing $(PACKAGE) into $(@D)"
 	@.servers/uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(@D)

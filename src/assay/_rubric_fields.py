@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 Dimension = Literal["faithfulness", "relevance", "safety", "completeness", "other"]
 Ask = Literal["together", "alone"]
-Engine = Literal["openai", "rules", "lexical"]
+Engine = Literal["openai", "rules", "lexical", "ragas"]
+Metric = Literal[
+    "faithfulness",
+    "answer_relevancy",
+    "context_precision",
+    "context_recall",
+    "response_groundedness",
+    "rubric_score",
+    "aspect_critic",
+]
 #: Levels of a calibration (`assay.calibration.level`) that can be asked for, lowest first; none asks for nothing.
 GateLevel = Literal["none", "trend_only", "calibrated", "human_like"]
 
@@ -161,10 +170,22 @@ _JUDGE = {
         "engine": {
             "type": "string",
             "enum": list(get_args(Engine)),
-            "description": "`openai` (any OpenAI-compatible endpoint), `rules` or `lexical`.",
+            "description": "`openai` (any OpenAI-compatible endpoint), `rules`, `lexical`, or "
+            "[`ragas`](../howto/ragas.md).",
             "examples": ["openai"],
         },
+        "metric": {
+            "type": "string",
+            "enum": list(get_args(Metric)),
+            "description": "The metric of ragas that scores; for the engine `ragas`, which needs it.",
+            "examples": ["faithfulness"],
+        },
         "model": _prose("Model to ask.", 200, "gpt-5-mini"),
+        "embedding_model": _prose(
+            "Model of the embeddings of `answer_relevancy`. Default: `text-embedding-3-small`.",
+            200,
+            "text-embedding-3-small",
+        ),
         "base_url": {
             "type": "string",
             "pattern": r"^https?://[^\s@/]+(/[^\s@]*)?$",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.errors import CalibrationError, ConfigError
-from assay.judges import OPENAI_BASE_URL, describe_judge, lacks_key, resolve
+from assay.judges import ASKING, OPENAI_BASE_URL, describe_judge, lacks_key, resolve
 from assay.records import now
 from assay.rubrics import JudgeSpec, Rubric
 from assay.sampling import sample_unit
@@ -358,14 +358,16 @@ def is_in_use(store: Store, version: Version, known: Sequence[RubricVersion]) ->
 def pinned(rubric: Rubric, settings: JudgeSettings) -> Rubric:
     """The rubric with its judge written out, so that it asks the same one after the settings have changed."""
     judge = resolve(rubric.judge, settings)
-    if judge.engine != "openai":
+    if judge.engine not in ASKING:
         return replace(rubric, judge=JudgeSpec(engine=judge.engine))
     base_url = judge.base_url or OPENAI_BASE_URL
     return replace(
         rubric,
         judge=JudgeSpec(
-            engine="openai",
+            engine=judge.engine,
+            metric=judge.metric,  # type: ignore[arg-type]
             model=judge.model,
+            embedding_model=judge.embedding_model if judge.engine == "ragas" else None,
             # A user and a password in it belong in the settings, not in the database.
             base_url=None if "@" in base_url else base_url,
             temperature=judge.temperature,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import SettingsError
 from assay.judged import JudgedOutcomes
-from assay.judges import describe_judge, preview, resolve
+from assay.judges import ASKING, describe_judge, preview, resolve
 from assay.judges._prices import load_prices
 from assay.pipeline import Judges, evaluate
 from assay.records import Failure, NotApplicable, Usage
@@ -91,7 +91,7 @@ class Instrument:
     @property
     def is_free(self) -> bool:
         """Whether judging costs nothing: no model is asked."""
-        return self.judge.engine != "openai"
+        return self.judge.engine not in ASKING
 
     def judges(self) -> Judges:
         """Built for the event loop that will use them.

@@ -25,7 +25,7 @@ from assay.scales import VERDICT_VERSION, Binary, Checklist, Claims, Item, Level
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from assay._rubric_fields import Ask, Dimension, Engine, GateLevel
+    from assay._rubric_fields import Ask, Dimension, Engine, GateLevel, Metric
     from assay._yaml import Node
     from assay.defects import Defect
     from assay.records import Record
@@ -58,7 +58,11 @@ class JudgeSpec:
     """The judge a rubric asks for; what is None is taken from the settings."""
 
     engine: Engine | None = None
+    #: of ragas, for its engine
+    metric: Metric | None = None
     model: str | None = None
+    #: of the metric `answer_relevancy`
+    embedding_model: str | None = None
     #: OpenAI-compatible endpoint, up to and without `/chat/completions`
     base_url: str | None = None
     temperature: float | None = None
@@ -134,7 +138,7 @@ class Rubric:
         values["scale"] = self.scale.to_dict()
         values["pass_threshold"] = float(self.pass_threshold)
         for name in ("judge", "cheaper_judge"):
-            values[name] = None if values[name] is None else asdict(values[name])
+            values[name] = None if values[name] is None else _given(asdict(values[name]))
         return values
 
     @classmethod
@@ -145,13 +149,19 @@ class Rubric:
             ValueError: it is not, or not one of this version of assay.
         """
         try:
-            rubric = _build({name: value for name, value in data.items() if value is not None}, None)
+            data = {name: _given(value) if isinstance(value, dict) else value for name, value in data.items()}
+            rubric = _build(_given(data), None)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a rubric: {type(error).__name__}: {error}") from None
         # What this version does not know would be lost silently.
         if rubric.to_dict() != {**rubric.to_dict(), **data}:
             raise ValueError("not a rubric of this version: its fields differ")
         return rubric
+
+
+def _given(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not None: an earlier version wrote the fields of a judge that it knew, None or not."""
+    return {name: value for name, value in data.items() if value is not None}
 
 
 def _present(record: Record, name: str) -> bool:
@@ -344,11 +354,29 @@ def _check_meaning(node: Node) -> Iterator[Mistake]:
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
     for judge in (node.get("judge"), node.get("cheaper_judge")):
-        engine = judge.get("engine") if judge is not None else None
-        if judge is not None and engine is not None and engine.value in ("rules", "lexical"):
-            for key, member in judge.value.items():
-                if key in ("model", "base_url", "temperature", "max_tokens"):
-                    yield Mistake(member.line, member.field, f"the engine {engine.value} has none: remove the line")
+        if judge is not None and judge.kind == "object":
+            yield from _check_judge(judge)
+
+
+#: Fields of a judge that these engines alone know.
+_OF_ENGINES = {
+    "metric": ("ragas",),
+    "embedding_model": ("ragas",),
+    **dict.fromkeys(("model", "base_url", "temperature", "max_tokens"), ("openai", "ragas")),
+}
+
+
+def _check_judge(judge: Node) -> Iterator[Mistake]:
+    engine = judge.get("engine")
+    if engine is not None:
+        for key, member in judge.value.items():
+            if engine.value not in _OF_ENGINES.get(key, (engine.value,)):
+                yield Mistake(member.line, member.field, f"the engine {engine.value} has none: remove the line")
+        if engine.value == "ragas" and judge.get("metric") is None:
+            yield Mistake(engine.line, engine.field, "ragas needs a metric beside it, such as `metric: faithfulness`")
+    elif judge.get("metric") is not None:
+        metric = judge.value["metric"]
+        yield Mistake(metric.line, metric.field, "only ragas has metrics: write `engine: ragas` beside it")
 
 
 def _check_slots(node: Node) -> Iterator[Mistake]:

@@ -244,6 +244,7 @@ class FakeJudgeServer:
     async def _serve(self, ready: threading.Event) -> None:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/embeddings", self._complete)
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_get("/traffic", self._show_traffic)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
@@ -288,6 +289,7 @@ class FakeJudgeServer:
         )
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
+        """A completion, or embeddings: the body says which."""
         traffic = self.traffic
         traffic.calls += 1
         traffic.in_flight += 1
@@ -309,7 +311,7 @@ class FakeJudgeServer:
             traffic.in_flight -= 1
 
     async def _answer(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
-        text = "\n".join(str(message["content"]) for message in body["messages"])
+        text = _asked_of(body)
         chosen = self._script.popleft() if self._script else self._draw(text)
         self.traffic.played[chosen if isinstance(chosen, str) else "scripted"] += 1
         if chosen == "hang":
@@ -322,7 +324,9 @@ class FakeJudgeServer:
         reply = chosen if isinstance(chosen, Reply) else self._reply(chosen, body, text)
         if reply.delay_seconds:
             await asyncio.sleep(reply.delay_seconds)
-        payload = reply.body if reply.body is not None else self._completion(reply, body, text)
+        payload = reply.body
+        if payload is None:
+            payload = self._embeddings(body, text) if "input" in body else self._completion(reply, body, text)
         if isinstance(payload, bytes):
             return web.Response(status=reply.status, headers=reply.headers, body=payload)
         raw = json.dumps(payload).encode()
@@ -353,6 +357,8 @@ class FakeJudgeServer:
                 "429_date": {"retry-after": formatdate(time() + seconds, usegmt=True)},
             }[name]
             return Reply(status=429, headers=form, body=_error("Rate limit reached", code="rate_limit_exceeded"))
+        if "input" in body:
+            return Reply()  # what else can be wrong with a verdict can't with embeddings
         verdicts = self._verdicts(body, text)
         if name == "cut":
             return Reply(content=json.dumps(verdicts)[:-10], finish_reason="length")
@@ -360,6 +366,15 @@ class FakeJudgeServer:
             broken = float("nan") if name == "nan" else 99
             return Reply(content=json.dumps(_off_scale(verdicts, broken)))
         return Reply(content=json.dumps(verdicts), usage=name != "no_usage")
+
+    def _embeddings(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+        self.traffic.prompt_tokens += len(text) // 4
+        data = [
+            {"object": "embedding", "index": index, "embedding": _vector(item)}
+            for index, item in enumerate(_inputs(body))
+        ]
+        usage = {"prompt_tokens": len(text) // 4, "total_tokens": len(text) // 4}
+        return {"object": "list", "data": data, "model": str(body.get("model")), "usage": usage}
 
     def _completion(self, reply: Reply, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         content = reply.content
@@ -396,6 +411,7 @@ class FakeJudgeServer:
 
     def _verdicts(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or _shape_in(body)
+        schema = _resolved(schema, schema.get("$defs", {}))
         verdicts = {}
         for rubric, part in schema["properties"].items():
             if rubric == DEFECTS:
@@ -478,6 +494,36 @@ async def _trickle(request: web.Request) -> web.StreamResponse:
     while True:
         await response.write(b" ")
         await asyncio.sleep(0.02)
+
+
+def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """The schema with every `$ref` to a definition replaced by what it names; they may not be recursive."""
+    if isinstance(schema, list):
+        return [_resolved(part, definitions) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if "$ref" in schema:
+        return _resolved(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _resolved(part, definitions) for name, part in schema.items() if name != "$defs"}
+
+
+def _inputs(body: Mapping[str, Any]) -> list[str]:
+    given = body["input"]
+    return [given] if isinstance(given, str) else [str(item) for item in given]
+
+
+def _asked_of(body: Mapping[str, Any]) -> str:
+    if "input" in body:
+        return "\n".join(_inputs(body))
+    return "\n".join(str(message["content"]) for message in body["messages"])
+
+
+def _vector(text: str) -> list[float]:
+    """Of words: texts that share many of them lie close together."""
+    vector = [0.0] * 64
+    for word in re.findall(r"\w+", text.lower()) or [""]:
+        vector[hashlib.sha256(word.encode()).digest()[0] % 64] += 1.0
+    return vector
 
 
 def _walk(schema: Mapping[str, Any], draw: random.Random, good: bool | None, quote: str) -> Any:

@@ -368,6 +368,39 @@ def test_a_rubric_written_out_reads_back_the_same(load, text):
     assert again.hash == rubric.hash
 
 
+def test_a_judge_of_an_earlier_version_is_read():
+    """It wrote the fields that it knew, None or not."""
+    rubric = load_rubrics()[0]
+    old = rubric.to_dict() | {
+        "judge": {"engine": "openai", "model": "gpt-5-mini", "base_url": None, "temperature": None, "max_tokens": None}
+    }
+    assert Rubric.from_dict(old).judge == JudgeSpec(engine="openai", model="gpt-5-mini")
+    with pytest.raises(ValueError, match="not a rubric"):
+        Rubric.from_dict(rubric.to_dict() | {"judge": {"engine": "openai", "of_the_future": 1}})
+
+
+class TestJudgeFields:
+    @pytest.mark.parametrize(
+        ("judge", "message"),
+        [
+            ("{engine: ragas}", "ragas needs a metric"),
+            ("{metric: faithfulness}", "only ragas has metrics"),
+            ("{engine: lexical, metric: faithfulness}", "lexical has none"),
+            ("{engine: openai, embedding_model: e}", "openai has none"),
+            ("{engine: ragas, metric: no_such}", "faithfulness"),
+        ],
+    )
+    def test_a_metric_goes_with_ragas_and_with_nothing_else(self, load, judge, message):
+        with pytest.raises(RubricError, match=message) as error:
+            load(f"{SMALL}judge: {judge}\n")
+        assert error.value.line == SMALL.count("\n") + 1
+
+    def test_a_metric_of_ragas(self, load):
+        rubric = load(f"{SMALL}judge: {{engine: ragas, metric: context_recall, model: m}}\n")
+        assert rubric.judge == JudgeSpec(engine="ragas", metric="context_recall", model="m")
+        assert rubric.to_dict()["judge"] == {"engine": "ragas", "metric": "context_recall", "model": "m"}
+
+
 # What a record must have.
 
 

@@ -18,6 +18,7 @@ from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
 from assay.codec import decode_record
 from assay.errors import ConfigError, NoVerdictsError, StoreError
+from assay.judges import ASKING
 from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from assay.settings import Settings
 
 _EXIT_UNUSABLE, _EXIT_NO_DATA = 3, 4
-_ENGINES = ("openai", "lexical", "rules")
+_ENGINES = ("openai", "ragas", "lexical", "rules")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +49,7 @@ _RubricName = Annotated[
 ]
 _Judge = Annotated[
     str | None,
-    typer.Option(metavar="ENGINE[:MODEL]", help="Judge to calibrate: `lexical`, `rules`, `openai:gpt-5-mini`."),
+    typer.Option(metavar="ENGINE[:MODEL]", help="Judge to calibrate: `lexical`, `openai:gpt-5-mini`, `ragas:METRIC`."),
 ]
 _Compare = Annotated[
     tuple[str, str] | None,
@@ -212,15 +213,18 @@ def _instrument(command: _Command, judge: str | None, variant: str | None = None
             judge = variant
         else:
             raise ConfigError(
-                f"--compare {variant!r}: name a rubric file (.yaml), a judge ({', '.join(_ENGINES)}, or openai:MODEL), "
-                "ask=together or ask=alone"
+                f"--compare {variant!r}: name a rubric file (.yaml), a judge (lexical, rules, openai[:MODEL], "
+                "ragas:METRIC), ask=together or ask=alone"
             )
     settings = wiring.judge_settings(command.settings)
     if judge is not None:
         engine, _, model = judge.partition(":")
-        if engine not in _ENGINES or (model and engine != "openai"):
-            raise ConfigError(f"--judge {judge!r}: write {', '.join(_ENGINES)}, or openai:MODEL")
-        settings = replace(settings, engine=engine, model=model or settings.model)  # type: ignore[arg-type]
+        metric = None
+        if engine == "ragas":
+            metric, _, model = model.partition(":")
+        if engine not in _ENGINES or (model and engine not in ASKING) or metric == "":
+            raise ConfigError(f"--judge {judge!r}: write lexical, rules, openai[:MODEL], or ragas:METRIC[:MODEL]")
+        settings = replace(settings, engine=engine, metric=metric, model=model or settings.model)  # type: ignore[arg-type]
         # What the command line names wins over what the rubric names.
         rubric = replace(rubric, judge=None)
     return Instrument(rubric=rubric, settings=settings, others=tuple(wiring.read_rubrics(command.settings)))

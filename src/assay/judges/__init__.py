@@ -1,6 +1,7 @@
-"""Judges: who gives a record its scores. One protocol, three engines.
+"""Judges: who gives a record its scores. One protocol, four engines.
 
-`openai` asks any OpenAI-compatible endpoint; `lexical` and `rules` are keyless, free and deterministic, and know less.
+`openai` asks any OpenAI-compatible endpoint; `ragas` has a metric of ragas ask it; `lexical` and `rules` are keyless,
+free and deterministic, and know less.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 #: Where the engine `openai` asks when no base URL is set.
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
-Engine = Literal["openai", "lexical", "rules"]
+Engine = Literal["openai", "lexical", "rules", "ragas"]
+#: Engines that ask a model; the others are free.
+ASKING: frozenset[Engine] = frozenset({"openai", "ragas"})
 
 
 class Judge(Protocol):
@@ -68,7 +71,11 @@ class JudgeSettings:
     """The default judge. A rubric's own `judge` overrides the engine, model, base URL, temperature and max tokens."""
 
     engine: Engine = "lexical"
+    #: of ragas, for its engine: one that a rubric names
+    metric: str | None = None
     model: str | None = None
+    #: of embeddings, which one metric of ragas needs
+    embedding_model: str = "text-embedding-3-small"
     #: OpenAI-compatible endpoint, up to and without `/chat/completions`; None is OpenAI's own
     base_url: str | None = None
     #: sent to `base_url` only, never to another origin that a rubric names
@@ -105,14 +112,16 @@ def resolve(spec: JudgeSpec | None, settings: JudgeSettings) -> JudgeSettings:
     if spec is None:
         return settings
     engine = spec.engine or settings.engine
-    if engine != "openai":
+    if engine not in ASKING:
         return replace(settings, engine=engine)
     base_url = spec.base_url or settings.base_url
     same_origin = _origin(base_url) == _origin(settings.base_url)
     return replace(
         settings,
         engine=engine,
+        metric=spec.metric if engine == "ragas" else None,
         model=spec.model or settings.model,
+        embedding_model=spec.embedding_model or settings.embedding_model,
         base_url=base_url,
         api_key=settings.api_key if same_origin else None,
         temperature=settings.temperature if spec.temperature is None else spec.temperature,
@@ -130,7 +139,7 @@ def build_judge(
 
     Raises:
         SettingsError: an unknown engine, no model, a base URL that is none, a missing key or a broken price table.
-        MissingExtraError: the engine `openai` without the `worker` extra.
+        MissingExtraError: the engine `openai` without the extra `worker`, or `ragas` without the extra `ragas`.
     """
     resolved = resolve(spec, settings)
     if resolved.engine == "lexical":
@@ -147,7 +156,17 @@ def build_judge(
         except ImportError as error:
             raise MissingExtraError("worker", error.name or "openai") from None
         return OpenAIJudge(resolved, observer, purse)
-    raise SettingsError(f"judge engine: {resolved.engine!r} is not one of openai, lexical, rules")
+    if resolved.engine == "ragas":
+        from assay.judges._identity import identify
+
+        # What is missing of the settings is told before what is missing of the packages.
+        identify(resolved)
+        try:
+            from assay.judges._ragas import RagasJudge
+        except ImportError as error:
+            raise MissingExtraError("ragas", error.name or "ragas") from None
+        return RagasJudge(resolved, observer, purse)
+    raise SettingsError(f"judge engine: {resolved.engine!r} is not one of openai, ragas, lexical, rules")
 
 
 def describe_judge(spec: JudgeSpec | None, settings: JudgeSettings) -> tuple[str, str]:
@@ -157,7 +176,7 @@ def describe_judge(spec: JudgeSpec | None, settings: JudgeSettings) -> tuple[str
         SettingsError: an unknown engine, no model, or a base URL that is none.
     """
     resolved = resolve(spec, settings)
-    if resolved.engine == "openai":
+    if resolved.engine in ASKING:
         from assay.judges._identity import identify
 
         return identify(resolved)[:2]

@@ -10,11 +10,13 @@ import asyncio
 import importlib
 import json
 import logging
+import math
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import openai
@@ -28,7 +30,7 @@ from assay.loopguard import HEADERS, judging
 from assay.records import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._prices import Prices
@@ -66,6 +68,17 @@ class Answer:
     logprobs: object
     usage: Usage
     model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Embeddings, one for each text, in their order."""
+
+    vectors: list[list[float]]
+    usage: Usage
+
+
+_Reply = TypeVar("_Reply", Answer, Vectors)
 
 
 class _Refusal(Exception):  # noqa: N818 - not an error yet: the endpoint may take the request in another dialect
@@ -138,7 +151,9 @@ class Endpoint:
             tried.add(dialect)
             body = self._body(messages, schema, dialect, logprobs=logprobs)
             try:
-                answer = await self._observed(body, deadline, trace_id)
+                answer = await self._observed(
+                    self._within("/chat/completions", body, deadline, partial(self._read, messages=messages)), trace_id
+                )
             except _Refusal as refusal:
                 # Another call may have learned it meanwhile.
                 candidates = (self._dialect, dialect.after(refusal.message, refusal.parameter, guess=refusal.guess))
@@ -153,6 +168,19 @@ class Endpoint:
             self._proven = self._proven or dialect == self._dialect
             return answer
 
+    async def embed(self, texts: Sequence[str], model: str, *, deadline: float, trace_id: str | None = None) -> Vectors:
+        """An embedding of each text by `model` of the same endpoint, before `deadline` (in the event loop's time).
+
+        Raises:
+            JudgeError: as `ask` does.
+        """
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        read = partial(self._read_vectors, count=len(texts), model=model)
+        try:
+            return await self._observed(self._within("/embeddings", body, deadline, read), trace_id)
+        except _Refusal as refusal:
+            raise refusal.failure from None
+
     def bound(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Usage:
         """The most that one reply to these messages can take; its cost is None where the price is not known."""
         prompt = _FRAME_TOKENS + len(json.dumps(schema))
@@ -161,6 +189,13 @@ class Endpoint:
         price = self._prices.of(self._model)
         cost = None if price is None else price.cost_usd(prompt_tokens=prompt, completion_tokens=reply)
         return Usage(prompt_tokens=prompt, completion_tokens=reply, cost_usd=cost)
+
+    def bound_of_vectors(self, texts: Sequence[str], model: str) -> Usage:
+        """The same of embeddings of these texts."""
+        prompt = _FRAME_TOKENS + sum(len(text.encode(errors="replace")) for text in texts)
+        price = self._prices.of(model)
+        cost = None if price is None else price.cost_usd(prompt_tokens=prompt, completion_tokens=0)
+        return Usage(prompt_tokens=prompt, completion_tokens=0, cost_usd=cost)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -187,14 +222,14 @@ class Endpoint:
             body[dialect.limit] = self._settings.max_tokens
         return body
 
-    async def _observed(self, body: dict[str, Any], deadline: float, trace_id: str | None) -> Answer:
+    async def _observed(self, call: Awaitable[_Reply], trace_id: str | None) -> _Reply:
         clock = asyncio.get_running_loop().time
         started = clock()
         outcome, usage = "cancelled", Usage()
         if self._observer is not None:
             self._observer.call_started(self._judge)
         try:
-            answer = await self._within(body, deadline)
+            reply = await call
         except JudgeError as error:
             outcome, usage = error.kind, error.usage or usage
             raise
@@ -202,27 +237,29 @@ class Endpoint:
             outcome = refusal.failure.kind
             raise
         else:
-            outcome, usage = "ok", answer.usage
-            return answer
+            outcome, usage = "ok", reply.usage
+            return reply
         finally:
             if self._observer is not None:
                 self._observer.call_ended(self._judge, clock() - started, outcome, usage, trace_id)
 
-    async def _within(self, body: dict[str, Any], deadline: float) -> Answer:
+    async def _within(
+        self, path: str, body: Mapping[str, Any], deadline: float, read: Callable[[bytes, bool], _Reply]
+    ) -> _Reply:
         try:
             async with asyncio.timeout_at(deadline):
-                content, is_json = await self._send(body)
+                content, is_json = await self._send(path, body)
         except TimeoutError:
             seconds = self._settings.timeout_seconds
             raise JudgeError("timeout", f"no complete answer within {seconds:g} s") from None
-        return self._read(content, is_json, body["messages"])
+        return read(content, is_json)
 
-    async def _send(self, body: dict[str, Any]) -> tuple[bytes, bool]:
+    async def _send(self, path: str, body: Mapping[str, Any]) -> tuple[bytes, bool]:
         """The body of a 2xx, and whether it says that it is JSON."""
         client = self._connect()
         try:
             with judging():
-                response = await client.post("/chat/completions", cast_to=_httpx.Response, body=body)
+                response = await client.post(path, cast_to=_httpx.Response, body=body)
         except openai.APIStatusError as error:
             raise self._status_failure(error.status_code, error.response.headers, error.response.content) from None
         except _OversizedError:
@@ -284,7 +321,8 @@ class Endpoint:
 
     # -- what came back
 
-    def _read(self, content: bytes, is_json: bool, messages: Sequence[Mapping[str, str]]) -> Answer:
+    def _decode(self, content: bytes, is_json: bool) -> dict[str, Any]:
+        """The JSON object of a reply that says of no error."""
         try:
             reply = json.loads(content.decode())
         except (ValueError, RecursionError):
@@ -296,11 +334,28 @@ class Endpoint:
             code = reply["error"].get("code")
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
             raise self._status_failure(status, {}, content)
+        return reply
+
+    def _read_vectors(self, content: bytes, is_json: bool, *, count: int, model: str) -> Vectors:
+        reply = self._decode(content, is_json)
+        data = reply.get("data")
+        entries = data if isinstance(data, list) and all(isinstance(entry, Mapping) for entry in data) else []
+        entries = sorted(entries, key=lambda entry: entry.get("index") if isinstance(entry.get("index"), int) else 0)
+        vectors = [entry.get("embedding") for entry in entries]
+        if len(vectors) != count or not all(_is_vector(vector) for vector in vectors):
+            raise self._error("unparsable", f"the endpoint answered with no embeddings of {count} texts")
+        counted = reply.get("usage")
+        # Embeddings have no completion, and most endpoints do not say so.
+        counted = {**counted, "completion_tokens": 0} if isinstance(counted, Mapping) else None
+        return Vectors(vectors=vectors, usage=self._usage(counted, model, model))
+
+    def _read(self, content: bytes, is_json: bool, *, messages: Sequence[Mapping[str, str]]) -> Answer:
+        reply = self._decode(content, is_json)
         choices = reply.get("choices")
         if not isinstance(choices, list):
             raise self._error("unavailable", "the endpoint answered with JSON that is no completion")
         model = reply["model"][:200] if isinstance(reply.get("model"), str) else None
-        usage = self._usage(reply.get("usage"), model)
+        usage = self._usage(reply.get("usage"), self._model, model)
         self._check_uncut(reply.get("usage"), messages, usage)
         choice = choices[0] if choices and isinstance(choices[0], Mapping) else {}
         message = choice["message"] if isinstance(choice.get("message"), Mapping) else {}
@@ -343,13 +398,13 @@ class Endpoint:
                 "context_overflow", f"{problem}; give the model a larger one (Ollama: num_ctx)", usage=usage
             )
 
-    def _usage(self, counted: object, model: str | None) -> Usage:
+    def _usage(self, counted: object, asked: str, model: str | None) -> Usage:
         if not isinstance(counted, Mapping):
             return Usage()
         prompt, completion = _count(counted.get("prompt_tokens")), _count(counted.get("completion_tokens"))
         # A prompt of no tokens is a server that does not count.
         prompt = prompt or None
-        price = self._prices.of(self._model, model)
+        price = self._prices.of(asked, model)
         cost = None
         if price is not None and prompt is not None and completion is not None:
             cost = price.cost_usd(
@@ -386,6 +441,13 @@ def _text(content: object) -> str:
         parts = (part.get("text") for part in content if isinstance(part, Mapping))
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
+
+
+def _is_vector(value: object) -> bool:
+    """Whether this is a list of finite numbers, not all of them 0."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(x, int | float) and math.isfinite(x) for x in value) and any(value)
 
 
 def _count(value: object) -> int | None:

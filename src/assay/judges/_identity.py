@@ -1,4 +1,4 @@
-"""Name and fingerprint of the judge `openai`, told without loading what it needs to make calls."""
+"""Name and fingerprint of the judges `openai` and `ragas`, told without loading what it needs to make calls."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from assay.judges import JudgeSettings
 
 
+#: Series of releases of ragas whose metrics ask and count alike, as far as their fingerprint goes.
+RAGAS = "0.4"
+
+
 class Identity(NamedTuple):
     """Who a judge is."""
 
@@ -25,14 +29,27 @@ class Identity(NamedTuple):
 
 
 def identify(settings: JudgeSettings) -> Identity:
-    """Who the judge `openai` of these settings is. The key is not part of it, so none is needed to tell.
+    """Who the judge `openai` or `ragas` of these settings is. The key is not part of it, so none is needed to tell.
 
     Raises:
-        SettingsError: no model, or a base URL that is none.
+        SettingsError: no model, no metric, or a base URL that is none.
     """
+    if settings.engine == "ragas" and not settings.metric:
+        raise SettingsError("the judge `ragas` needs a metric: write `judge: {engine: ragas, metric: faithfulness}`")
     if not settings.model:
-        raise SettingsError("the judge `openai` needs a model: set ASSAY_JUDGE_MODEL, such as gpt-5-mini")
-    parts: dict[str, Any] = {
+        raise SettingsError(f"the judge `{settings.engine}` needs a model: set ASSAY_JUDGE_MODEL, such as gpt-5-mini")
+    if settings.engine == "ragas":
+        parts = {
+            "engine": "ragas",
+            "ragas": RAGAS,
+            "metric": settings.metric,
+            "host": _host(settings.base_url or OPENAI_BASE_URL),
+            "model": settings.model,
+            "embedding_model": settings.embedding_model if settings.metric == "answer_relevancy" else None,
+            "temperature": settings.temperature,
+        }
+        return Identity(f"ragas:{settings.metric}:{settings.model}", _digest(parts), settings.model)
+    parts = {
         "engine": "openai",
         # One model name means different models elsewhere.
         "host": _host(settings.base_url or OPENAI_BASE_URL),
@@ -42,8 +59,11 @@ def identify(settings: JudgeSettings) -> Identity:
         "prompt": PROTOCOL if settings.guarded else f"{PROTOCOL}, not guarded",
         "parser": PARSER,
     }
-    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Identity(f"openai:{settings.model}", fingerprint, settings.model)
+    return Identity(f"openai:{settings.model}", _digest(parts), settings.model)
+
+
+def _digest(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _host(base_url: str) -> str:

@@ -321,8 +321,13 @@ class RabbitServer:
 
     def close(self) -> None:
         self.kill()
-        # What maps Erlang's names to ports goes on by itself.
-        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True)
+        # What maps Erlang's names to ports goes on by itself, and does not end before it has missed its last node.
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            done = subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, text=True)
+            if "Killed" in done.stdout or "Cannot connect" in done.stdout + done.stderr:
+                return
+            time.sleep(0.2)
 
 
 @pytest.fixture

@@ -61,6 +61,16 @@ _WORDS: Final = {
 }
 
 
+def app_named(raw: bytes) -> str | None:
+    """The app that a record names, even one that is otherwise no record; None where it names none."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    app = found.get("app") if isinstance(found, dict) else None
+    return app[:100] if isinstance(app, str) and app else None
+
+
 def decode_record(
     raw: bytes | str | Mapping[str, Any], *, max_bytes: int = MAX_RECORD_BYTES, at: datetime | None = None
 ) -> Record:

@@ -136,7 +136,7 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
         child(["worker"], chosen, log=Path(directory) / "worker.log") as worker,
         child(["exporter", "--port", "0"], chosen, log=Path(directory) / "exporter.log"),
     ):
-        store = wiring.open_store(chosen)
+        store = wiring.open_store(chosen, apps=())
         try:
             started = time.time()
             _traffic(chosen, store, seconds=seconds, console=console, alive=lambda: worker.poll() is None)

@@ -42,7 +42,7 @@ def local_stack(settings: Settings, *, data_dir: Path) -> Iterator[Settings]:
         server = stack.enter_context(RedisServer.kept(data_dir / "redis"))
         private = {"data_dir": data_dir, "redis_url": SecretStr(server.url), "database_url": None}
         chosen = settings.model_copy(update=private)
-        store = wiring.open_store(chosen, check=False)
+        store = wiring.open_store(chosen, check=False, apps=())
         store.upgrade()
         store.close()
         yield chosen

@@ -61,7 +61,7 @@ def _sinks(settings: Settings) -> Iterator[Finding]:
         except ConfigError as error:
             yield Finding("sinks", "wrong", str(error), "mend it: docs/reference/sinks.md has the settings")
     try:
-        with wiring.open_store(settings) as store:
+        with wiring.open_store(settings, apps=()) as store:
             depths = store.outbox_depths()
     except (ConfigError, StoreError):
         return  # the check of the database says so
@@ -128,7 +128,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     try:
-        store = wiring.open_store(settings)
+        store = wiring.open_store(settings, apps=())
     except SchemaError as error:
         yield Finding("database", "wrong", str(error), "run: assay db upgrade")
         return

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
         "which are the default.",
     )
 
+    apps: _List = Field(
+        (),
+        description="Apps that commands and the exporter show and act on, separated by commas. Default: all. A filter, "
+        "not a lock: see docs/howto/tenants.md.",
+    )
+
     # -- the judge
     judge: Literal["openai", "lexical", "rules"] | None = Field(
         None,
@@ -362,7 +368,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is written.")
 
-    @field_validator("rubrics", "windows", "cohort_labels", "canary", mode="before")
+    @field_validator("rubrics", "apps", "windows", "cohort_labels", "canary", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -70,8 +70,8 @@ def read_status(settings: Settings, *, store: Store, queue: Queue, window: str =
     except QueueError:
         depth, counters, workers = None, {}, []
     dropped: dict[str, int] = {}
-    for (_, outcome), count in counters.items():
-        if outcome.startswith("dropped:"):
+    for (app, outcome), count in counters.items():
+        if store.shows(app) and outcome.startswith("dropped:"):
             reason = outcome.removeprefix("dropped:")
             dropped[reason] = dropped.get(reason, 0) + count
     last = [total.last_scored_at for total in store.totals() if total.last_scored_at is not None]

@@ -35,8 +35,12 @@ if TYPE_CHECKING:
     from assay.store import CanaryRun
 
 
-def open_store(settings: Settings, *, check: bool = True, sinks: Sequence[Sink] = ()) -> Store:
+def open_store(
+    settings: Settings, *, check: bool = True, sinks: Sequence[Sink] = (), apps: Sequence[str] | None = None
+) -> Store:
     """The score store; what is committed to it is owed to `sinks`.
+
+    It is confined to the apps of the settings, unless others are given: a worker has to see all (none given: `()`).
 
     Raises:
         StoreError: it cannot be reached, or (with `check`) is not migrated.
@@ -46,6 +50,7 @@ def open_store(settings: Settings, *, check: bool = True, sinks: Sequence[Sink] 
         cohort_labels=settings.cohort_labels,
         max_series=settings.max_series,
         sinks={sink.name: owed_outcomes(sink, settings.sink_outcomes) for sink in sinks},
+        apps=settings.apps if apps is None else apps,
     )
     if check:
         store.check()

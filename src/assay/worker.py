@@ -29,7 +29,7 @@ from anyio.from_thread import start_blocking_portal
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from assay.budgets import THINNED, is_thinned
-from assay.codec import decode_record
+from assay.codec import app_named, decode_record
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
 from assay.limits import Turn
@@ -819,5 +819,11 @@ def _dead_letter(
     """Identity is the content and the reason, so that a repeat is kept once."""
     digest = hashlib.sha256(reason.encode() + b"\0" + payload).hexdigest()[:32]
     return DeadLetter(
-        dead_id=digest, reason=reason, message=message[:1000], payload=payload, record_id=record_id, attempts=attempts
+        dead_id=digest,
+        reason=reason,
+        message=message[:1000],
+        payload=payload,
+        record_id=record_id,
+        attempts=attempts,
+        app=app_named(payload),
     )

@@ -628,9 +628,9 @@ def test_what_a_shell_may_pass_is_looked_for_and_not_found(store: Store) -> None
     assert store.change_events(rubric="\udcff", limit=10**30) == []
     with pytest.raises(ConfigError, match="no event has an id like"):
         store.change_event("\udcff")
-    assert store.defects(HOUR_START, app="\udcff", rubric="\udcff", defect="\udcff", limit=10**30) == []
+    assert store.defects(HOUR_START, rubric="\udcff", defect="\udcff", limit=10**30) == []
     commit(store, (a_record("r"), 0.1))
     with pytest.raises(ConfigError, match="no score under"):
         store.set_defect("r", "\udcff", "incomplete")
-    rows = store.compared_scores("\udcff", HOUR_START, HOUR_START, app="\udcff", rubric="\udcff")
+    rows = store.compared_scores("\udcff", HOUR_START, HOUR_START, rubric="\udcff")
     assert list(rows) == []

@@ -265,7 +265,7 @@ def test_the_mix_is_of_the_interactions_time_and_the_class_now(store: Store) -> 
     assert store.defect_mix(HOUR_START - hour, HOUR_START) == []
 
 
-def test_the_list_is_newest_first_and_can_be_narrowed(store: Store) -> None:
+def test_the_list_is_newest_first_and_can_be_narrowed(store: Store, open_store: Callable[..., Store]) -> None:
     records = [
         a_record(f"r{i}", seconds=i, app="shop" if i % 2 else "blog", trace_id=f"{i + 1:032x}") for i in range(4)
     ]
@@ -273,7 +273,7 @@ def test_the_list_is_newest_first_and_can_be_narrowed(store: Store) -> None:
     commit(store, (records[0], bad("unsafe")), rubric="safety")
     names = [(f.record_id, f.rubric) for f in store.defects(HOUR_START)]
     assert [name for name, _ in names] == ["r3", "r2", "r1", "r0", "r0"]
-    assert [f.record_id for f in store.defects(HOUR_START, app="shop")] == ["r3", "r1"]
+    assert [f.record_id for f in open_store(apps=["shop"]).defects(HOUR_START)] == ["r3", "r1"]
     assert [f.record_id for f in store.defects(HOUR_START, rubric="safety")] == ["r0"]
     assert [f.record_id for f in store.defects(HOUR_START, defect="unsafe")] == ["r3", "r0"]
     assert [f.record_id for f in store.defects(HOUR_START, limit=1)] == ["r3"]
@@ -323,7 +323,7 @@ def test_every_evaluation_comes_with_its_group(store: Store, by: str, group: str
     assert (row.rubric, row.rubric_version, row.judge) == ("relevance", "1-0a1b2c3d", "lexical")
 
 
-def test_what_is_compared_can_be_narrowed(store: Store) -> None:
+def test_what_is_compared_can_be_narrowed(store: Store, open_store: Callable[..., Store]) -> None:
     shop, blog = a_record("shop"), a_record("blog", app="blog", seconds=60)
     commit(store, (shop, 0.9), (blog, A_FAILURE))
     commit(store, (shop, NOT_APPLICABLE), rubric="safety")
@@ -333,5 +333,7 @@ def test_what_is_compared_can_be_narrowed(store: Store) -> None:
         return sorted((r.record_id, r.outcome) for r in store.compared_scores("route", HOUR_START, end, **narrowed))
 
     assert names() == [("blog", "failed"), ("shop", "not_applicable"), ("shop", "scored")]
-    assert names(app="shop", rubric="relevance") == [("shop", "scored")]
+    assert names(rubric="safety") == [("shop", "not_applicable")]
+    store = open_store(apps=["shop"])
+    assert names(rubric="relevance") == [("shop", "scored")]
     assert list(store.compared_scores("route", HOUR_START, HOUR_START)) == []

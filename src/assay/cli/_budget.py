@@ -8,9 +8,9 @@ import typer
 
 from assay import wiring
 from assay.budgets import thinning
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table
 from assay.records import now
-from assay.settings import load_settings
 
 if TYPE_CHECKING:
     from assay.budgets import Balance, Budget, Budgets
@@ -21,9 +21,9 @@ def register(app: typer.Typer) -> None:
     app.command()(budget)
 
 
-def budget(as_json: Json = False) -> None:
+def budget(apps: Apps = None, as_json: Json = False) -> None:
     """Show what is spent, held and left of every budget, and when it starts anew."""
-    settings = load_settings()
+    settings = settings_of(apps)
     budgets = wiring.read_budgets(settings, wiring.read_rubrics(settings))
     if budgets is None:
         if as_json:
@@ -31,7 +31,12 @@ def budget(as_json: Json = False) -> None:
         else:
             output.print("There are no budgets: set ASSAY_BUDGET_USD_PER_DAY, or ASSAY_BUDGETS to a file of them.")
         return
-    balances = wiring.open_ledger(settings, budgets).balances()
+    balances = [
+        balance
+        for balance in wiring.open_ledger(settings, budgets).balances()
+        # Those of all apps bind each of them.
+        if not settings.apps or balance.meter.budget.app in (None, *settings.apps)
+    ]
     if as_json:
         print_json([_plain(balance, budgets) for balance in balances])
         return

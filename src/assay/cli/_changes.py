@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.settings import load_settings
@@ -26,10 +27,11 @@ def list_(
     rubric: _Rubric = None,
     open_: Annotated[bool, typer.Option("--open", help="Only drops that are not over.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Most events to print, newest first.")] = 50,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """List verdicts, then events, newest first."""
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     verdicts = [v for v in store.drift_verdicts() if v.verdict != "none" and rubric in (None, v.instrument.rubric)]
     events = store.change_events(open_only=open_, rubric=rubric, limit=limit)
     if as_json:
@@ -71,10 +73,12 @@ def list_(
 
 @app.command()
 def show(
-    event_id: Annotated[str, typer.Argument(help="Id of an event, or its beginning.")], as_json: Json = False
+    event_id: Annotated[str, typer.Argument(help="Id of an event, or its beginning.")],
+    apps: Apps = None,
+    as_json: Json = False,
 ) -> None:
     """Print one event with its details."""
-    event = wiring.open_store(load_settings()).change_event(event_id)
+    event = wiring.open_store(settings_of(apps)).change_event(event_id)
     if as_json:
         print_json(_as_json(event))
         return
@@ -108,17 +112,22 @@ def acknowledge(
             help="The present is right: a drop's detector learns anew, a judge's canary is compared with now.",
         ),
     ] = False,
+    apps: Apps = None,
 ) -> None:
     """Note that you have seen an event. A changed judge, once acknowledged, holds no pages back any more."""
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     event = store.change_event(event_id)
     if accept and event.kind not in ("drop", "verdict"):
         raise ConfigError(f"a {event.kind} event has no level to accept: leave --accept out")
-    store.acknowledge_change(event, note=note, accept=accept)
+    if not store.acknowledge_change(event, note=note, accept=accept):
+        raise ConfigError(
+            f"event {event.event_id[:12]} is of the whole deployment: acknowledge it with all apps in sight"
+        )
     # numpy comes with it.
     from assay.changes import settle_verdicts
 
-    settle_verdicts(store)
+    # Whose fault a change is takes the evidence of all apps.
+    settle_verdicts(store.of_all_apps())
     output.print("Accepted: this is the reference from now on." if accept else "Acknowledged.")
 
 
@@ -133,7 +142,7 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
     from assay.changes import settle_verdicts
 
     settings = load_settings()
-    store, judge = wiring.open_store(settings), wiring.judge_settings(settings)
+    store, judge = wiring.open_store(settings, apps=()), wiring.judge_settings(settings)
     policy = wiring.canary_policy(settings)
     files = canary_files(policy)
     if not files:

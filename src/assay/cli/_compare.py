@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table, ratio
 from assay.errors import ConfigError
 from assay.records import now
-from assay.settings import load_settings
 from assay.windows import parse_window
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def compare_versions(
             help="`prompt_version`, `model`, `route`, `rubric_version`, `judge`, or a key of the records' `cohort`."
         ),
     ],
-    app_name: Annotated[str | None, typer.Option("--app", help="Only this app.")] = None,
+    apps: Apps = None,
     rubric: Annotated[str | None, typer.Option(help="Only the rubric of this name.")] = None,
     since: Annotated[
         str,
@@ -53,10 +53,10 @@ def compare_versions(
     start, end = _moment("--since", since, moment), moment if until is None else _moment("--until", until, moment)
     if start >= end:
         raise ConfigError(f"--since {since} is not before --until {until or 'now'}: nothing lies between")
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     from assay.compare import compare  # numpy
 
-    report = compare(store.compared_scores(by, start, end, app=app_name, rubric=rubric), by, baseline=baseline)
+    report = compare(store.compared_scores(by, start, end, rubric=rubric), by, baseline=baseline)
     if as_json:
         print_json({"since": start.isoformat(), "until": end.isoformat(), **dataclasses.asdict(report)})
         return

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError
-from assay.settings import load_settings
 from assay.store import DeadLetter
 
 app = typer.Typer(
@@ -27,10 +27,11 @@ def list_(
     reason: _Reason = None,
     limit: Annotated[int, typer.Option(min=1, help="Most rows to print, newest first.")] = 50,
     all_: Annotated[bool, typer.Option("--all", help="Also those that were replayed.")] = False,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_, payloads=False)
     if as_json:
         print_json([_as_json(letter) for letter in letters])
@@ -60,10 +61,12 @@ def list_(
 
 @app.command()
 def show(
-    dead_id: Annotated[str, typer.Argument(help="Id of a dead letter, or its beginning.")], as_json: Json = False
+    dead_id: Annotated[str, typer.Argument(help="Id of a dead letter, or its beginning.")],
+    apps: Apps = None,
+    as_json: Json = False,
 ) -> None:
     """Print one dead letter: the reason on standard error, the payload as it came on standard output."""
-    letter = wiring.open_store(load_settings()).dead_letter(dead_id)
+    letter = wiring.open_store(settings_of(apps)).dead_letter(dead_id)
     if as_json:
         print_json(_as_json(letter) | {"payload": letter.payload.decode(errors="backslashreplace")})
         return
@@ -80,6 +83,7 @@ def replay_(
         Path | None,
         typer.Option(help="File with the mended record, instead of the kept one.", exists=True, dir_okay=False),
     ] = None,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Put dead letters back on the queue. A score that comes of it takes the place of the stored failure.
@@ -90,7 +94,7 @@ def replay_(
         raise ConfigError("name one dead letter, or say --all or --reason REASON")
     if payload is not None and dead_id is None:
         raise ConfigError("--payload mends one dead letter: name its id")
-    settings = load_settings()
+    settings = settings_of(apps)
     store, queue = wiring.open_store(settings), wiring.open_queue(settings)
     # Ids first: all payloads at once might not fit into memory.
     listed = [] if dead_id else store.dead_letters(reason=reason, limit=1_000_000, payloads=False)

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.defects import MEANINGS, UNCLASSIFIED
 from assay.errors import ConfigError
 from assay.records import now
-from assay.settings import load_settings
 from assay.windows import parse_window
 
 app = typer.Typer(help="What is wrong with answers that did not pass, one class each.", no_args_is_help=True)
@@ -22,7 +22,7 @@ app = typer.Typer(help="What is wrong with answers that did not pass, one class 
 @app.command("list")
 def list_(
     since: Annotated[str, typer.Option(help="How far back, such as `24h` or `7d`.")] = "24h",
-    app_name: Annotated[str | None, typer.Option("--app", help="Only this app.")] = None,
+    apps: Apps = None,
     rubric: Annotated[str | None, typer.Option(help="Only the rubric of this name.")] = None,
     defect: Annotated[str | None, typer.Option(help="Only this class, such as `retrieval_miss`.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most records to print, newest first.")] = 20,
@@ -36,13 +36,13 @@ def list_(
         start = end - timedelta(seconds=parse_window(since))
     except OverflowError:
         raise ConfigError(f"--since {since!r}: that is before all records: write 24h, 7d or 8w") from None
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     mix = [
         count
         for count in store.defect_mix(start, end)
-        if app_name in (None, count.app) and rubric in (None, count.rubric) and defect in (None, count.defect)
+        if rubric in (None, count.rubric) and defect in (None, count.defect)
     ]
-    found = store.defects(start, app=app_name, rubric=rubric, defect=defect, limit=limit)
+    found = store.defects(start, rubric=rubric, defect=defect, limit=limit)
     if as_json:
         print_json(
             {
@@ -89,6 +89,7 @@ def set_(
     record: Annotated[str, typer.Argument(help="Record, trace or span id.")],
     defect: Annotated[str, typer.Argument(metavar="CLASS", help="The class, such as `selection`.")],
     rubric: Annotated[str, typer.Option(help="The rubric that the record did not pass.")],
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Put a record that did not pass into another class: yours wins over the judge's, now and when it is judged again.
@@ -97,7 +98,7 @@ def set_(
     """
     if defect == UNCLASSIFIED:
         raise ConfigError(f"{UNCLASSIFIED} is what nobody has named: name a class, or leave the judge's")
-    changed = wiring.open_store(load_settings()).set_defect(record, rubric, defect)
+    changed = wiring.open_store(settings_of(apps)).set_defect(record, rubric, defect)
     if as_json:
         print_json({"record": record, "rubric": rubric, "defect": defect, "changed": changed})
     else:

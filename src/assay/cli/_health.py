@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
 from assay.settings import load_settings
 
@@ -28,13 +29,14 @@ def register(app: typer.Typer) -> None:
 
 def status(
     window: Annotated[str, typer.Option(help="How far back, such as `30m`, `1h` or `7d`.")] = "1h",
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Show the queue, the workers, the lag, and the gauges of the last hour."""
     # Celery comes with it: the other commands need not wait for that.
     from assay.status import read_status
 
-    settings = load_settings()
+    settings = settings_of(apps)
     report = read_status(settings, store=wiring.open_store(settings), queue=wiring.open_queue(settings), window=window)
     if as_json:
         print_json(report.as_json())
@@ -134,9 +136,9 @@ def doctor(
 
 
 def purge(as_json: Json = False) -> None:
-    """Delete what is older than the retention settings. Workers do this every hour by themselves."""
+    """Delete what is older than the retention settings, of all apps. Workers do this every hour by themselves."""
     settings = load_settings()
-    deleted = wiring.purge(settings, wiring.open_store(settings))
+    deleted = wiring.purge(settings, wiring.open_store(settings, apps=()))
     if as_json:
         print_json(deleted)
     else:
@@ -147,5 +149,5 @@ def purge(as_json: Json = False) -> None:
 def upgrade() -> None:
     """Create the tables, or bring them to the version that this assay needs. Safe to run twice, and by two at once."""
     settings = load_settings()
-    wiring.open_store(settings, check=False).upgrade()
+    wiring.open_store(settings, check=False, apps=()).upgrade()
     output.print("The database is up to date.")

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from assay import wiring
-from assay.cli._options import one_rubric, pairs
+from assay.cli._options import Apps, one_rubric, pairs, settings_of
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.label_imports import SOURCES, Source, import_labels
@@ -28,7 +28,6 @@ from assay.label_queue import (
 from assay.labels import AnnotatorKind, LabelSet, read_labels, write_labels
 from assay.records import now
 from assay.rows import read_rows
-from assay.settings import load_settings
 from assay.windows import parse_window
 
 if TYPE_CHECKING:
@@ -51,13 +50,14 @@ def pick(
     budget: Annotated[float, typer.Option(min=1, help="How many records to pick, on average.")] = 50,
     since: Annotated[str, typer.Option(help="How far back to look, such as `24h` or `7d`.")] = "24h",
     twice: Annotated[float, typer.Option(min=0, max=1, help="Share of the picks that two people should label.")] = 0.1,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Pick scored records for people to label, each with a known chance: more where the judge is unsure.
 
     Each pick goes on where the last one of the rubric ended. What is picked waits for `assay labels export`.
     """
-    settings = load_settings()
+    settings = settings_of(apps)
     asked = one_rubric(settings, rubric)
     end = now()
     with wiring.open_store(settings) as store:
@@ -111,13 +111,14 @@ def export_(
     second: Annotated[
         bool, typer.Option("--second", help="Only what two people should label, for the second of them.")
     ] = False,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Write the picked records that wait for a label, without the judge's verdict, for people to label.
 
     A label file (.jsonl) is filled in under `labels`, a table (.csv) in its columns `label` and `annotator`.
     """
-    settings = load_settings()
+    settings = settings_of(apps)
     with wiring.open_store(settings) as store:
         exported = export_labels(
             store, one_rubric(settings, rubric), file, _form(file, form), again=again, second=second
@@ -168,13 +169,14 @@ def import_(
             help="Where picked records are mixed with others: refuse, leave the others out, or take all as curated."
         ),
     ] = "refuse",
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Take labels back into a label file, with their records and the chance that each was picked with.
 
     Rows without a label are left out. A label that an annotator gave before is replaced.
     """
-    settings = load_settings()
+    settings = settings_of(apps)
     asked = one_rubric(settings, rubric)
     labels = _came_back(file, source, asked, name, judge, pairs("--columns", columns), pairs("--values", values))
     with wiring.open_store(settings) as store:
@@ -262,13 +264,14 @@ def audit(
         float,
         typer.Option(min=0.001, max=1, help="How far off a correction may be, as a share: declare it beforehand."),
     ] = 0.03,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Hold calibrations against labels that they have not seen; one that fails is stale from then on.
 
     Exit code 0: it holds, or there are too few labels to tell; 3: one failed; 4: there were no fresh labels.
     """
-    settings = load_settings()
+    settings = settings_of(apps)
     labels = read_labels(file, one_rubric(settings, rubric))
     with wiring.open_store(settings) as store:
         lacking = labels.without_record

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from assay import wiring
-from assay.errors import ConfigError
+from assay.errors import ConfigError, SettingsError
 from assay.rubrics import load_rubrics
+from assay.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.rubrics import Rubric
     from assay.settings import Settings
+
+
+Apps = Annotated[
+    list[str] | None, typer.Option("--app", help="Only this app; repeatable. Default: `ASSAY_APPS`, or all.")
+]
+
+
+def settings_of(apps: Sequence[str] | None, **overrides: object) -> Settings:
+    """The settings, confined to the apps that were asked for: some of ASSAY_APPS, where that is set.
+
+    Raises:
+        SettingsError: another app was asked for.
+    """
+    settings = load_settings(**overrides)
+    if not apps:
+        return settings
+    beyond = set(apps) - set(settings.apps)
+    if settings.apps and beyond:
+        raise SettingsError(f"--app {min(beyond)}: not one of ASSAY_APPS, which is {','.join(settings.apps)}")
+    return load_settings(**overrides, apps=tuple(apps))
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:

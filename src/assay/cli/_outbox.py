@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.records import now
-from assay.settings import load_settings
 from assay.store import OutboxRow
 
 app = typer.Typer(help="The outbox: evaluations that are owed to sinks, or that a sink refused.", no_args_is_help=True)
@@ -29,10 +29,11 @@ def list_(
     ] = None,
     reason: _Reason = None,
     limit: Annotated[int, typer.Option(min=1, help="Most rows to print, newest first.")] = 50,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Show how much is owed to each sink, and what, newest first."""
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     depths = store.outbox_depths()
     rows = store.outbox(sink=sink, state=state, reason=reason, limit=limit)
     if as_json:
@@ -91,10 +92,11 @@ def list_(
 @app.command()
 def show(
     evaluation_id: Annotated[str, typer.Argument(help="Id of an evaluation, or its beginning (4 characters or more).")],
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Print what is owed of one evaluation, sink by sink."""
-    rows = wiring.open_store(load_settings()).outbox_rows(evaluation_id)
+    rows = wiring.open_store(settings_of(apps)).outbox_rows(evaluation_id)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
@@ -115,12 +117,13 @@ def retry(
     all_: Annotated[bool, typer.Option("--all", help="Everything that was set aside.")] = False,
     sink: _Sink = None,
     reason: _Reason = None,
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Let what was set aside wait again, with a new deadline. Workers deliver it within seconds."""
     if evaluation_id is None and not (all_ or sink or reason):
         raise ConfigError("name one evaluation, or say --sink SINK, --reason TEXT or --all")
-    store = wiring.open_store(load_settings())
+    store = wiring.open_store(settings_of(apps))
     whole = None if evaluation_id is None else store.outbox_rows(evaluation_id)[0].evaluation_id
     n = store.retry_outbox(sink=sink, reason=reason, evaluation_id=whole)
     if as_json:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from assay import logs, wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import errors, output, warn_exposed
 from assay.errors import SchemaError, StoreError
 from assay.settings import load_settings
@@ -41,7 +42,7 @@ def worker(
 
     guard, _ = wiring.build_guards(settings)
     sinks = wiring.open_sinks(settings)
-    store, queue = wiring.open_store(settings, sinks=sinks), wiring.open_queue(settings)
+    store, queue = wiring.open_store(settings, sinks=sinks, apps=()), wiring.open_queue(settings)
     metrics = WorkerMetrics()
     outbox = wiring.build_outbox(settings, store, sinks)
     scorer = wiring.build_worker(settings, queue=queue, store=store, metrics=metrics, outbox=outbox)
@@ -63,9 +64,10 @@ def worker(
 def exporter(
     host: Annotated[str | None, typer.Option(help="Address to listen on; loopback unless told otherwise.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    apps: Apps = None,
 ) -> None:
     """Serve the time series at `/metrics`, and `/healthz`. It reads the database: run any number of them."""
-    settings = load_settings(exporter_host=host, exporter_port=port)
+    settings = settings_of(apps, exporter_host=host, exporter_port=port)
     logs.configure(settings)
     from assay.exporter import serve
     from assay.metrics import ScoreCollector

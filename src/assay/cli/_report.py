@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, errors, print_json
 from assay.errors import ConfigError, SettingsError
-from assay.settings import load_settings
 
 if TYPE_CHECKING:
     from assay.report import Report
@@ -30,6 +30,7 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write it as one HTML page to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown to this file.")] = None,
+    apps: Apps = None,
     as_json: Json = False,
     send: Annotated[bool, typer.Option("--send", help="Send it to the webhook of ASSAY_REPORT_WEBHOOK, now.")] = False,
 ) -> None:
@@ -42,7 +43,7 @@ def report(
     from assay.report_text import as_json as plain
     from assay.report_text import render_markdown
 
-    settings = load_settings()
+    settings = settings_of(apps)
     if send and settings.report_webhook is None:
         raise SettingsError("--send: set ASSAY_REPORT_WEBHOOK to the address of an incoming webhook")
     end = datetime.now(UTC) if until is None else until.replace(tzinfo=until.tzinfo or UTC)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assay import wiring
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
-from assay.settings import load_settings
 from assay.signals import CostSums, SignalSums, cost_per_pass, means, shares
 from assay.windows import parse_window, window_bounds
 
@@ -31,13 +31,14 @@ def register(app: typer.Typer) -> None:
 
 def signals(
     window: Annotated[str, typer.Option(help="How far back, such as `1h`, `24h` or `7d`.")] = "24h",
+    apps: Apps = None,
     as_json: Json = False,
 ) -> None:
     """Show what records say without a judge: refusals, failed tools, languages, cost, shifts of the input.
 
     All of it is weighted, with 95 % intervals. The input of the last 24 hours is compared with a reference week.
     """
-    settings = load_settings()
+    settings = settings_of(apps)
     store, now = wiring.open_store(settings), time.time()
     start, end = window_bounds(now, parse_window(window))
     shown = _signals(store, start, end)

@@ -236,7 +236,7 @@ class ScoreCollector:
         families.add("assay_queue_records", (), depth.records)
         families.add("assay_queue_batches", (), depth.batches)
         if self._ledger is not None:
-            add_budgets(families, self._ledger)
+            add_budgets(families, self._ledger, self._store.shows)
         oldest = depth.oldest_enqueued_at
         # The clients' clocks may be ahead of ours.
         families.add("assay_oldest_pending_seconds", (), 0.0 if oldest is None else max(0.0, now - oldest))
@@ -246,7 +246,7 @@ class ScoreCollector:
         for name, count in self._queue.counters().items():
             if name == "accepted":
                 families.add("assay_queue_accepted_total", (), count)
-            elif (client := client_counter(name)) is not None:
+            elif (client := client_counter(name)) is not None and self._store.shows(client[0]):
                 app, outcome = self._client_app(client[0]), client[1]
                 if outcome.startswith("dropped:"):
                     reason = label(outcome.removeprefix("dropped:"))

@@ -7,6 +7,7 @@ delivered twice. The time series are read from those sums alone.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
@@ -72,6 +73,7 @@ from assay.store._rows import (
     VersionState,
     WriteOutcome,
 )
+from assay.store._scope import Scope
 from assay.store._signals import CostRollup, InputBin, SignalRollup, Slot, SlotReading, SlotSums
 from assay.store._tables import dead_letters, evaluations, instruments, payloads, records, text
 from assay.store._trends import Group, Spending
@@ -150,6 +152,8 @@ class Store:
         max_series: most label sets (app and cohort labels) to keep sums by, at least 2. What comes later counts as
             "other": first among the other cohorts of its app, then, when there are too many apps, of any app.
         sinks: to which sinks what is committed from now on is owed, and which outcomes each of them takes.
+        apps: confines every method to the rows of these; empty: all. What is of no app (rubrics, judges, calibrations,
+            canaries) stays in sight, and what is counted of all apps together is not.
 
     Raises:
         SettingsError: the URL is not that of a supported database.
@@ -163,9 +167,10 @@ class Store:
         cohort_labels: Sequence[str] = (),
         max_series: int = 200,
         sinks: Mapping[str, Collection[OutcomeName]] | None = None,
+        apps: Collection[str] = (),
     ) -> None:
         self._sinks = dict(sinks or {})
-        self._database = Database(url)
+        self._database = Database(url, scope=Scope(apps) if apps else None)
         self._labels = Labels(cohort_labels, max_series)
         self._names = _reads.Names(self._labels.names)
 
@@ -174,6 +179,20 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # -- the apps that it is confined to
+
+    def shows(self, app: str) -> bool:
+        """Whether an app is in sight."""
+        scope = self._database.scope
+        return scope is None or app in scope.apps
+
+    def of_all_apps(self) -> Store:
+        """The same store without a filter, over the same connections."""
+        whole = copy.copy(self)
+        whole._database = self._database.unconfined()
+        whole._names = _reads.Names(self._labels.names)
+        return whole
 
     # -- the schema
 
@@ -286,7 +305,7 @@ class Store:
     def counts(self) -> Counts:
         """Everything else that is counted."""
         with self._database.read() as connection:
-            return _reads.read_counts(connection)
+            return _reads.read_counts(connection, confined=self._database.scope is not None)
 
     def ping(self) -> None:
         """See that the database answers.
@@ -635,14 +654,13 @@ class Store:
         self,
         since: datetime,
         *,
-        app: str | None = None,
         rubric: str | None = None,
         defect: str | None = None,
         limit: int = 50,
     ) -> list[DefectFinding]:
         """Scores with a class of the interactions since then (aware), newest first."""
         with self._database.read() as connection:
-            return _defects.read_findings(connection, since=since, app=app, rubric=rubric, defect=defect, limit=limit)
+            return _defects.read_findings(connection, since=since, rubric=rubric, defect=defect, limit=limit)
 
     def set_defect(self, record: str, rubric: str, defect: str) -> int:
         """Note which class a person puts a record into that did not pass; returns how many of its scores it is new to.
@@ -668,7 +686,6 @@ class Store:
         since: datetime,
         until: datetime,
         *,
-        app: str | None = None,
         rubric: str | None = None,
     ) -> Iterator[ComparedScore]:
         """Every evaluation of the interactions of [since, until) (aware), with the group that it falls into.
@@ -677,11 +694,10 @@ class Store:
             by: `prompt_version`, `model`, `route`, `rubric_version`, `judge`, or a key of `record.cohort`.
             since: first moment.
             until: first moment that is out of it.
-            app: only this one.
             rubric: only of this name.
         """
         with self._database.read() as connection:
-            yield from _comparisons.read_scores(connection, by, since, until, app=app, rubric=rubric)
+            yield from _comparisons.read_scores(connection, by, since, until, rubric=rubric)
 
     # -- dead letters
 

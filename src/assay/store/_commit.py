@@ -236,6 +236,7 @@ class Batch:
                 "attempts": min(letter.attempts, _MOST_ATTEMPTS),
                 "created_at": moment,
                 "replayed_at": None,
+                "app": None if letter.app is None else text(letter.app),
             }
             for letter in self._dead.values()
         ]

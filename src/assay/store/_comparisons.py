@@ -46,7 +46,6 @@ def read_scores(
     since: datetime,
     until: datetime,
     *,
-    app: str | None,
     rubric: str | None,
 ) -> Iterator[ComparedScore]:
     """See `Store.compared_scores`."""
@@ -63,8 +62,6 @@ def read_scores(
         .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
         .where(evaluations.c.timestamp >= since, evaluations.c.timestamp < until)
     )
-    if app is not None:
-        statement = statement.where(records.c.app == text(app))
     if rubric is not None:
         statement = statement.where(instruments.c.rubric == text(rubric))
     for row in connection.execution_options(yield_per=_PART).execute(statement):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from sqlalchemy import event, exc
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from assay.errors import MissingExtraError, SchemaError, SettingsError, StoreDataError, StoreError
+from assay.store._scope import confine
 from assay.store._tables import dumps
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
+
+    from assay.store._scope import Scope
 
 T = TypeVar("T")
 
@@ -65,8 +69,10 @@ class Database:
         MissingExtraError: the driver is not installed.
     """
 
-    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS, scope: Scope | None = None) -> None:
         self.url = _parse(url)
+        #: the apps that it is confined to; None: all
+        self.scope = scope
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._busy_seconds = busy_seconds
         # SQLite has one writer at a time: threads queue here, where waiting is fair and costs nothing.
@@ -81,6 +87,13 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", self._set_up_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        confine(self.engine)
+
+    def unconfined(self) -> Database:
+        """The same database, over the same connections, of all apps."""
+        whole = copy.copy(self)
+        whole.scope = None
+        return whole
 
     @property
     def name(self) -> str:
@@ -102,6 +115,7 @@ class Database:
         with self._translated(), self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            connection.execution_options(assay_scope=self.scope)
             with connection.begin():
                 yield connection
 
@@ -125,7 +139,7 @@ class Database:
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
         with self._turn(), self.engine.connect() as connection:
-            connection.execution_options(assay_begin="BEGIN IMMEDIATE")
+            connection.execution_options(assay_begin="BEGIN IMMEDIATE", assay_scope=self.scope)
             with connection.begin():
                 return work(connection)
 

@@ -277,7 +277,6 @@ def read_findings(
     connection: sa.Connection,
     *,
     since: datetime,
-    app: str | None,
     rubric: str | None,
     defect: str | None,
     limit: int,
@@ -291,7 +290,7 @@ def read_findings(
         .order_by(evaluations.c.timestamp.desc(), evaluations.c.record_id, evaluations.c.evaluation_id)
         .limit(min(limit, _MOST_ROWS))
     )
-    for column, wanted in ((records.c.app, app), (instruments.c.rubric, rubric), (_in_force, defect)):
+    for column, wanted in ((instruments.c.rubric, rubric), (_in_force, defect)):
         if wanted is not None:
             statement = statement.where(column == text(wanted))
     return [

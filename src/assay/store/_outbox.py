@@ -350,6 +350,8 @@ def _sinks(connection: sa.Connection) -> list[str]:
 
 def depths(database: Database) -> dict[str, OutboxDepth]:
     """See `Store.outbox_depths`."""
+    if database.scope is not None:
+        return _depths_of_rows(database)
     with database.read() as connection:
         names = ("outbox_waiting", "outbox_rejected", *(f"sink_{outcome}" for outcome in _COUNTED))
         counted: dict[str, dict[str, int]] = {}
@@ -368,6 +370,19 @@ def depths(database: Database) -> dict[str, OutboxDepth]:
                 writes={outcome: numbers[f"sink_{outcome}"] for outcome in _COUNTED if f"sink_{outcome}" in numbers},
             )
         return found
+
+
+def _depths_of_rows(database: Database) -> dict[str, OutboxDepth]:
+    """The same of some apps, counted row by row: what was delivered is counted for all apps together, not for each."""
+    waits = sa.case((outbox.c.state == "waiting", 1), else_=0)
+    oldest = sa.func.min(sa.case((outbox.c.state == "waiting", outbox.c.created_at)))
+    columns = (outbox.c.sink, sa.func.sum(waits), sa.func.count(), sa.type_coerce(oldest, Moment()))
+    with database.read() as connection:
+        rows = connection.execute(sa.select(*columns).group_by(outbox.c.sink).order_by(outbox.c.sink))
+        return {
+            sink: OutboxDepth(waiting=int(waiting), rejected=n - int(waiting), oldest_at=since)
+            for sink, waiting, n, since in rows
+        }
 
 
 _COUNTED: tuple[WriteOutcome, ...] = ("delivered", "retried", "rejected", "expired", "skipped")

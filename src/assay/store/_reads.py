@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from assay.records import Usage
 from assay.store._rollups import BUCKETS, SUMS, TOTALS, USAGE
 from assay.store._rows import Counts, Exemplar, Rollup, Total
-from assay.store._tables import counters, exemplars, instruments, outcome_counts, rollups, series, totals
+from assay.store._tables import counters, dead_letters, exemplars, instruments, outcome_counts, rollups, series, totals
 from assay.windows import cover
 
 if TYPE_CHECKING:
@@ -152,11 +152,16 @@ def read_totals(connection: sa.Connection, names: Names) -> list[Total]:
     ]
 
 
-def read_counts(connection: sa.Connection) -> Counts:
-    """The plain counters."""
+def read_counts(connection: sa.Connection, *, confined: bool = False) -> Counts:
+    """The plain counters; of some apps only (`confined`), dead letters that wait are counted one by one."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for name, label, n in connection.execute(sa.select(counters)):
         found[name][label] = n
+    if confined:
+        # Nobody keeps a counter for each app of these.
+        waiting = sa.select(dead_letters.c.reason, sa.func.count()).where(dead_letters.c.replayed_at.is_(None))
+        rows = connection.execute(waiting.group_by(dead_letters.c.reason))
+        found["dead_kept"] = {str(reason): int(n) for reason, n in rows}
     return Counts(
         received=found["received"],
         duplicates=found["duplicates"].get("", 0),

@@ -64,6 +64,8 @@ class DeadLetter:
     created_at: datetime | None = None
     #: when it was put back on the queue, None while it waits
     replayed_at: datetime | None = None
+    #: the app that it names, where it names one
+    app: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -315,6 +315,8 @@ dead_letters = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("created_at", Moment, nullable=False, index=True),
     sa.Column("replayed_at", Moment),
+    #: the app that it names, where it names one
+    sa.Column("app", sa.Text),
 )
 
 #: What labels said about a judge under a rubric: `body` is the text of `assay.calibration.Calibration`, whose own id is

@@ -80,13 +80,16 @@ def test_every_setting_and_metric_that_the_docs_name_exists() -> None:
     assert all(f"`ASSAY_{name.upper()}`" in settings for name in Settings.model_fields)
     metrics = (ROOT / "docs/reference/metrics.md").read_text()
     extra = {"ASSAY_SECRETS_DIR", "ASSAY_E2E_RECORDS"}
+    # Names of roles and tables.
+    sql = "".join(path.read_text() for path in (ROOT / "deploy/postgresql").glob("*.sql"))
+    ours = {"assay_database_url", *re.findall(r"\bassay_[a-z_]+\b", sql)}
     for page in PAGES:
         if ROOT / "docs/reference" in page.parents:
             continue
         text = page.read_text()
         for name in set(re.findall(r"\bASSAY_[A-Z_]+\b", text)) - extra:
             assert f"`{name}`" in settings, f"{page.name} names {name}"
-        for name in set(re.findall(r"\bassay_[a-z_]+\b", text)) - {"assay_database_url"}:
+        for name in set(re.findall(r"\bassay_[a-z_]+\b", text)) - ours:
             assert f"`{name}`" in metrics or f"`{name.removesuffix('_total')}" in metrics, f"{page.name} names {name}"
 
 

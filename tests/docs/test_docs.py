@@ -104,3 +104,16 @@ def test_the_readme_is_short() -> None:
 
 def test_the_changelog_tells_of_this_version() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    rows = [line for line in page.partition("## Claims and their tests")[2].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, f"no test proves: {row}"
+        for file, test in named:
+            assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), (
+                f"{file} has no {test}"
+            )

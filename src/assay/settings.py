@@ -333,7 +333,7 @@ class Settings(BaseSettings):
         "of the interaction, and go out only when they are named here.",
     )
     sink_redact: _List = Field(
-        ("secret", "email", "ip", "card", "phone"),
+        ("secret", "email", "ip", "iban", "card", "national_id", "phone"),
         description="What is taken out of every text that goes out; `none` takes nothing out.",
     )
     sink_deadline_hours: float = Field(

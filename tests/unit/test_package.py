@@ -18,6 +18,8 @@ CLIENT_MODULES = [
     "assay.interactions",
     "assay.sampling",
     "assay.redaction",
+    "assay._identifiers",
+    "assay._folding",
     "assay.queue",
     "assay.connections",
     "assay.records",

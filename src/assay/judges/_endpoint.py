@@ -7,45 +7,33 @@ All that an endpoint can do wrong ends here, as a `JudgeError`.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import logging
 import math
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import aiohttp
-import openai
 
 from assay.errors import JudgeError
 from assay.judges import OPENAI_BASE_URL
 from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
 from assay.judges._slots import OVERTIME
-from assay.loopguard import HEADERS, judging
+from assay.judges._wire import MAX_BODY_BYTES, OversizedError, UnreachableError, connect
 from assay.records import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._prices import Prices
+    from assay.judges._wire import Wire
     from assay.records import FailureKind
-
-# openai 2 is built on httpx, openai 3 on httpx2: take the one it uses.
-_httpx: Any = importlib.import_module(type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
 
 _log = logging.getLogger(__name__)
 
-_MAX_BODY_BYTES = 2_000_000
-#: Of a compressed body, which nobody asked for and which may be a thousand times as long.
-_MAX_PACKED_BYTES = 100_000
-#: Below the 5 s after which common servers close an idle connection, so that we seldom send into a closed one.
-_KEEPALIVE_SECONDS = 4.0
 #: No tokenizer packs more characters into a token, runs of one character aside.
 _MOST_CHARACTERS_PER_TOKEN = 8.0
 _TOP_LOGPROBS = 5
@@ -92,29 +80,6 @@ class _Refusal(Exception):  # noqa: N818 - not an error yet: the endpoint may ta
         self.guess = guess
 
 
-class _OversizedError(Exception):
-    """A body over the bound."""
-
-
-class _BoundedStream(_httpx.AsyncByteStream):  # type: ignore[misc]  # either of two modules
-    """Ends a body that goes over its bound, so that no server can fill our memory."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream = stream
-        self._limit = limit
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        seen = 0
-        async for chunk in self._stream:
-            seen += len(chunk)
-            if seen > self._limit:
-                raise _OversizedError
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 class Endpoint:
     """Asks one model at one base URL. Its connections belong to the event loop of the first call."""
 
@@ -129,7 +94,7 @@ class Endpoint:
         self._dialect = Dialect()
         #: whether the dialect has been understood: only then is a vague refusal the record's own fault
         self._proven = False
-        self._client: openai.AsyncOpenAI | None = None
+        self._wire: Wire | None = None
 
     async def ask(
         self,
@@ -199,8 +164,8 @@ class Endpoint:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
+        if self._wire is not None:
+            await self._wire.aclose()
 
     def _body(
         self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], dialect: Dialect, *, logprobs: bool
@@ -256,39 +221,20 @@ class Endpoint:
 
     async def _send(self, path: str, body: Mapping[str, Any]) -> tuple[bytes, bool]:
         """The body of a 2xx, and whether it says that it is JSON."""
-        client = self._connect()
-        try:
-            with judging():
-                response = await client.post(path, cast_to=_httpx.Response, body=body)
-        except openai.APIStatusError as error:
-            raise self._status_failure(error.status_code, error.response.headers, error.response.content) from None
-        except _OversizedError:
-            raise self._error("unavailable", f"an answer of more than {_MAX_BODY_BYTES} bytes") from None
-        except (openai.APIConnectionError, aiohttp.ClientError, _httpx.HTTPError, OSError) as error:
-            raise self._error("unavailable", f"no connection: {_root(error)}", free=_never_sent(error)) from None
-        return response.content, "html" not in response.headers.get("content-type", "")
-
-    def _connect(self) -> openai.AsyncOpenAI:
-        if self._client is None:
-            # Those that hang have no slot, but a connection.
+        if self._wire is None:
+            base_url = self._settings.base_url or OPENAI_BASE_URL
+            # Those that hang have no slot, but a connection; one that was given up may take a moment to close.
             most = self._settings.max_in_flight * (1 + OVERTIME) + 8
-            limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
-                max_connections=most, max_keepalive_connections=most, keepalive_expiry=_KEEPALIVE_SECONDS
-            )
-            # A redirect is a wrong base URL; following it could hand the key to another host.
-            http = openai.DefaultAioHttpClient(
-                limits=limits, timeout=None, follow_redirects=False, event_hooks={"response": [_bound]}
-            )
-            self._client = openai.AsyncOpenAI(
-                # A local endpoint needs no key, the client wants one all the same.
-                api_key=self._settings.api_key or "none",
-                base_url=self._settings.base_url or OPENAI_BASE_URL,
-                default_headers={"accept-encoding": "identity", **HEADERS},
-                max_retries=0,
-                timeout=None,
-                http_client=http,
-            )
-        return self._client
+            self._wire = connect(base_url, self._settings.api_key, connections=most)
+        try:
+            response = await self._wire.post(path, body)
+        except OversizedError:
+            raise self._error("unavailable", f"an answer of more than {MAX_BODY_BYTES} bytes") from None
+        except UnreachableError as error:
+            raise self._error("unavailable", f"no connection: {error}", free=error.never_sent) from None
+        if not 200 <= response.status < 300:
+            raise self._status_failure(response.status, response.headers, response.content)
+        return response.content, "html" not in response.headers.get("content-type", "")
 
     # -- what went wrong
 
@@ -411,28 +357,6 @@ class Endpoint:
                 prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=_cached(counted)
             )
         return Usage(prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
-
-
-def _never_sent(error: BaseException) -> bool:
-    """Whether the request cannot have reached a model: there was no connection at all."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, aiohttp.ClientConnectorError | ConnectionRefusedError | socket.gaierror):
-            return True
-        found = found.__cause__ or found.__context__
-    return False
-
-
-async def _bound(response: Any) -> None:
-    packed = response.headers.get("content-encoding", "identity").lower() != "identity"
-    response.stream = _BoundedStream(response.stream, _MAX_PACKED_BYTES if packed else _MAX_BODY_BYTES)
-
-
-def _root(error: BaseException) -> str:
-    """The innermost reason of a chain of exceptions, which is the one that says something."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _text(content: object) -> str:

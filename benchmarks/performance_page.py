@@ -1,0 +1,153 @@
+"""Writes the tables and the plot of docs/performance.md from what `throughput.py --json` measured.
+
+python benchmarks/performance_page.py             # after a measurement into docs/performance.json
+python benchmarks/performance_page.py --check     # whether the page says what the file says
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS, PAGE, PLOT = DOCS / "performance.json", DOCS / "performance.md", DOCS / "images" / "processes.svg"
+LABELS = {
+    "raw": "floor: bare asyncio",
+    "aiohttp": "floor: aiohttp",
+    "openai": "floor: AsyncOpenAI over aiohttp",
+    "sqlite": "assay, whole system, SQLite",
+    "postgresql": "assay, whole system, PostgreSQL",
+}
+
+
+def throughput(rows: list[dict[str, Any]]) -> str:
+    """Markdown of floors and whole systems, with ratios to the first floor of the run."""
+    base = next((row["records_per_second"] for row in rows if row["name"] == "raw"), None)
+    lines = [
+        "| client | processes | records/s | of the floor | CPU ms/record | tokens in + out | MB |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        ratio = "" if base is None else f"{row['records_per_second'] / base:.2f}"
+        tokens = f"{row['prompt_tokens_per_record']:,.0f} + {row['completion_tokens_per_record']:,.0f}"
+        lines.append(
+            f"| {LABELS[row['name']]} | {row['processes']} | {row['records_per_second']:,.1f} | {ratio} "
+            f"| {row['cpu_ms_per_record']:.2f} | {tokens} | {row['rss_mb']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def processes(rows: list[dict[str, Any]]) -> str:
+    """Markdown of worker processes, with the ratio to what one gives times their number."""
+    one = next(row["records_per_second"] for row in rows if row["processes"] == 1)
+    lines = ["| worker processes | records/s | of one's, times their number | CPU ms/record |", "|--:|--:|--:|--:|"]
+    for row in rows:
+        rate, number = row["records_per_second"], row["processes"]
+        lines.append(f"| {number} | {rate:,.1f} | {rate / one / number:.2f} | {row['cpu_ms_per_record']:.2f} |")
+    return "\n".join(lines)
+
+
+def saturation(rows: list[dict[str, Any]]) -> str:
+    """Markdown of a judge that answers at once: cores that each part took."""
+    lines = [
+        "| database | worker processes | records/s | cores: workers | Redis | database server |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        server = f"{row['postgresql_cores']:.2f}" if row["name"] == "postgresql" else "in the worker"
+        lines.append(
+            f"| {'PostgreSQL' if row['name'] == 'postgresql' else 'SQLite'} | {row['processes']} "
+            f"| {row['records_per_second']:,.0f} | {row['worker_cores']:.2f} | {row['redis_cores']:.2f} | {server} |"
+        )
+    return "\n".join(lines)
+
+
+def lag(rows: list[dict[str, Any]]) -> str:
+    """Markdown of seconds from the enqueue to the gauge."""
+    lines = ["| load, records/s | median s | worst s | probes |", "|--:|--:|--:|--:|"]
+    for row in rows:
+        load, number = row["records_per_second"], row["probes"]
+        lines.append(f"| {load:,.0f} | {row['median_seconds']:.2f} | {row['worst_seconds']:.2f} | {number} |")
+    return "\n".join(lines)
+
+
+def measured(result: dict[str, Any], rounds: int) -> str:
+    """When and on what, in one line."""
+    given = result["conditions"]
+    versions = ", ".join(f"{name} {number}" for name, number in given["versions"].items())
+    return (
+        f"{given['date']}, Python {given['python']}, {given['cores']} cores (load average {given['load_average']}), "
+        f"judge {given['latency_seconds']:g} s, {given['in_flight']} calls in flight a process, "
+        f"{'median of ' + str(rounds) + ' rounds' if rounds > 1 else 'one round'}; {versions}."
+    )
+
+
+def plot(rows: list[dict[str, Any]]) -> str:
+    """SVG: records/s against processes, beside the line of one's rate times their number."""
+    points = sorted((row["processes"], row["records_per_second"]) for row in rows)
+    one = next(rate for number, rate in points if number == 1)
+    most_x, most_y = points[-1][0], max(one * points[-1][0], *(rate for _, rate in points)) * 1.05
+
+    def at(x: float, y: float) -> str:
+        return f"{60 + 400 * x / most_x:.1f},{260 - 230 * y / most_y:.1f}"
+
+    line = " ".join(at(*point) for point in points)
+    ideal = f"{at(0, 0)} {at(most_x, one * most_x)}"
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 500 310" font-family="sans-serif" font-size="12">',
+        "<title>Records a second against worker processes</title>",
+        '<rect width="500" height="310" fill="white"/>',
+        '<path d="M60,30 V260 H460" fill="none" stroke="#888"/>',
+        f'<polyline points="{ideal}" fill="none" stroke="#999" stroke-dasharray="4 4"/>',
+        f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2"/>',
+    ]
+    for number, rate in points:
+        x, y = at(number, rate).split(",")
+        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#1f5fa8"/>')
+        parts.append(f'<text x="{x}" y="{float(y) - 10:.1f}" text-anchor="middle">{rate:.0f}</text>')
+        parts.append(f'<text x="{x}" y="277" text-anchor="middle">{number}</text>')
+    parts.append('<text x="260" y="298" text-anchor="middle">worker processes</text>')
+    parts.append('<text x="18" y="145" text-anchor="middle" transform="rotate(-90 18 145)">records/s</text>')
+    parts.append('<text x="70" y="42" fill="#666">dashed: the rate of one, times their number</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+TABLES = {"throughput": throughput, "processes": processes, "saturation": saturation, "lag": lag}
+
+
+def written(page: str, results: dict[str, Any]) -> str:
+    """The page with every table that was measured between its markers."""
+    for name, table in TABLES.items():
+        if name in results:
+            rows = results[name]["rows"]
+            made = f"{table(rows)}\n\n{measured(results[name], rows[0].get('rounds', 1))}"
+            begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+            page = re.sub(f"({begin}).*?({end})", lambda m, made=made: f"{m[1]}\n{made}\n{m[2]}", page, flags=re.DOTALL)
+    return page
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    made = {PAGE: written(PAGE.read_text(encoding="utf-8"), results)}
+    if "processes" in results:
+        made[PLOT] = plot(results["processes"]["rows"])
+    if given.check:
+        found = {path: path.read_text(encoding="utf-8") if path.exists() else "" for path in made}
+        stale = [path.name for path, text in made.items() if found[path] != text]
+        if stale:
+            print(f"not what docs/performance.json says: {', '.join(stale)}: run benchmarks/performance_page.py")
+        return int(bool(stale))
+    for path, text in made.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from assay.calibration.drift import CanaryResult, canary_compare
 from assay.changes import LEAST_ITEMS
 from assay.errors import ConfigError, SettingsError
+from assay.files import open_file
 from assay.gate import Version
 from assay.judged import judged_content
 from assay.judging import Instrument, Tries, judge_items, plan_judging
@@ -84,11 +85,11 @@ def canary_files(policy: CanaryPolicy) -> dict[str, Path]:
 
 def _rubric_of(file: Path) -> str:
     try:
-        with file.open(encoding="utf-8") as lines:
-            head = json.loads(next(lines, ""))
+        with open_file(file) as lines:
+            head = json.loads(lines.readline(100_000))
     except OSError as error:
         raise SettingsError(f"ASSAY_CANARY: {file}: {error.strerror}: check the path") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         head = None
     rubric = head.get("rubric") if isinstance(head, dict) else None
     if not isinstance(rubric, str):

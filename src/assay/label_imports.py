@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from assay._label_rows import shown
 from assay.errors import LabelError, LabelErrors
+from assay.files import open_file, read_file
 from assay.labels import LABEL_FILE, LabelReader, read_labels
 from assay.rows import RECORD_FIELDS, raw_rows
 
@@ -288,6 +289,10 @@ def _listed(value: object) -> list[Mapping[str, Any]]:
     return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
 
 
+#: Of an export that is read whole.
+_MOST_BYTES = 200_000_000
+
+
 class _Entry(NamedTuple):
     """One entry of an export and where it stands: a line, or a path such as `[3]`."""
 
@@ -323,10 +328,10 @@ class _Export:
         suffix = self._path.suffix.lower()
         try:
             if suffix in (".csv", ".jsonl", ".ndjson"):
-                with self._path.open("rb") as file:
+                with open_file(self._path) as file:
                     yield from self._rows(raw_rows(file, "csv" if suffix == ".csv" else "jsonl"))
             else:
-                yield from self._array(self._path.read_bytes(), inside)
+                yield from self._array(read_file(self._path, _MOST_BYTES), inside)
         except OSError as error:
             problem = "does not exist: check the path" if isinstance(error, FileNotFoundError) else error.strerror
             raise LabelErrors([LabelError(f"{problem}", path=self._path)]) from None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from assay._label_rows import Grading, Item, Row, is_field, near, passes, short, shown
 from assay.errors import LabelError, LabelErrors
+from assay.files import open_file
 from assay.records import Failure, Score
 from assay.rows import raw_rows
 from assay.scales import Ordinal
@@ -276,7 +277,7 @@ def read_labels(
     reader = LabelReader(path, rubric, columns=columns, values=values, skip_unlabelled=skip_unlabelled)
     form: Literal["jsonl", "csv"] = "csv" if path.suffix.lower() == ".csv" else "jsonl"
     try:
-        with path.open("rb") as source:
+        with open_file(path) as source:
             for row in raw_rows(source, form):
                 if row.fields is None:
                     reader.note(row.error or "cannot be read", line=row.line)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.spans import Span, SpanEvent
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 MOST_SPANS: Final = 20_000
 _MOST_VALUES: Final = 500_000
 _MOST_DEPTH: Final = 32
+#: Texts, commas and opened brackets of one request in JSON, each of which stands for up to fifty bytes of memory: so
+#: many always, and above that one for so many bytes. An attribute such as `http.status_code` has nine in 55 bytes.
+_FREE_PARTS: Final = 1_500_000
+_PART_BYTES: Final = 5
+_PARTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[{,]', re.DOTALL)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _ERROR: Final = 2  # Status.StatusCode
 _HEX: Final = frozenset("0123456789abcdef")
@@ -345,12 +352,27 @@ def span_of_json(span: Mapping[str, Any], resource: Mapping[str, Any] | None = N
 
 def _parse(body: bytes) -> Any:
     try:
-        value = json.loads(body)
+        # Always UTF-8, as OTLP has it; from bytes, `json` would take UTF-16 and UTF-32 too.
+        text = body.decode("utf-8-sig", "surrogatepass")
+        most = max(_FREE_PARTS, len(text) // _PART_BYTES)
+        if sum(text.count(mark) for mark in '"[{,') > most and _is_over(text, most):
+            raise OtlpError(f"more than {most:,} texts and values in one request: send smaller batches")
+        value = json.loads(text)
+    except OtlpError:
+        raise
     except (ValueError, RecursionError) as error:
         raise OtlpError(f"no JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise OtlpError("no OTLP JSON: an object is wanted")
     return value
+
+
+def _is_over(text: str, most: int) -> bool:
+    """Whether JSON has too many parts to be decoded: `{},{},...` takes thirty times its size.
+
+    What stands inside texts is free.
+    """
+    return next(islice(_PARTS.finditer(text), most, None), None) is not None
 
 
 def _json_items(

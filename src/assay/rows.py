@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import reprlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from assay.codec import decode_record
 from assay.errors import RecordError
+from assay.files import MOST_LINE_BYTES, bounded_lines
 from assay.records import Record, now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 #: How a file is written.
 Form = Literal["jsonl", "csv"]
@@ -26,7 +29,8 @@ _JSON_COLUMNS = frozenset(
 )
 _NAMESPACE = uuid.UUID("b0d5f6c2-0d0b-5f0e-9a61-9a4d5f0f7b11")
 # The standard library's bound, 128 kB, is below what a context may be.
-csv.field_size_limit(10_000_000)
+csv.field_size_limit(MOST_LINE_BYTES)
+_TOO_LONG = f"is longer than {MOST_LINE_BYTES:,} bytes: only its beginning is kept"
 
 
 class RawRow(NamedTuple):
@@ -79,7 +83,8 @@ def read_rows(
 
 def row_id(text: str) -> str:
     """A record id for a row that has none: the same text gives the same id."""
-    return str(uuid.uuid5(_NAMESPACE, text))
+    # As UTF-8, which has no lone surrogates; JSON may escape one.
+    return str(uuid.uuid5(_NAMESPACE, text.encode(errors="backslashreplace").decode()))
 
 
 def record_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,8 +100,11 @@ def record_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json_rows(source: Iterable[bytes]) -> Iterator[RawRow]:
-    for line, raw in enumerate(source, start=1):
+    for line, (raw, is_whole) in enumerate(bounded_lines(source), start=1):
         text = raw.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+        if not is_whole:
+            yield RawRow(line, text, None, _TOO_LONG)
+            continue
         if not text.strip():
             continue
         try:
@@ -118,9 +126,16 @@ def _json_rows(source: Iterable[bytes]) -> Iterator[RawRow]:
 
 def _csv_rows(source: Iterable[bytes]) -> Iterator[RawRow]:
     read: list[str] = []
+    size = 0
 
     def lines() -> Iterator[str]:
-        for number, line in enumerate(source):
+        nonlocal size
+        for number, (line, is_whole) in enumerate(bounded_lines(source)):
+            size += len(line)
+            if not is_whole or size > MOST_LINE_BYTES:
+                # Where the next row begins is unknown: a quote may be open.
+                read.append(line[: MOST_LINE_BYTES // 1000].decode("utf-8", errors="surrogateescape"))
+                raise csv.Error(f"a row is longer than {MOST_LINE_BYTES:,} bytes: nothing after it was read")
             # A byte that is not UTF-8 becomes a lone surrogate, which is then found in the row that holds it.
             text = line.decode("utf-8", errors="surrogateescape")
             read.append(text.removeprefix("\ufeff") if number == 0 else text)
@@ -132,13 +147,16 @@ def _csv_rows(source: Iterable[bytes]) -> Iterator[RawRow]:
     except csv.Error as problem:
         yield RawRow(1, "".join(read).rstrip("\r\n"), None, f"the header is not CSV: {problem}")
         return
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    seen = set[str]()
+    twice = next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
     if twice is not None:
-        yield RawRow(1, "".join(read).rstrip("\r\n"), None, f"two columns are called {twice!a}: rename one")
+        problem_of = f"two columns are called {reprlib.repr(twice)}: rename one"
+        yield RawRow(1, "".join(read).rstrip("\r\n"), None, problem_of)
         return
     while True:
         line = reader.line_num + 1
         read.clear()
+        size = 0
         error, row = None, {}
         try:
             row = next(reader)
@@ -172,7 +190,10 @@ def _record(
             rest[name] = value
     known = record_values(known)
     if unknown == "metadata" and rest:
-        known["metadata"] = {**known.get("metadata", {}), **rest}
+        metadata = known.get("metadata") or {}
+        if not isinstance(metadata, Mapping):
+            raise RecordError("must be an object", field="metadata")
+        known["metadata"] = {**metadata, **rest}
     elif unknown == "refuse":
         known.update(rest)
     known.setdefault("record_id", row_id(raw))

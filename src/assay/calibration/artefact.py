@@ -25,6 +25,7 @@ from assay.calibration.score_map import ScoreMap
 from assay.calibration.statistic import Statistic
 from assay.calibration.threshold import Threshold
 from assay.errors import CalibrationError
+from assay.files import read_file
 
 if TYPE_CHECKING:
     from assay.calibration.rates import Selection
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 #: Version of the JSON form. Another version is refused: its numbers may mean something else.
 CALIBRATION_VERSION = 1
 
+#: Of a file; the greatest are a few hundred kilobytes.
+_MOST_BYTES = 20_000_000
 _HEX = re.compile(r"[0-9a-f]{64}")
 _MOMENTS = ("created_at", "labelled_from", "labelled_to", "recorded_from", "recorded_to")
 #: In the file, but not part of the identity.
@@ -183,7 +186,7 @@ class Calibration:
             CalibrationError: it cannot be read, or see `from_json`.
         """
         try:
-            text = path.read_bytes()
+            text = read_file(path, _MOST_BYTES)
         except OSError as error:
             raise CalibrationError(f"cannot be read: {error.strerror}", path=path) from None
         return cls.from_json(text, path=path)

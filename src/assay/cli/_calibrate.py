@@ -18,6 +18,7 @@ from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
 from assay.codec import decode_record
 from assay.errors import ConfigError, NoVerdictsError, StoreError
+from assay.files import open_file
 from assay.judges import ASKING
 from assay.rubrics import load_rubrics
 from assay.settings import load_settings
@@ -179,13 +180,13 @@ class _Command:
 def _named_in(labels: Path) -> str:
     """The rubric that the first line of a label file names."""
     try:
-        with labels.open("rb") as file:
+        with open_file(labels) as file:
             head = json.loads(file.readline(100_000))
         if isinstance(head, dict) and "label_file" in head and isinstance(head.get("rubric"), str):
             return str(head["rubric"])
     except OSError as error:
         raise ConfigError(f"{labels}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     raise ConfigError(f"{labels} does not name its rubric: add --rubric")
 

@@ -13,6 +13,8 @@ from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError
+from assay.files import read_file
+from assay.queue import MAX_BATCH_BYTES
 from assay.store import DeadLetter
 
 app = typer.Typer(
@@ -94,13 +96,14 @@ def replay_(
         raise ConfigError("name one dead letter, or say --all or --reason REASON")
     if payload is not None and dead_id is None:
         raise ConfigError("--payload mends one dead letter: name its id")
+    mended = None if payload is None else _mended(payload)
     settings = settings_of(apps)
     store, queue = wiring.open_store(settings), wiring.open_queue(settings)
     # Ids first: all payloads at once might not fit into memory.
     listed = [] if dead_id else store.dead_letters(reason=reason, limit=1_000_000, payloads=False)
     ids = [dead_id] if dead_id else [letter.dead_id for letter in listed]
     letters = (store.dead_letter(letter_id) for letter_id in ids)
-    done = replay(letters, queue=queue, store=store, mended=payload.read_bytes() if payload else None)
+    done = replay(letters, queue=queue, store=store, mended=mended)
     if as_json:
         print_json({"replayed": done.replayed, "refused": [{"dead_id": i, "error": e} for i, e in done.refused]})
     else:
@@ -121,3 +124,10 @@ def _as_json(letter: DeadLetter) -> dict[str, object]:
         "created_at": letter.created_at,
         "replayed_at": letter.replayed_at,
     }
+
+
+def _mended(path: Path) -> bytes:
+    try:
+        return read_file(path, MAX_BATCH_BYTES, pipes=True)
+    except OSError as error:
+        raise ConfigError(f"--payload {path}: {error.strerror}") from None

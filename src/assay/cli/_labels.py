@@ -14,6 +14,7 @@ from assay import wiring
 from assay.cli._options import Apps, one_rubric, pairs, settings_of
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.errors import ConfigError
+from assay.files import open_file
 from assay.label_imports import SOURCES, Source, import_labels
 from assay.label_queue import (
     SHEET_COLUMNS,
@@ -225,7 +226,7 @@ def _came_back(
 
 def _is_sheet(file: Path) -> bool:
     try:
-        with file.open("rb") as source:
+        with open_file(file) as source:
             return source.readline(1000).removeprefix(b"\xef\xbb\xbf").startswith(b"record_id,question,context,answer,")
     except OSError:
         return False
@@ -246,7 +247,7 @@ def _records(path: Path | None) -> list[Record]:
     found = []
     with ExitStack() as stack:
         try:
-            source = stack.enter_context(path.open("rb"))
+            source = stack.enter_context(open_file(path))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         for row in read_rows(source, form="csv" if path.suffix.lower() == ".csv" else "jsonl"):

@@ -21,6 +21,7 @@ from assay.enqueue import enqueue
 from assay.errors import ConfigError, RecordError
 from assay.judges import preview
 from assay.pipeline import evaluate
+from assay.queue import MAX_RECORD_BYTES
 from assay.records import Evaluation, Failure, NotApplicable, Record, Score, Usage
 from assay.rows import read_rows
 from assay.rubrics import load_rubrics
@@ -40,7 +41,9 @@ def register(app: typer.Typer) -> None:
 
 
 def enqueue_file(
-    file: Annotated[str, typer.Argument(help="JSON Lines or CSV file, or `-` for standard input.")],
+    file: Annotated[
+        str, typer.Argument(help="JSON Lines or CSV file, or `-` for standard input; a pipe is waited for.")
+    ],
     form: Annotated[
         Literal["auto", "jsonl", "csv"], typer.Option("--format", help="`auto` goes by the file's name.")
     ] = "auto",
@@ -64,7 +67,9 @@ def enqueue_file(
     """
     settings = load_settings()
     mapping = pairs("--map", rename) or {}
-    kept = rejected or Path("stdin.rejected.jsonl" if file == "-" else f"{file}.rejected.jsonl")
+    kept = rejected or Path(
+        "stdin.rejected.jsonl" if file == "-" or file.startswith("/dev/") else f"{file}.rejected.jsonl"
+    )
     chosen: Literal["jsonl", "csv"] = form if form != "auto" else ("csv" if file.lower().endswith(".csv") else "jsonl")
     bad: list[tuple[int, str]] = []
     with ExitStack() as stack:
@@ -164,7 +169,12 @@ def judge_record(
     rubrics = _chosen(settings, rubric or ())
     with ExitStack() as stack:
         try:
-            data = json.loads(_open(file, stack).read())
+            raw = _open(file, stack).read(MAX_RECORD_BYTES + 1)
+            if len(raw) > MAX_RECORD_BYTES:
+                raise RecordError(f"{file}: the record has more than {MAX_RECORD_BYTES:,} bytes", reason="too_large")
+            data = json.loads(raw)
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror or error}") from None
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{file}: not JSON: {error}") from None
     record = _one_record(data, file)

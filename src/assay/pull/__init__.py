@@ -122,7 +122,7 @@ class Place:
             place.cursor = noted["cursor"]
             place.skip, place.unfinished = int(noted["skip"]), noted["unfinished"] is True
             place.asked = str(noted["asked"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return cls(place.path)
         return place
 

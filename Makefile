@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers check format bench docs clean
+.PHONY: help install demo test servers sbom audit check format bench docs clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ servers: $(foreach server,phoenix mlflow ddapm ragas,.servers/$(server)/.install
 .servers/mlflow/.installed: PACKAGE := mlflow==3.17.2
 .servers/ddapm/.installed: PACKAGE := ddapm-test-agent==1.69.1
 .servers/ragas/.installed: PACKAGE := -e .[worker,ragas] pytest pytest-randomly pytest-timeout pytest-xdist
+.servers/audit/.installed: PACKAGE := cyclonedx-bom==7.1.0 pip-audit==2.9.0
 .servers/%/.installed: | .servers/uv/bin/uv
 	@echo "Installing $(PACKAGE) into $(@D)"
 	@.servers/uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(@D)
@@ -43,6 +44,13 @@ servers: $(foreach server,phoenix mlflow ddapm ragas,.servers/$(server)/.install
 .servers/uv/bin/uv:
 	@$(PYTHON) -m venv .servers/uv
 	@.servers/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+sbom: .servers/audit/.installed ## Write sbom.json: what assay's locked dependencies are (CycloneDX)
+	@.servers/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-format JSON --output-file sbom.json requirements.lock 2>/dev/null
+	@echo "sbom.json: $$(grep -c '"bom-ref"' sbom.json) components"
+
+audit: .servers/audit/.installed ## Ask a vulnerability service about the locked dependencies
+	@$(PYTHON) .ci/audit.py .servers/audit/bin/pip-audit
 
 check: install ## Lint, type-check, check imports and generated docs
 	$(BIN)/ruff check .

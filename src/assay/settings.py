@@ -190,6 +190,11 @@ class Settings(BaseSettings):
     exporter_port: int = Field(
         9464, ge=0, le=65535, description="Port that `assay exporter` listens on; 0 takes a free one."
     )
+    exporter_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where `assay doctor` finds the exporter. Default: its host and port on this machine.",
+    )
     worker_metrics_host: str = Field("127.0.0.1", description="Address of a worker's own `/metrics`.")
     worker_metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port of a worker's own `/metrics`; unset: none, 0: a free one."

@@ -215,6 +215,24 @@ class Store:
         """
         _migrate.check(self._database)
 
+    def check_writable(self) -> None:
+        """See that rows may be inserted, changed and deleted; none is.
+
+        Raises:
+            StoreError: the database, or the rights of its role, forbid it.
+        """
+
+        def work(connection: sa.Connection) -> None:
+            never = sa.literal(1) == 0
+            for table in (records, dead_letters):
+                key = next(iter(table.primary_key))
+                names = [column.name for column in table.c]
+                connection.execute(sa.insert(table).from_select(names, sa.select(table).where(never)))
+                connection.execute(sa.update(table).where(never).values({key.name: key}))
+                connection.execute(sa.delete(table).where(never))
+
+        self._database.write(work)
+
     # -- what a worker does
 
     def existing(self, record_ids: Collection[str]) -> dict[uuid.UUID, Stored]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from assay import tasks, wiring
+from assay.doctor._finding import Finding
+from assay.doctor._machine import machine
+from assay.doctor._service import budgets, stored
 from assay.errors import AssayError, ConfigError, QueueError, SchemaError, StoreError
 from assay.pipeline import evaluate
 from assay.records import Context, Failure, Record, Usage, now
@@ -17,29 +18,20 @@ from assay.store import OutboxDepth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from assay.records import Evaluation
     from assay.rubrics import Rubric
     from assay.settings import Settings
 
 _CLOCK_TOLERANCE_SECONDS = 2.0
-_DISK_TOLERANCE_BYTES = 500_000_000
+#: Share of its memory from which Redis is nearly full.
+_FULL = 0.9
 _LONG_OWED_SECONDS = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check. `mend` says what to do, or is empty where nothing needs doing."""
-
-    check: str
-    state: Literal["ok", "warning", "wrong"]
-    message: str
-    mend: str = ""
 
 
 def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
     """Run every check; never raises for what it finds. `ask_judge` has one tiny record judged, for real."""
+    yield from machine(settings)
     yield from _redis(settings)
     yield from _database(settings)
     rubrics: list[Rubric] = []
@@ -50,7 +42,18 @@ def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
     else:
         yield Finding("rubrics", "ok", ", ".join(f"{r.name} {r.revision}" for r in rubrics))
     yield from _sinks(settings)
+    yield from _stored(settings, rubrics)
+    yield from budgets(settings, rubrics)
     yield from _judge(settings, rubrics, ask_judge=ask_judge)
+
+
+def _stored(settings: Settings, rubrics: list[Rubric]) -> Iterator[Finding]:
+    try:
+        store = wiring.open_store(settings, apps=())
+    except (ConfigError, StoreError):
+        return  # the check of the database says so
+    with store:
+        yield from stored(store, settings, rubrics)
 
 
 def _sinks(settings: Settings) -> Iterator[Finding]:
@@ -107,6 +110,10 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             f"maxmemory-policy is {info.maxmemory_policy}: a full Redis throws records away",
             "set `maxmemory-policy noeviction` in redis.conf",
         )
+    if info.maxmemory_bytes and info.used_memory_bytes > _FULL * info.maxmemory_bytes:
+        share = 100 * info.used_memory_bytes / info.maxmemory_bytes
+        mend = "raise maxmemory, or start more workers; clients shed what does not fit, and count it"
+        yield Finding("redis", "warning", f"{share:.0f} % of maxmemory is used", mend)
     skew = abs(info.clock_offset_seconds)
     if skew > _CLOCK_TOLERANCE_SECONDS:
         yield Finding("clock", "warning", f"{skew:.0f} s apart from Redis's clock", "run NTP on both machines")
@@ -123,7 +130,9 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if workers:
         yield Finding("workers", "ok", ", ".join(workers))
     else:
-        yield Finding("workers", "warning", "none answers", "start one: assay worker")
+        records = queue.depth().records
+        message = f"none answers, and {records} records wait" if records else "none answers"
+        yield Finding("workers", "wrong" if records else "warning", message, "start one: assay worker")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -137,9 +146,6 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("database", "ok", f"{settings.store_url.partition(':')[0]}, up to date")
     if settings.database_url is None:
-        free = shutil.disk_usage(_existing(settings.data_dir)).free
-        if free < _DISK_TOLERANCE_BYTES:
-            yield Finding("disk", "warning", f"{free // 1_000_000} MB free under {settings.data_dir}", "make room")
         yield Finding(
             "database", "warning", "SQLite in the data directory serves one machine", "for more, set ASSAY_DATABASE_URL"
         )
@@ -200,10 +206,3 @@ async def _ask(settings: Settings, rubrics: list[Rubric], record: Record) -> lis
         return await evaluate(record, rubrics, judges)
     finally:
         await judges.aclose()
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

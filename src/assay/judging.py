@@ -130,6 +130,8 @@ class Forecast:
         if self.cost_usd == 0.0 and not self.prompt_tokens:
             cost = "free"
         else:
+            if not self.prompt_tokens:
+                return "; ".join(part for part in (there, f"{todo}: what it takes is not known beforehand") if part)
             tokens = f"about {_rounded(self.prompt_tokens)} prompt and {_rounded(self.completion_tokens)} reply tokens"
             price = "price unknown" if self.cost_usd is None else f"about {_usd(self.cost_usd)}"
             cost = f"{tokens}, {price}"
@@ -336,6 +338,8 @@ class _Purse:
             return cls(math.inf)
         if not budget_usd >= 0:
             raise SettingsError(f"a budget of {budget_usd} is none: give USD, such as 0.50")
+        if instrument.judge.engine == "ragas":
+            raise SettingsError("how much a metric of ragas asks is not known beforehand: leave the budget out")
         if not instrument.is_free and instrument.price is None:
             raise SettingsError(
                 f"a budget needs prices, and that of {instrument.judge.model} is unknown: list it in a price table and "
@@ -407,7 +411,9 @@ def _forecast(
 ) -> Forecast:
     prompt = completion = 0
     cost: float | None = 0.0
-    if todo and not instrument.is_free:
+    if instrument.judge.engine == "ragas":
+        cost = None if todo else 0.0
+    elif todo and not instrument.is_free:
         replies = [o.usage.completion_tokens for o in found if o.usage.completion_tokens is not None]
         verdict = sum(replies) / len(replies) if replies else _VERDICT_TOKENS
         completion = round(len(todo) * len(instrument.asked) * verdict)

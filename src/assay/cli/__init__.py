@@ -18,6 +18,7 @@ from assay.cli import (
     _compare,
     _dead,
     _defects,
+    _evaluate,
     _health,
     _intake,
     _labels,
@@ -67,6 +68,7 @@ _intake.register(app)
 _health.register(app)
 _budget.register(app)
 _calibrate.register(app)
+_evaluate.register(app)
 _compare.register(app)
 _signals.register(app)
 _report.register(app)

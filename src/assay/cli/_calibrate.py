@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assay import wiring
 from assay.cli._options import is_file, one_rubric, pairs
@@ -302,7 +300,8 @@ def _two(command: _Command, judge: str | None, variants: tuple[str, str]) -> Lev
 
 def _judged(command: _Command, instrument: Instrument, budget: float | None) -> tuple[JudgingResult | None, str, str]:
     """The outcomes, and name and fingerprint of the judge; no outcomes in a dry run."""
-    from assay.judging import JudgingResult, Tries, judge_items, plan_judging
+    from assay.cli._judging import judge_plan
+    from assay.judging import JudgingResult, plan_judging
 
     settings = command.settings
     records = [(item.item_id, item.record) for item in command.label_set.items if item.record is not None]
@@ -313,39 +312,7 @@ def _judged(command: _Command, instrument: Instrument, budget: float | None) -> 
         return None, plan.judge, plan.judge_fingerprint
     if command.offline:
         return JudgingResult(outcomes=dict(plan.known)), plan.judge, plan.judge_fingerprint
-    tries = Tries(
-        attempts=min(3, settings.max_attempts),
-        base_seconds=settings.retry_base_seconds,
-        max_seconds=min(60.0, settings.retry_max_seconds),
-    )
-    progress = Progress(
-        TextColumn("judging"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[spent]}"),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    with progress:
-        task = progress.add_task("judging", total=plan.forecast.calls, spent="")
-
-        def show(done: int, spent: float) -> None:
-            progress.update(task, completed=done, spent=f"{spent:.4f} USD" if spent else "")
-
-        result = asyncio.run(judge_items(plan, budget_usd=budget, tries=tries, on_progress=show))
-    if result.spent_usd:
-        errors.print(f"Spent {result.spent_usd:.4f} USD on {result.calls} calls.", highlight=False)
-    if result.stopped is not None:
-        left = len(records) - len(result.outcomes)
-        errors.print(
-            escape(
-                f"Stopped: {result.stopped}. {left} of {len(records)} records are not judged; run it again to go on."
-            ),
-            soft_wrap=True,
-            highlight=False,
-        )
+    result = judge_plan(settings, plan, budget, records=len(records))
     return result, plan.judge, plan.judge_fingerprint
 
 

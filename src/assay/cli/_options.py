@@ -73,3 +73,20 @@ def one_rubric(settings: Settings, name: str) -> Rubric:
     if name not in known:
         raise ConfigError(f"no rubric is called {name!r}: there are {', '.join(known)}, or name a rubric file")
     return known[name]
+
+
+def chosen_rubrics(settings: Settings, names: Sequence[str]) -> list[Rubric]:
+    """The rubrics of these names and files; of none, those of the settings.
+
+    Raises:
+        ConfigError: there is none of that name, or a file is wrong.
+    """
+    files = [Path(name) for name in names if is_file(name)]
+    wanted = {name for name in names if not is_file(name)}
+    rubrics = load_rubrics(files) if files else []
+    if wanted or not names:
+        known = wiring.read_rubrics(settings)
+        if absent := wanted - {r.name for r in known}:
+            raise ConfigError(f"no rubric is called {min(absent)!r}: there are {', '.join(r.name for r in known)}")
+        rubrics += [r for r in known if not names or r.name in wanted]
+    return rubrics

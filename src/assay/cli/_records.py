@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assay import wiring
-from assay.cli._options import is_file, pairs
+from assay.cli._options import chosen_rubrics, pairs
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.codec import decode_record
 from assay.enqueue import enqueue
@@ -24,7 +24,6 @@ from assay.pipeline import evaluate
 from assay.queue import MAX_RECORD_BYTES
 from assay.records import Evaluation, Failure, NotApplicable, Record, Score, Usage
 from assay.rows import read_rows
-from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ def judge_record(
     Missing `record_id` and `timestamp` are filled in; contexts may be plain texts.
     """
     settings = load_settings(judge=judge, judge_model=model)
-    rubrics = _chosen(settings, rubric or ())
+    rubrics = chosen_rubrics(settings, rubric or ())
     with ExitStack() as stack:
         try:
             raw = _open(file, stack).read(MAX_RECORD_BYTES + 1)
@@ -189,18 +188,6 @@ def judge_record(
             output.print(message["content"], markup=False, highlight=False)
     if any(isinstance(evaluation.outcome, Failure) for evaluation in evaluations):
         raise typer.Exit(1)
-
-
-def _chosen(settings: Settings, names: Sequence[str]) -> list[Rubric]:
-    files = [Path(name) for name in names if is_file(name)]
-    wanted = {name for name in names if not is_file(name)}
-    rubrics = load_rubrics(files) if files else []
-    if wanted or not names:
-        known = wiring.read_rubrics(settings)
-        if absent := wanted - {r.name for r in known}:
-            raise ConfigError(f"no rubric is called {min(absent)!r}: there are {', '.join(r.name for r in known)}")
-        rubrics += [r for r in known if not names or r.name in wanted]
-    return rubrics
 
 
 def _one_record(data: object, file: str) -> Record:

@@ -10,6 +10,7 @@ the store while the store is away.
 from assay.metrics._collect import collector_families
 from assay.metrics._collector import ScoreCollector, check_cohort_labels
 from assay.metrics._exposition import Family, encode, wants_openmetrics
+from assay.metrics._golden import golden_text
 from assay.metrics._worker import WorkerMetrics
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "check_cohort_labels",
     "collector_families",
     "encode",
+    "golden_text",
     "wants_openmetrics",
 ]

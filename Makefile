@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers sbom audit check format bench docs clean
+.PHONY: help install demo test servers sbom audit check format bench chaos soak docs clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +75,12 @@ bench: install ## Measure: the client in an app, a scrape against stored scores,
 	$(BIN)/python benchmarks/scrape.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/outbox.py
+
+chaos: install ## Prove that nothing is lost or doubled while everything fails: make chaos CHAOS_ARGS='--records 100000'
+	@$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)
+
+soak: install ## Half an hour at full rate: do memory, descriptors and connections stay flat
+	@$(BIN)/python benchmarks/soak.py --svg soak.svg $(SOAK_ARGS)
 
 clean: ## Remove what make and the tests leave behind
 	rm -rf $(VENV) .assay build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

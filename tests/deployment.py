@@ -110,7 +110,7 @@ class Deployment:
 
     def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
         worker = self.start("worker", *arguments)
-        wait_until(lambda: b"worker ready" in worker.log.read_bytes(), worker, seconds=30)  # type: ignore[attr-defined]
+        wait_until(lambda: b"worker ready" in worker.log.read_bytes(), worker, seconds=90)  # type: ignore[attr-defined]
         return worker
 
     def start_judge(self, *arguments: str) -> str:
@@ -123,7 +123,7 @@ class Deployment:
         return url
 
     def start_exporter(self) -> str:
-        exporter = self.start("exporter", "--port", "0")
+        self.exporter = exporter = self.start("exporter", "--port", "0")
         log: Path = exporter.log  # type: ignore[attr-defined]
         wait_until(lambda: b"/metrics" in log.read_bytes(), exporter)
         return next(word for word in log.read_text().split() if word.endswith("/metrics"))

@@ -32,6 +32,7 @@ from assay.interactions import as_record, copy_and_size, trace_id_text
 from assay.queue import MAX_BATCH_BYTES, Queue, Report, encode_batch
 from assay.records import Record
 from assay.redaction import hash_user_id
+from assay.sampling import share_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +72,10 @@ _BATCH_HEAD_BYTES: Final = 1_000
 
 
 class Transport(Protocol):
-    """Where a client sends its batches; `assay.queue.Queue` is one. A method raises to be called again later."""
+    """Where a client sends its batches; `assay.queue.Queue` is one. A method raises to be called again later.
+
+    It may have an attribute `fill`: how full it was at its latest reply, 0 to 1. Near 1 the client takes fewer records.
+    """
 
     def push(
         self, payload: bytes, *, batch_id: str, records: int, enqueued_at: float, report: Report | None = None
@@ -88,7 +92,8 @@ class Transport(Protocol):
 class Stats:
     """What became of the interactions so far, in this process: taken = sent + dropped + buffered.
 
-    `taken` are those that sampling let in. A batch whose reply was lost when the client closed counts as dropped
+    `taken` are those that sampling let in. `thinned` were left out beyond that, because the queue was nearly full. A
+    batch whose reply was lost when the client closed counts as dropped
     (`transport_error`), though the queue may have stored it. `rule_errors` is how often the
     function of a sampling rule raised.
     """
@@ -99,6 +104,7 @@ class Stats:
     dropped: dict[DropReason, int]
     buffered: int
     rule_errors: int
+    thinned: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +117,7 @@ class Limits:
     flush_seconds: float
     max_record_bytes: int
     close_seconds: float
+    thin_above: float = 0.8
 
 
 class Buffer:
@@ -163,6 +170,8 @@ class Buffer:
         self._ids = itertools.count()
         self._taken = 0
         self._sampled_out = 0
+        self._thinned = 0
+        self._share = 1.0  # of what sampling takes; less while the queue is nearly full
         self._sent = 0
         self._dropped: dict[DropReason, int] = {}
         self._warned: dict[str, float] = {}
@@ -192,6 +201,10 @@ class Buffer:
                 with self._lock:
                     self._sampled_out += 1
                 return None
+            if self._share < 1.0 and (sampling := self._sampler.thin(key, sampling, self._share)) is None:
+                with self._lock:
+                    self._thinned += 1
+                return None
             interaction["record_id"] = record_id
             interaction["sampling"] = sampling
             if interaction.get("timestamp") is None:
@@ -214,7 +227,8 @@ class Buffer:
         with self._lock:
             dropped = dict(self._dropped)
             buffered = self._taken - self._sent - sum(dropped.values())
-            return Stats(self._taken, self._sampled_out, self._sent, dropped, buffered, self._sampler.errors)
+            errors = self._sampler.errors
+            return Stats(self._taken, self._sampled_out, self._sent, dropped, buffered, errors, self._thinned)
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what is buffered now is sent or dropped; False when time runs out first."""
@@ -422,6 +436,7 @@ class Buffer:
                 delay = min(delay * 2, longest)
                 continue
             self._reports.done()
+            self._heed_fill()
             if self._failing:
                 self._failing = False
                 self._warned.pop("push", None)
@@ -441,7 +456,17 @@ class Buffer:
                 self.warn("push", "counts wait, the queue cannot be reached: %s", error)
                 self._reports.sent_at = time.monotonic()
                 return
+            self._heed_fill()
         self._reports.done()
+
+    def _heed_fill(self) -> None:
+        """Take fewer records while the queue is nearly full, and all of them again as it empties."""
+        share = share_at(float(getattr(self._transport, "fill", 0.0)), self._limits.thin_above)
+        if share < 1.0:
+            self.warn(
+                "thinned", "the queue is nearly full, %.3g of the records are taken: are the workers running?", share
+            )
+        self._share = share
 
     def _connected(self) -> Transport:
         if self._transport is None:
@@ -498,6 +523,7 @@ class _Reports:
         """The report that is under way, unchanged until it is done, else a new one."""
         if self._under_way is None:
             totals = {"taken": stats.taken, "sampled_out": stats.sampled_out, "sent": stats.sent}
+            totals |= {"thinned": stats.thinned}
             totals |= {f"dropped:{reason}": count for reason, count in stats.dropped.items()}
             growth = {
                 json.dumps([self._app, name]): total - self._reported.get(name, 0)

@@ -320,7 +320,8 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _exporter(
         "assay_client_records_total",
         "counter",
-        "What clients report of records: taken, sampled_out or sent. Apps over the bound count as app `other`.",
+        "What clients report of records: taken, sampled_out, thinned (left out as the queue was nearly full) or sent. "
+        "Apps over the bound count as app `other`.",
         "app",
         "outcome",
     ),

@@ -65,6 +65,8 @@ class Client:
         flush_seconds: how long a record waits for that.
         max_record_bytes: larger records are dropped; the workers refuse them too.
         close_seconds: how long closing waits for what is still in the buffer.
+        thin_above: when the queue is fuller than this, 0 to 1, fewer records are taken, down to one in a hundred, with
+            their probabilities recorded; what a rule takes at rate 1 is taken still. 1: never.
         transport: something other than the queue at `redis_url`, or a `Queue` with limits of your own.
         enabled: False records nothing; `ASSAY_ENABLED` (0, false, no, off), else True.
 
@@ -90,6 +92,7 @@ class Client:
         flush_seconds: float = 1.0,
         max_record_bytes: int = MAX_RECORD_BYTES,
         close_seconds: float = 2.0,
+        thin_above: float = 0.8,
         transport: Transport | None = None,
         enabled: bool | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class Client:
         _check(buffer_records >= batch_records, "buffer_records: must be batch_records or more")
         _check(0 < flush_seconds < math.inf, "flush_seconds: must be more than 0")
         _check(0 <= close_seconds < math.inf, "close_seconds: must be 0 or more")
+        _check(0 <= thin_above <= 1, "thin_above: must be 0 to 1")
         _check(0 < max_record_bytes <= MAX_BATCH_BYTES // 2, f"max_record_bytes: must be 1 to {MAX_BATCH_BYTES // 2:,}")
         url = redis_url or (os.environ.get("ASSAY_REDIS_URL") or "").strip() or "redis://localhost:6379/0"
         if transport is None:
@@ -112,6 +116,7 @@ class Client:
                 flush_seconds=flush_seconds,
                 max_record_bytes=max_record_bytes,
                 close_seconds=close_seconds,
+                thin_above=thin_above,
             ),
             sampler=Sampler(_environment_rate() if sample_rate is None else sample_rate, [*always_take, *rules]),
             redact=redact,
@@ -131,7 +136,7 @@ class Client:
         """Record one interaction: `client.record(input=question, output=answer, contexts=passages)`.
 
         Takes the fields of `InteractionFields` by name. Returns the record's id, or None when it was not taken:
-        sampled out, dropped (see `stats`), or the client is disabled.
+        sampled out or thinned, dropped (see `stats`), or the client is disabled.
         """
         fields: Any = interaction
         return self._buffer.take(fields) if self._enabled else None

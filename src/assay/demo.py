@@ -226,7 +226,7 @@ def _update(view: _View, store: Store, client: Client) -> None:
         view.estimates[name] = estimate = pass_ratio(sums.get(name, Sums()))
         view.history[name].append(None if estimate is None else estimate.value)
     stats = client.stats()
-    view.taken, view.seen = stats.taken, stats.taken + stats.sampled_out
+    view.taken, view.seen = stats.taken, stats.taken + stats.sampled_out + stats.thinned
     view.scored = sum(store.counts().received.values())
 
 

@@ -303,6 +303,8 @@ class Queue:
         #: the lease token of each batch that we hold
         self._held: dict[str, str] = {}
         self._lock = threading.Lock()
+        #: how full the queue was when it last answered a client, as a share of `max_batches` in [0, 1]
+        self.fill = 0.0
 
     @classmethod
     def from_url(
@@ -344,11 +346,16 @@ class Queue:
             self.max_batches,
             *_report_args(report),
         ]
-        return bool(self._run("push", args, report))
+        stored, batches = self._run("push", args, report)
+        self._note_fill(int(batches))
+        return bool(stored)
 
     def add_counters(self, report: Report) -> None:
         """Add a report to the counters, without a batch."""
-        self._run("add_counters", _report_args(report), report)
+        self._note_fill(int(self._run("add_counters", _report_args(report), report)))
+
+    def _note_fill(self, batches: int) -> None:
+        self.fill = min(1.0, batches / self.max_batches) if self.max_batches > 0 else 1.0
 
     def claim(self, batch_id: str, *, lease_seconds: float) -> Claim | None:
         """Take a batch for `lease_seconds`; None when it is gone, held by another, or waits for its time.
@@ -496,7 +503,7 @@ class Queue:
         return {_text(name): int(value) for name, value in reply.items()}
 
     def client_counters(self) -> dict[tuple[str, str], int]:
-        """What clients report of themselves, by (app, outcome): taken, sampled_out, sent, `dropped:<reason>`."""
+        """What clients report, by (app, outcome): taken, sampled_out, thinned, sent, `dropped:<reason>`."""
         named = ((client_counter(name), count) for name, count in self.counters().items())
         return {key: count for key, count in named if key is not None}
 
@@ -762,8 +769,9 @@ local template, id, payload, records, enqueued_at, ring_seconds, max_batches = u
 local known = ARGV[8] ~= '' and redis.call('HGET', REPORT, 'batch') == id
 count_report(8)
 -- Known: stored before, perhaps even finished since; only the reply was lost.
-if known or redis.call('HEXISTS', BATCHES, id) == 1 then return 1 end
-if redis.call('HLEN', BATCHES) >= tonumber(max_batches) then return 0 end
+local batches = redis.call('HLEN', BATCHES)
+if known or redis.call('HEXISTS', BATCHES, id) == 1 then return { 1, batches } end
+if batches >= tonumber(max_batches) then return { 0, batches } end
 add(id, payload, records, enqueued_at)
 schedule(template, id, 0, tonumber(ring_seconds))
 redis.call('HINCRBY', COUNTERS, 'accepted', records)
@@ -771,12 +779,12 @@ if ARGV[8] ~= '' then
   redis.call('HSET', REPORT, 'batch', id)
   redis.call('EXPIRE', REPORT, 86400)
 end
-return 1
+return { 1, batches + 1 }
 """,
     "add_counters": _COMMON
     + """
 count_report(1)
-return 1
+return redis.call('HLEN', BATCHES)
 """,
     "claim": _COMMON
     + """

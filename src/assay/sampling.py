@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Condition = Literal["thumbs_down", "error", "length"]
 
 _SALT: Final = b"assay:v1\0"
+#: What is still taken when the queue is full.
+_LEAST_SHARE: Final = 0.01
 
 
 def sample_unit(key: str) -> float:
@@ -81,6 +83,17 @@ class Sampler:
             return decision
         return None
 
+    def thin(self, key: str, decision: Sampling, share: float) -> Sampling | None:
+        """Take only this share, in (0, 1], of what `decide` took; None when this one is left out.
+
+        The probability of what is left is the product, and what it takes is a subset of what `decide` takes. What a
+        rule takes always, at rate 1, is taken still.
+        """
+        if decision.probability == 1.0 and decision is not self._default:
+            return decision
+        probability = decision.probability * share
+        return Sampling(probability=probability, rule=decision.rule) if sample_unit(key) < probability else None
+
     def _decision(self, interaction: Mapping[str, Any]) -> Sampling | None:
         for needed, matches, decision in self._rules:
             # This runs in the app's thread: most interactions lack what most rules ask for.
@@ -92,6 +105,17 @@ class Sampler:
             except Exception:  # noqa: BLE001 - a rule's function is the app's code
                 self.errors += 1
         return self._default
+
+
+def share_at(fill: float, thin_above: float) -> float:
+    """Share of records to take while the queue is so full: 1 up to `thin_above`, then evenly on a log scale to 0.01.
+
+    It hangs on the fill alone. So all clients of a queue thin alike, and where more comes in than is judged the queue
+    settles at the fill at which the two are equal, if a hundredth of the load can be judged.
+    """
+    if fill <= thin_above or thin_above >= 1.0:
+        return 1.0
+    return float(_LEAST_SHARE ** min(1.0, (fill - thin_above) / (1.0 - thin_above)))
 
 
 def check_rate(rate: float, what: str) -> None:

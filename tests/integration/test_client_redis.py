@@ -174,7 +174,7 @@ def test_restarts_while_recording_goes_on(redis_server: RedisServer) -> None:
 
 def test_queue_at_its_bound(redis_url: str) -> None:
     transport = Queue.from_url(redis_url, max_batches=2)
-    with Client(transport=transport, flush_seconds=0.01) as client:
+    with Client(transport=transport, flush_seconds=0.01, thin_above=1.0) as client:
         for number in range(3):
             client.record(input=str(number))
             assert client.flush(30)

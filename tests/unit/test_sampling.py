@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from assay.errors import SettingsError
 from assay.records import Feedback, Sampling
-from assay.sampling import ALWAYS_TAKE, Rule, Sampler, sample_unit
+from assay.sampling import ALWAYS_TAKE, Rule, Sampler, sample_unit, share_at
 
 UNIT_OF_A_TRACE = 0.10795383468468478
 UNIT_OF_NOTHING = 0.21549632904154115
@@ -179,3 +179,33 @@ def test_rules_that_make_no_sense() -> None:
         Rule("r", 1.0, when="thumb_down")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="name"):
         Rule("", 1.0)
+
+
+@pytest.mark.parametrize(("rate", "share"), [(1.0, 0.5), (1.0, 0.03), (0.3, 0.4), (0.7, 1.0)])
+def test_the_probability_of_a_thinned_record_is_that_with_which_it_is_included(rate: float, share: float) -> None:
+    sampler, ids = Sampler(rate), [f"record {n}" for n in range(20_000)]
+    first = {key: decision for key in ids if (decision := sampler.decide(key, {})) is not None}
+    taken = {key: thin for key, decision in first.items() if (thin := sampler.thin(key, decision, share)) is not None}
+    assert {decision.probability for decision in taken.values()} == {rate * share}
+    deviation = (rate * share * (1 - rate * share) / len(ids)) ** 0.5
+    assert abs(len(taken) / len(ids) - rate * share) < 3.5 * deviation
+    fewer = {key for key, decision in first.items() if sampler.thin(key, decision, share / 2) is not None}
+    assert fewer < set(taken), "a lower share takes a subset"
+    assert all(Sampler(rate * share).decide(key, {}) is not None for key in taken), "nested with sampling itself"
+
+
+def test_thinning_leaves_what_a_rule_always_takes() -> None:
+    sampler = Sampler(1.0, [Rule("all", 1.0, route="/a"), Rule("half", 0.5, route="/b")])
+    for n in range(200):
+        decision = sampler.decide(f"{n}", {"route": "/a"})
+        assert decision is not None
+        assert sampler.thin(f"{n}", decision, 0.01) == decision
+    halves = [(f"{n}", sampler.decide(f"{n}", {"route": "/b"})) for n in range(2000)]
+    thinned = [sampler.thin(key, decision, 0.5) for key, decision in halves if decision is not None]
+    assert {(t.probability, t.rule) for t in thinned if t is not None} == {(0.25, "half")}
+
+
+def test_the_share_falls_evenly_from_the_threshold_to_a_hundredth() -> None:
+    assert [share_at(fill, 0.8) for fill in (0.0, 0.8, 0.9, 1.0)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+    assert share_at(1.0, 1.0) == 1.0
+    assert share_at(1.0, 0.0) == pytest.approx(0.01)

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 from assay.defects import settled
@@ -183,10 +184,32 @@ def _groups(record: Record, wanted: Sequence[_Asked]) -> list[tuple[Judge, list[
                 break
         else:
             groups.append((judge, [(index, rubric)]))
-    for _, members in groups:
-        # The order of criteria shifts scores: vary it over records, so that no rubric always profits.
-        members.sort(key=lambda member: hashlib.sha256(f"{record.record_id}\0{member[1].name}".encode()).digest())
-    return groups
+    return [(judge, _ordered(record, members)) for judge, members in groups]
+
+
+def _ordered(record: Record, members: list[tuple[int, Rubric]]) -> list[tuple[int, Rubric]]:
+    """The order of criteria shifts scores: it varies over records, so that no rubric always profits.
+
+    Of all orders only a balanced few are used, because each is a prompt of its own to a provider's prompt cache.
+    """
+    members.sort(key=lambda member: member[1].name)
+    orders = balanced_orders(len(members))
+    drawn = int.from_bytes(hashlib.sha256(record.record_id.encode(errors="replace")).digest()[:8])
+    return [members[place] for place in orders[drawn % len(orders)]]
+
+
+@lru_cache
+def balanced_orders(count: int) -> tuple[tuple[int, ...], ...]:
+    """Orders of `count` things, above 0: each stands in each place, and right after each other, equally often.
+
+    `count` orders where it is even (or 1), twice as many where it is odd. Source: E. J. Williams, "Experimental designs
+    balanced for the estimation of residual effects of treatments", Australian J. of Scientific Research A 2 (1949).
+    """
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
+    orders = [tuple((step + start) % count for step in zigzag) for start in range(count)]
+    if count % 2 and count > 1:
+        orders += [order[::-1] for order in orders]
+    return tuple(orders)
 
 
 async def _judge(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from assay.defects import ALL
 from assay.errors import JudgeError, RubricError, SettingsError
 from assay.judges import JudgeSettings
-from assay.pipeline import Judges, evaluate
+from assay.pipeline import Judges, balanced_orders, evaluate
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.rubrics import JudgeSpec
 from assay.testing import ScriptedJudge
@@ -116,8 +118,27 @@ class TestCalls:
             return judge.calls[0][1]
 
         orders = {order(f"r-{n}", rubrics) for n in range(200)}
-        assert len(orders) == 24
+        assert len(orders) == 4
         assert order("r-7", rubrics) == order("r-7", rubrics[::-1])
+
+    @pytest.mark.parametrize("count", range(1, 10))
+    def test_the_orders_are_balanced_by_place_and_by_neighbour(self, count):
+        orders = balanced_orders(count)
+        assert len(orders) == len(set(orders)) == (2 * count if count % 2 and count > 1 else count)
+        places = Counter((place, thing) for order in orders for place, thing in enumerate(order))
+        assert len(places) == count**2
+        assert set(places.values()) == {len(orders) // count}
+        neighbours = Counter(pair for order in orders for pair in pairwise(order))
+        assert len(neighbours) == count * (count - 1)
+        assert len(set(neighbours.values())) <= 1
+
+    def test_each_order_is_used_as_often(self):
+        rubrics, judge = [ordinal(name) for name in "abcd"], ScriptedJudge()
+        for number in range(2_000):
+            evaluated(a_record(record_id=f"r-{number}"), rubrics, judge)
+        used = Counter(names for _, names in judge.calls)
+        assert len(used) == 4
+        assert all(400 < count < 600 for count in used.values())
 
     def test_rubrics_of_different_judges_are_different_calls(self):
         one, two = ScriptedJudge(name="one"), ScriptedJudge(name="two")

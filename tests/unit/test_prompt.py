@@ -45,6 +45,35 @@ def test_it_holds_every_section_in_order_and_the_criteria_in_the_order_asked():
     assert user.endswith("end ===\nReply with the JSON object only.")
 
 
+def test_a_passage_that_came_twice_is_shown_once_under_both_numbers():
+    repeated = "The shop is open on Sundays.  From ten."
+    record = a_record(contexts=(repeated, "another", repeated.replace("  ", "\n"), "Another", repeated))
+    user = user_part(record)
+    assert fences(user)[1:4] == ["context 1, 3, 5", "context 2", "context 4"]
+    assert user.count("open on Sundays") == 1
+
+
+def test_a_passage_shown_once_still_answers_for_its_quotes():
+    passage = "The shop is open on Sundays, from ten until six in the evening."
+    verdict = {"claims": [{"claim": "open", "verdict": "supported", "quote": "open on Sundays, from ten"}]}
+    rubric = claims()
+    for contexts in ((passage,), (passage, passage)):
+        record = a_record(contexts=contexts, output="It is open on Sundays.")
+        assert rubric.scale.parse(verdict, record, pass_threshold=1.0, distribution=None).value == 1.0
+
+
+def test_what_all_calls_have_in_common_comes_first():
+    rubrics = tuple(load_rubrics())
+    records = [
+        a_record(record_id=f"r-{number}", input=f"question {number}", output=f"answer {number}") for number in range(50)
+    ]
+    sent = ["".join(message["content"] for message in render(record, rubrics)) for record in records]
+    # All of the criteria, and the frame of the first fence up to its code.
+    beginning = len(system(rubrics)) + len("=== ")
+    assert len({text[:beginning] for text in sent}) == 1
+    assert len({text[: beginning + 6] for text in sent}) == len(sent)
+
+
 def test_what_is_absent_has_no_section():
     assert fences(user_part(a_record(contexts=(), input=""))) == ["output", "end"]
 
@@ -208,4 +237,4 @@ def test_the_wording_is_versioned():
     # The scales' own wording is the rubrics', and in their hash.
     for rubric in rubrics:
         sent = sent.replace(json.dumps(rubric.scale.prompt())[1:-1], "SCALE")
-    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("3", "a93f76dc718e1193")
+    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("4", "a93f76dc718e1193")

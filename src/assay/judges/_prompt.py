@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from assay.rubrics import Rubric
 
 #: Part of every judge's fingerprint: change it with any change of wording or layout here.
-PROTOCOL = "3"
+PROTOCOL = "4"
 
-#: Orders of rubrics whose common part is kept: four rubrics have 24.
+#: Orders of rubrics whose common part is kept: four rubrics are asked in four.
 _REMEMBERED = 256
 
 _RULES = """\
@@ -186,8 +186,8 @@ def shape(part: Mapping[str, Any]) -> str:
 def _sections(record: Record) -> Iterator[tuple[str, str]]:
     if record.input:
         yield "input", _turns(record)
-    for number, context in enumerate(record.contexts, start=1):
-        yield f"context {number}", context.text
+    for numbers, text in _contexts(record):
+        yield f"context {', '.join(map(str, numbers))}", text
     if record.reference is not None:
         yield "reference", record.reference
     for number, event in enumerate(record.tool_events, start=1):
@@ -196,6 +196,15 @@ def _sections(record: Record) -> Iterator[tuple[str, str]]:
         told = [f"{name}: {label_lines(text, names)}" for name, text in parts if text is not None]
         yield f"tool {number}", "\n".join([one_line(event.name), *told])
     yield "output", record.output
+
+
+def _contexts(record: Record) -> list[tuple[list[int], str]]:
+    """Each text once, where it first stands, with the numbers of all the contexts that hold it, white space aside."""
+    shown: dict[str, tuple[list[int], str]] = {}
+    for number, context in enumerate(record.contexts, start=1):
+        numbers, _ = shown.setdefault(" ".join(context.text.split()), ([], context.text))
+        numbers.append(number)
+    return list(shown.values())
 
 
 def _turns(record: Record) -> str:

@@ -505,7 +505,8 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _worker(
         "assay_batches_total",
         "counter",
-        "Batches worked on, by how it ended; `late`: its call goes on without a thread, and it ends later.",
+        "Batches worked on, by how it ended; `late`: its call goes on without a thread, and it ends later;"
+        " `limited`: back to the queue, for its turn under a rate limit is far off.",
         "outcome",
     ),
     _worker("assay_retries_total", "counter", "Records sent back to be judged again, by failure kind.", "kind"),

@@ -121,7 +121,7 @@ class JudgeError(AssayError):
 
     `kind` says why and decides whether another try can help (`records.TRANSIENT`); `retry_after_seconds`
     is what the endpoint asked for, if anything; `usage` is what the failed call cost all the same; `free` says that
-    for certain no model ran.
+    for certain no model ran; `unasked` that no request was made at all, so that no try is used up.
     """
 
     def __init__(
@@ -132,9 +132,11 @@ class JudgeError(AssayError):
         retry_after_seconds: float | None = None,
         usage: Usage | None = None,
         free: bool = False,
+        unasked: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+        self.unasked = unasked
         self.retry_after_seconds = retry_after_seconds
         self.usage = usage
         self.free = free

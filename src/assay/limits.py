@@ -1,16 +1,44 @@
-"""Limits of endpoints: who waits for its turn to be asked."""
+"""Limits of endpoints: requests and tokens a minute, shared by all workers; and who waits for its turn.
+
+What an endpoint and model may be asked is kept in Redis, in a hash `assay:Q:limit:ID` (Q: name of the queue, ID: a hash
+of endpoint and model, in which the key is not). A call reserves its turn there, by the server's clock, and waits for
+it: the generic cell rate algorithm (ITU-T I.371), which spaces calls evenly. The limit is the least of what is
+configured, what the endpoint's headers say, and, where they say nothing, what its refusals (429) teach: a share less at
+each, slowly more afterwards (AIMD). docs/decisions/0012-limits.md has the reasons.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
+import logging
+import math
+import re
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from assay.connections import connect_async
+from assay.errors import JudgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+_log = logging.getLogger(__name__)
 
 _turn: ContextVar[Turn | None] = ContextVar("assay_turn", default=None)
+
+#: Where no limit is known, Redis is asked no more often than this.
+_FRESH_SECONDS = 1.0
+#: Pause after a 429 that does not say how long.
+_PAUSE_SECONDS = 2.0
+#: A limit that takes longer to be whole again is not one of a minute, but of a day.
+_MINUTE_SECONDS = 65.0
+_MOST = 10**12
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 
 class Turn:
@@ -40,3 +68,290 @@ def waiting() -> Iterator[None]:
     finally:
         turn.waiting -= 1
         turn.since = time.monotonic()
+
+
+# -- what endpoints say of their limits
+
+
+def read_duration(text: str, present: datetime | None = None) -> float | None:
+    """Seconds, from `1.5` (seconds), `6m0s`, `20ms`, or a moment in RFC 3339; None if it is none of them."""
+    text = text.strip()
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    parts = _DURATION.fullmatch(text)
+    if text and parts is not None:
+        days, hours, minutes, seconds, millis = (float(part or 0) for part in parts.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + millis / 1000
+    try:
+        moment = datetime.fromisoformat(text)
+        return max(0.0, (moment - (present or datetime.now(UTC))).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def read_limits(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Requests and tokens a minute that the headers of an answer tell; None: not told, or not of a minute.
+
+    OpenAI and those who do as it does (`x-ratelimit-limit-requests`, with `-reset-` as a duration), Cerebras
+    (`x-ratelimit-limit-requests-minute`), Anthropic (`anthropic-ratelimit-requests-limit`, reset as a moment).
+    """
+    return _read_limit(headers, "requests"), _read_limit(headers, "tokens")
+
+
+def _read_limit(headers: Mapping[str, str], unit: str) -> int | None:
+    for limit, reset in (
+        (f"x-ratelimit-limit-{unit}-minute", None),
+        (f"x-ratelimit-limit-{unit}", f"x-ratelimit-reset-{unit}"),
+        (f"anthropic-ratelimit-{unit}-limit", f"anthropic-ratelimit-{unit}-reset"),
+    ):
+        told = headers.get(limit)
+        if told is None or not told.strip().isdecimal() or not 0 < int(told[:16]) <= _MOST:
+            continue
+        # Groq tells requests a day by the name by which OpenAI tells those a minute: only the reset gives it away.
+        until = read_duration(headers.get(reset, "")) if reset is not None else None
+        if until is None or until <= _MINUTE_SECONDS:
+            return int(told[:16])
+    return None
+
+
+# -- waiting for a turn
+
+
+@dataclass(slots=True)
+class _Known:
+    """What this process knows of one endpoint and model."""
+
+    #: requests and tokens a minute, as last read from Redis; 0: none
+    requests: float = 0.0
+    tokens: float = 0.0
+    told: tuple[int | None, int | None] = (None, None)
+    #: until when nobody need be asked, for there is no limit, and how many calls were made meanwhile
+    free_until: float = 0.0
+    unasked: int = 0
+    #: while Redis is away: when the next call may be made
+    next_at: float = 0.0
+    #: calls may take so many times as many tokens as was guessed
+    ratio: float = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Limits:
+    """Has every call wait for its turn. Belongs to the event loop of its first call.
+
+    Args:
+        url: of Redis.
+        queue: name of the queue.
+        requests_per_minute: configured, for each endpoint and model; None: none.
+        tokens_per_minute: the same; prompt and completion together.
+        wait_seconds: longest wait for a turn; whoever would wait longer is refused.
+    """
+
+    url: str
+    queue: str
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    wait_seconds: float = 60.0
+    timeout_seconds: float = 5.0
+    _redis: Any = None
+    _scripts: dict[str, Any] = field(default_factory=dict)
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _is_away: bool = False
+
+    async def take(self, endpoint: str, tokens: float, *, wait_seconds: float | None = None) -> float:
+        """Wait for a turn to ask `endpoint` (its id, see `endpoint_id`); the tokens that were counted.
+
+        Args:
+            tokens: a guess of prompt and completion, which is scaled by how good earlier ones were.
+            wait_seconds: instead of the longest wait of the settings.
+
+        Raises:
+            JudgeError: `rate_limited`, and nothing was asked: the turn is too far off; it says how far.
+        """
+        known = self._known.setdefault(endpoint, _Known())
+        tokens = max(1.0, tokens * known.ratio)
+        if time.monotonic() < known.free_until:
+            known.unasked += 1
+            return tokens
+        longest = self.wait_seconds if wait_seconds is None else wait_seconds
+        unasked, known.unasked = known.unasked, 0
+        args = [self.requests_per_minute or 0, self.tokens_per_minute or 0, tokens, longest, unasked]
+        reply = await self._ask("take", endpoint, args)
+        if reply is None:
+            taken, delay = 1, self._alone(known, longest)
+        else:
+            taken, delay = int(reply[0]), float(reply[1])
+            known.requests, known.tokens = float(reply[2]), float(reply[3])
+            if taken and not delay and not known.requests and not known.tokens:
+                known.free_until = time.monotonic() + _FRESH_SECONDS
+        if not taken or delay > longest:
+            raise JudgeError(
+                "rate_limited",
+                f"not asked: by its rate limit it would be this call's turn in {delay:.0f} s",
+                retry_after_seconds=delay,
+                free=True,
+                unasked=True,
+            )
+        if delay > 0:
+            await asyncio.sleep(delay)
+        return tokens
+
+    async def settle(self, endpoint: str, counted: float, used: float | None) -> None:
+        """A call took so many tokens, where `counted` were counted; None: not known."""
+        known = self._known.setdefault(endpoint, _Known())
+        if used is None:
+            return
+        known.ratio = min(20.0, max(0.05, known.ratio * (1 + 0.1 * (used / counted - 1))))
+        if known.tokens:
+            await self._ask("settle", endpoint, [used - counted, known.tokens])
+
+    async def learn(self, endpoint: str, headers: Mapping[str, str]) -> None:
+        """What an answer's headers tell of limits; it is told to all workers when it is news."""
+        told = read_limits(headers)
+        known = self._known.setdefault(endpoint, _Known())
+        if told == (None, None) or told == known.told:
+            return
+        if await self._ask("learn", endpoint, [told[0] or 0, told[1] or 0]) is not None:
+            known.told, known.free_until = told, 0.0
+
+    async def limited(self, endpoint: str, retry_after_seconds: float | None) -> None:
+        """The endpoint has answered 429: no worker asks it before the time that it asked for."""
+        seconds = _PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds
+        known = self._known.setdefault(endpoint, _Known())
+        known.free_until = 0.0
+        known.next_at = time.monotonic() + seconds
+        unasked, known.unasked = known.unasked, 0
+        await self._ask("limited", endpoint, [seconds, unasked])
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            await self._redis.aclose()
+            self._redis = None
+
+    def _alone(self, known: _Known, longest: float) -> float:
+        """Seconds until this process's turn by what it knew last, while Redis is away; others are not known of."""
+        moment = time.monotonic()
+        delay = max(0.0, known.next_at - moment)
+        if delay <= longest and known.requests:
+            known.next_at = max(moment, known.next_at) + 60.0 / known.requests
+        return delay
+
+    async def _ask(self, script: str, endpoint: str, args: list[float]) -> Any:
+        """The script's reply; None while Redis is away."""
+        from redis.exceptions import RedisError
+
+        try:
+            if self._redis is None:
+                self._redis = connect_async(self.url, timeout_seconds=self.timeout_seconds, max_connections=8)
+                self._scripts = {name: self._redis.register_script(text) for name, text in _SCRIPTS.items()}
+            reply = await self._scripts[script](keys=[f"assay:{self.queue}:limit:{endpoint}"], args=args)
+        except (RedisError, OSError) as error:
+            if not self._is_away:
+                _log.warning("rate limits are not shared: Redis is away", extra={"error": str(error)})
+            self._is_away = True
+            return None
+        self._is_away = False
+        return reply
+
+
+def endpoint_id(base_url: str, model: str) -> str:
+    """Identifies an endpoint and model in Redis."""
+    return hashlib.sha256(f"{base_url.rstrip('/')}\0{model}".encode()).hexdigest()[:32]
+
+
+# Lua. One key: a hash of what is known of an endpoint and model. Rates are a minute. 3 % of a limit are left for the
+# way, on which calls that leave evenly do not arrive so.
+_COMMON = """
+local KEY, SHARE = KEYS[1], 0.97
+local parts = redis.call('TIME')
+local time = tonumber(parts[1]) + tonumber(parts[2]) / 1000000
+local known = {}
+local flat = redis.call('HGETALL', KEY)
+for i = 1, #flat, 2 do known[flat[i]] = tonumber(flat[i + 1]) end
+
+local function text(number) return string.format('%.6f', number) end
+local function set(...)
+  redis.call('HSET', KEY, ...)
+  redis.call('EXPIRE', KEY, 86400)
+end
+
+-- What refusals have taught: it grows by a hundredth of itself a second, and is forgotten once it is five times that.
+local function taught()
+  if not known.cut then return 0 end
+  local grown = known.cut * (1 + math.max(0, time - known.cut_at) / 100)
+  return grown < 5 * known.cut and grown or 0
+end
+
+local function least(...)
+  local found = 0
+  for _, limit in ipairs({ ... }) do
+    if limit > 0 and (found == 0 or limit < found) then found = limit end
+  end
+  return found
+end
+
+-- Calls are counted in halves of a minute.
+local function count(calls)
+  local half = math.floor(time / 30)
+  local now, before = known.calls or 0, known.calls_before or 0
+  if known.half ~= half then
+    before = known.half == half - 1 and now or 0
+    now = 0
+  end
+  known.began = known.began or time
+  set('half', half, 'calls', now + calls, 'calls_before', before, 'began', text(known.began))
+  known.half, known.calls, known.calls_before = half, now + calls, before
+end
+"""
+
+_SCRIPTS: Final[dict[str, str]] = {
+    # Whether the turn is reserved, seconds until it, and the limits that count.
+    "take": _COMMON
+    + """
+local own_requests, own_tokens, tokens, wait, unasked = unpack(ARGV)
+local requests = least(tonumber(own_requests), known.requests or 0, (known.requests or known.tokens) and 0 or taught())
+local limit = least(tonumber(own_tokens), known.tokens or 0)
+tokens = tonumber(tokens)
+local at = math.max(time, known.pause or 0)
+if requests > 0 then at = math.max(at, known.next_request or 0) end
+if limit > 0 then at = math.max(at, known.next_tokens or 0) end
+local reply = { 1, text(at - time), text(requests), text(limit) }
+if at - time > tonumber(wait) then
+  reply[1] = 0
+  if tonumber(unasked) > 0 then count(tonumber(unasked)) end
+  return reply
+end
+count(1 + tonumber(unasked))
+if requests > 0 then set('next_request', text(at + 60 / (requests * SHARE))) end
+if limit > 0 then set('next_tokens', text(at + tokens * 60 / (limit * SHARE))) end
+return reply
+""",
+    "settle": _COMMON
+    + """
+if known.next_tokens then
+  set('next_tokens', text(known.next_tokens + tonumber(ARGV[1]) * 60 / (tonumber(ARGV[2]) * SHARE)))
+end
+return 1
+""",
+    "learn": _COMMON
+    + """
+for i, name in ipairs({ 'requests', 'tokens' }) do
+  if tonumber(ARGV[i]) > 0 then set(name, ARGV[i]) end
+end
+return 1
+""",
+    "limited": _COMMON
+    + """
+local pause = time + tonumber(ARGV[1])
+count(tonumber(ARGV[2]))
+-- Those that were under way already are refused as well: they teach nothing new.
+if time >= (known.pause or 0) and time >= (known.cut_at or 0) + 5 then
+  local seconds = math.max(1, math.min(30 + time % 30, time - known.began))
+  local measured = (known.calls + known.calls_before) * 60 / seconds
+  set('cut', text(math.max(1, 0.7 * least(measured, taught()))), 'cut_at', text(pause))
+end
+if pause > (known.pause or 0) then set('pause', text(pause)) end
+return 1
+""",
+}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from assay.budgets import Purse
     from assay.judges import Judge, JudgeObserver, JudgeSettings
+    from assay.limits import Limits
     from assay.records import Outcome, Record
     from assay.rubrics import JudgeSpec, Rubric
 
@@ -46,6 +47,7 @@ class Judges:
         #: by main judge's and cheaper judge's spec
         self._cheaper: dict[tuple[JudgeSpec | None, JudgeSpec | None], Judge] = {}
         self._purse: Purse | None = None
+        self._limits: Limits | None = None
 
     @classmethod
     def build(
@@ -55,6 +57,7 @@ class Judges:
         observer: JudgeObserver | None = None,
         *,
         purse: Purse | None = None,
+        limits: Limits | None = None,
         cheaper: JudgeSpec | None = None,
     ) -> Self:
         """Judges for `rubrics`: those that name none share the default, those that name the same share one.
@@ -64,19 +67,21 @@ class Judges:
             settings: of the default judge.
             observer: hears of every request.
             purse: is asked before every request, and closed with the judges.
+            limits: has every request wait for its turn; closed with the judges.
             cheaper: asked in the place of a judge whose budget is spent, where a rubric names none.
 
         Raises:
             ConfigError: see `build_judge`.
         """
-        built = {settings: build_judge(None, settings, observer, purse)}
+        built = {settings: build_judge(None, settings, observer, purse, limits)}
         judges = cls(built[settings])
         judges._purse = purse
+        judges._limits = limits
 
         def judge_of(spec: JudgeSpec | None) -> Judge:
             wanted = resolve(spec, settings)
             if wanted not in built:
-                built[wanted] = build_judge(spec, settings, observer, purse)
+                built[wanted] = build_judge(spec, settings, observer, purse, limits)
             return built[wanted]
 
         for rubric in rubrics:
@@ -105,6 +110,8 @@ class Judges:
             await judge.aclose()
         if self._purse is not None:
             await self._purse.aclose()
+        if self._limits is not None:
+            await self._limits.aclose()
 
 
 async def evaluate(
@@ -227,6 +234,7 @@ async def _judge(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Seq
                 message=str(error)[:_MESSAGE_CHARACTERS],
                 retry_after_seconds=error.retry_after_seconds,
                 usage=share,
+                unasked=error.unasked,
             )
             for share in shares
         ]

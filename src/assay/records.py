@@ -253,6 +253,8 @@ class Failure:
     usage: Usage = Usage()
     latency_seconds: float = 0.0
     judge_model: str | None = None
+    #: no request was made, by a rate limit: it uses up no try
+    unasked: bool = False
 
     @property
     def transient(self) -> bool:

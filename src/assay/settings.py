@@ -75,6 +75,22 @@ class Settings(BaseSettings):
     judge_timeout_seconds: float = Field(
         60.0, gt=0, le=3600, description="Bound of one judge call, from first byte to last."
     )
+    judge_requests_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="Most requests a minute to one endpoint and model, by all workers together. Default: what the "
+        "endpoint's headers say, or its refusals teach.",
+    )
+    judge_tokens_per_minute: float | None = Field(
+        None, gt=0, description="The same in tokens, prompt and completion together."
+    )
+    judge_wait_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        description="Longest wait for a turn under a rate limit; a record that would wait longer goes back to the "
+        "queue, and uses up no try.",
+    )
     judge_patience_seconds: float = Field(
         10.0,
         gt=0,

@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -67,6 +67,10 @@ PARAMETERS = ("json_schema", "json_object", "temperature", "logprobs", "max_toke
 
 _GOOD = ("pass", "supported", "yes")
 _BAD = ("fail", "unsupported", "no")
+
+
+#: What a reply counts for where tokens a minute are bounded.
+_REPLY_TOKENS = 100
 
 
 class ScriptedJudge:
@@ -173,6 +177,9 @@ class FakeJudgeServer:
         logprobs: give token probabilities to those who ask; otherwise the wish is ignored, as many servers do.
         api_key: refuse every other key with 401.
         retry_after_seconds: what 429 asks for.
+        requests_per_minute: more are answered with 429; told in the headers of every answer, as OpenAI does.
+        tokens_per_minute: the same in tokens.
+        limit_window_seconds: length of the sliding windows in which both are counted, in proportion.
     """
 
     def __init__(
@@ -188,6 +195,9 @@ class FakeJudgeServer:
         logprobs: bool = False,
         api_key: str | None = None,
         retry_after_seconds: float = 1.0,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        limit_window_seconds: float = 60.0,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -205,6 +215,10 @@ class FakeJudgeServer:
         self._logprobs = logprobs
         self._api_key = api_key
         self._retry_after_seconds = retry_after_seconds
+        self._limits = {"requests": requests_per_minute, "tokens": tokens_per_minute}
+        self._limit_window_seconds = limit_window_seconds
+        #: for each unit: when so much was admitted
+        self._admitted: dict[str, deque[tuple[float, float]]] = {"requests": deque(), "tokens": deque()}
         self._host = host
         self._port = port
         self._script: deque[Reply | str] = deque()
@@ -300,6 +314,9 @@ class FakeJudgeServer:
                 return refusal
             body = await request.json()
             self.requests.append(body)
+            refusal = self._refuse_rate(body)
+            if refusal is not None:
+                return refusal
             if self.latency_seconds:
                 await asyncio.sleep(self.latency_seconds)
             unknown = self._unknown_parameter(body)
@@ -331,7 +348,9 @@ class FakeJudgeServer:
             return web.Response(status=reply.status, headers=reply.headers, body=payload)
         raw = json.dumps(payload).encode()
         return web.Response(
-            status=reply.status, headers={"content-type": "application/json", **reply.headers}, body=raw
+            status=reply.status,
+            headers={"content-type": "application/json", **self._limit_headers(), **reply.headers},
+            body=raw,
         )
 
     def _draw(self, text: str) -> str:
@@ -435,6 +454,39 @@ class FakeJudgeServer:
         draw = _random(self._seed, text.encode(), rubric)
         good = None if self._bad_when is None else self._bad_when not in text
         return _walk(schema, draw, good, _quotable(text))
+
+    def _refuse_rate(self, body: Mapping[str, Any]) -> web.StreamResponse | None:
+        moment = monotonic()
+        size = sum(len(str(message["content"])) for message in body["messages"])
+        wanted = {"requests": 1.0, "tokens": size // 4 + _REPLY_TOKENS}
+        over = None
+        for unit, limit in self._limits.items():
+            admitted = self._admitted[unit]
+            while admitted and admitted[0][0] <= moment - self._limit_window_seconds:
+                admitted.popleft()
+            most = (limit or 0) * self._limit_window_seconds / 60
+            if limit is not None and sum(amount for _, amount in admitted) + wanted[unit] > most:
+                over = unit
+        if over is None:
+            for unit, amount in wanted.items():
+                self._admitted[unit].append((moment, amount))
+            return None
+        self.traffic.played["rate_limited"] += 1
+        headers = {**self._limit_headers(), "retry-after": f"{self._retry_after_seconds:g}"}
+        error = _error(f"Rate limit reached: {over} a minute", code="rate_limit_exceeded")
+        return web.json_response(error, status=429, headers=headers)
+
+    def _limit_headers(self) -> dict[str, str]:
+        """As OpenAI tells them."""
+        headers = {}
+        for unit, limit in self._limits.items():
+            if limit is not None:
+                most = limit * self._limit_window_seconds / 60
+                left = max(0.0, most - sum(amount for _, amount in self._admitted[unit]))
+                headers[f"x-ratelimit-limit-{unit}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{unit}"] = str(int(left))
+                headers[f"x-ratelimit-reset-{unit}"] = f"{(most - left) * 60 / limit:.3f}s"
+        return headers
 
     def _refuse_key(self, request: web.Request) -> web.StreamResponse | None:
         if self._api_key is None or request.headers.get("authorization") == f"Bearer {self._api_key}":
@@ -654,6 +706,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bad-when", help="records that contain this text get the worst verdicts, others the best")
     parser.add_argument("--unsupported", default="", help=f"answered with 400, from {','.join(PARAMETERS)}")
     parser.add_argument("--logprobs", action="store_true", help="give token probabilities to those who ask")
+    parser.add_argument("--requests-per-minute", type=int, help="more are answered with 429")
+    parser.add_argument("--tokens-per-minute", type=int, help="the same in tokens")
+    parser.add_argument("--limit-window", type=float, default=60.0, help="seconds in which both are counted")
     parser.add_argument("--api-key", help="refuse every other key")
     given = parser.parse_args(arguments)
     faults = {name: float(share) for name, _, share in (part.partition("=") for part in _split(given.faults))}
@@ -668,6 +723,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unsupported=_split(given.unsupported),
         logprobs=given.logprobs,
         api_key=given.api_key,
+        requests_per_minute=given.requests_per_minute,
+        tokens_per_minute=given.tokens_per_minute,
+        limit_window_seconds=given.limit_window,
     )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

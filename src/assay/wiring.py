@@ -11,6 +11,7 @@ from assay.errors import FileError, SettingsError
 from assay.gate import Gate
 from assay.judges import JudgeSettings, describe_judge, resolve
 from assay.judges._prices import load_prices
+from assay.limits import Limits
 from assay.listener import Certificate, Guard, split_tokens
 from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
 from assay.pipeline import Judges
@@ -117,10 +118,11 @@ def build_judges(
     rubrics: Sequence[Rubric],
     observer: JudgeObserver | None = None,
     purse: Purse | None = None,
+    limits: Limits | None = None,
 ) -> Judges:
-    """A judge for each rubric; they own the purse. Call it on the event loop that will use them."""
+    """A judge for each rubric; they own purse and limits. Call it on the event loop that will use them."""
     cheaper = None if purse is None else cheaper_judge(settings)
-    return Judges.build(rubrics, judge_settings(settings), observer, purse=purse, cheaper=cheaper)
+    return Judges.build(rubrics, judge_settings(settings), observer, purse=purse, limits=limits, cheaper=cheaper)
 
 
 def cheaper_judge(settings: Settings) -> JudgeSpec | None:
@@ -182,6 +184,21 @@ def open_ledger(settings: Settings, budgets: Budgets) -> Ledger:
         SettingsError: no Redis is configured.
     """
     return Ledger.from_url(budgets, settings.queue_url, settings.queue)
+
+
+def open_limits(settings: Settings) -> Limits:
+    """The rate limits of endpoints, as all workers of the queue share them; connects at the first call.
+
+    Raises:
+        SettingsError: no Redis is configured.
+    """
+    return Limits(
+        url=settings.queue_url,
+        queue=settings.queue,
+        requests_per_minute=settings.judge_requests_per_minute,
+        tokens_per_minute=settings.judge_tokens_per_minute,
+        wait_seconds=settings.judge_wait_seconds,
+    )
 
 
 def judge_settings(settings: Settings) -> JudgeSettings:
@@ -254,7 +271,7 @@ def build_worker(
         queue=queue,
         store=store,
         rubrics=rubrics,
-        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse),
+        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse, open_limits(settings)),
         budgets=None if budgets is None else open_ledger(settings, budgets),
         gate=gate,
         metrics=metrics,

@@ -373,6 +373,12 @@ class Worker:
         late: Sequence[_Late] = (),
     ) -> str:
         """Commit what is judged, and finish the batch."""
+        delays = [_unasked_for(call) for _, _, call in ready]
+        if delays and all(delays) and not (late or plan.evaluations or plan.dead_letters or plan.retries):
+            # Nothing of it was asked: as it came it goes back, and the next is not tried at once.
+            self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
+            self._pause(min(1.0, self._policy.sweep_seconds))
+            return "limited"
         handed_back = 0
         for task, raw, call in ready:
             if call is None or call.cancelled():
@@ -533,12 +539,14 @@ class Worker:
             if isinstance(evaluation.outcome, Failure):
                 self._tell(evaluation.judge, evaluation.outcome)
         passing = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure) and e.outcome.transient]
-        if passing and batch.attempt + 1 < self._policy.max_attempts:
+        is_unasked = bool(passing) and all(failure.unasked for _, failure in passing)
+        if passing and (is_unasked or batch.attempt + 1 < self._policy.max_attempts):
             failures = [failure for _, failure in passing]
             due_at = time.time() + self._policy.delay(failures, batch.attempt)
+            attempt = batch.attempt if is_unasked else batch.attempt + 1
             index = batch.records.index(raw)
             plan.retries.append(
-                _single(batch, raw, index, due_at=due_at, attempt=batch.attempt + 1, probabilities=task.probabilities)
+                _single(batch, raw, index, due_at=due_at, attempt=attempt, probabilities=task.probabilities)
             )
             again = {id(evaluation) for evaluation, _ in passing}
             plan.evaluations.extend(e for e in evaluations if id(e) not in again)
@@ -776,6 +784,17 @@ class Worker:
     def _count(self, outcome: str) -> None:
         if self._metrics is not None:
             self._metrics.batch(outcome)
+
+
+def _unasked_for(call: _Call | None) -> float:
+    """Seconds until this record may be asked for, where a rate limit let none of its calls be made; else 0."""
+    if call is None or call.cancelled():
+        return 0.0
+    outcomes = [evaluation.outcome for evaluation in call.result()]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure) and outcome.unasked]
+    if len(failures) < len(outcomes):
+        return 0.0
+    return max((failure.retry_after_seconds or 0.0 for failure in failures), default=0.0)
 
 
 def _running(call: _Call | None) -> _Call:

@@ -13,6 +13,7 @@ import pytest
 
 from assay import worker as worker_module
 from assay.enqueue import enqueue
+from assay.errors import JudgeError
 from assay.limits import waiting
 from assay.pipeline import Judges
 from assay.queue import Queue
@@ -269,3 +270,22 @@ def test_calls_without_a_thread_are_bounded(bench: Bench, monkeypatch: pytest.Mo
     judge.release()
     thread.join(20)
     bench.assert_all_scored_once(12)
+
+
+def test_what_no_rate_limit_let_be_asked_goes_back_whole_and_uses_up_no_try(bench: Bench) -> None:
+    class Limited(Hanging):
+        async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+            if len(self.calls) < 8 * 4:
+                self.calls.append(record.record_id)
+                raise JudgeError("rate_limited", "not its turn", retry_after_seconds=0.01, free=True, unasked=True)
+            return await super().judge(record, rubrics)
+
+    judge = Limited()
+    worker = bench.worker(judge)
+    batch_id = bench.push(8)
+    worker.work(batch_id)
+    assert bench.ids == [batch_id]  # as it came
+    bench.work_off(worker)
+    # Four refusals of each, where a record has three tries; and it is one delivery for each claim that was worked on.
+    bench.assert_all_scored_once(8)
+    assert Counter(judge.calls) == {f"record-{i}": 5 for i in range(8)}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.budgets import Purse
+    from assay.limits import Limits
     from assay.records import Outcome, Usage
     from assay.rubrics import JudgeSpec, Rubric
 
@@ -134,8 +135,9 @@ def build_judge(
     settings: JudgeSettings,
     observer: JudgeObserver | None = None,
     purse: Purse | None = None,
+    limits: Limits | None = None,
 ) -> Judge:
-    """The judge that `spec` (a rubric's own, or None) and `settings` come to; a purse is asked before a model.
+    """The judge that `spec` (a rubric's own, or None) and `settings` come to; limits and purse are heeded.
 
     Raises:
         SettingsError: an unknown engine, no model, a base URL that is none, a missing key or a broken price table.
@@ -155,7 +157,7 @@ def build_judge(
             from assay.judges._openai import OpenAIJudge
         except ImportError as error:
             raise MissingExtraError("worker", error.name or "openai") from None
-        return OpenAIJudge(resolved, observer, purse)
+        return OpenAIJudge(resolved, observer, purse, limits)
     if resolved.engine == "ragas":
         from assay.judges._identity import identify
 

@@ -22,6 +22,7 @@ from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
 from assay.judges._slots import OVERTIME
 from assay.judges._wire import MAX_BODY_BYTES, OversizedError, UnreachableError, connect
+from assay.limits import endpoint_id
 from assay.records import Usage
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._prices import Prices
     from assay.judges._wire import Wire
+    from assay.limits import Limits
     from assay.records import FailureKind
 
 _log = logging.getLogger(__name__)
@@ -84,8 +86,18 @@ class Endpoint:
     """Asks one model at one base URL. Its connections belong to the event loop of the first call."""
 
     def __init__(
-        self, settings: JudgeSettings, model: str, prices: Prices, *, judge: str, observer: JudgeObserver | None
+        self,
+        settings: JudgeSettings,
+        model: str,
+        prices: Prices,
+        *,
+        judge: str,
+        observer: JudgeObserver | None,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits
+        #: by which limits know it
+        self.id = endpoint_id(settings.base_url or OPENAI_BASE_URL, model)
         self._settings = settings
         self._model = model
         self._prices = prices
@@ -232,6 +244,10 @@ class Endpoint:
             raise self._error("unavailable", f"an answer of more than {MAX_BODY_BYTES} bytes") from None
         except UnreachableError as error:
             raise self._error("unavailable", f"no connection: {error}", free=error.never_sent) from None
+        if self.limits is not None:
+            await self.limits.learn(self.id, response.headers)
+            if response.status == 429:
+                await self.limits.limited(self.id, read_retry_after(response.headers))
         if not 200 <= response.status < 300:
             raise self._status_failure(response.status, response.headers, response.content)
         return response.content, "html" not in response.headers.get("content-type", "")

@@ -19,6 +19,7 @@ from assay.judges._prices import load_prices
 from assay.judges._prompt import DEFECTS, render, repair, schema
 from assay.judges._reply import Verdicts, find_verdicts, grade_distribution, read_defects
 from assay.judges._slots import Slots
+from assay.limits import waiting
 from assay.records import TRANSIENT, Failure, Score, Usage
 
 if TYPE_CHECKING:
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from assay.budgets import Purse, Reservation
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer
+    from assay.limits import Limits
     from assay.records import FailureKind, NotApplicable, Outcome, Record
     from assay.rubrics import Rubric
 
 #: How much of a reply is shown to the model again when it is asked to repair it.
 _SHOWN_CHARACTERS = 8_000
 _MESSAGE_CHARACTERS = 500
+#: About what a rubric adds to the tokens of a request and its reply.
+_RUBRIC_TOKENS = 400
 #: A reservation outlives the bound of its request by so much, for a busy event loop. Too short would do no harm.
 _LEASE_MARGIN_SECONDS = 5.0
 
@@ -41,7 +45,11 @@ class OpenAIJudge:
     """Judges by an OpenAI-compatible endpoint. Build it anywhere; its calls belong to one event loop."""
 
     def __init__(
-        self, settings: JudgeSettings, observer: JudgeObserver | None = None, purse: Purse | None = None
+        self,
+        settings: JudgeSettings,
+        observer: JudgeObserver | None = None,
+        purse: Purse | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""
         self.name, self.fingerprint, model = identify(settings)
@@ -54,7 +62,7 @@ class OpenAIJudge:
         self._purse = purse
         self._slots = Slots(settings.max_in_flight)
         self._endpoint = Endpoint(
-            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer
+            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer, limits=limits
         )
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
@@ -63,6 +71,7 @@ class OpenAIJudge:
         seconds = self._settings.timeout_seconds
         if self._purse is not None:
             exchange.account = _Account(self._purse, self._endpoint, record, self.name, seconds + _LEASE_MARGIN_SECONDS)
+        await exchange.take_turn()
         async with self._slots.hold():
             started = asyncio.get_running_loop().time()
             if await exchange.run(seconds):
@@ -121,8 +130,19 @@ class _Exchange:
         self._guarded = settings.guarded
         #: None: nothing limits what it may take
         self.account: _Account | None = None
+        #: tokens that the turn of the next request was taken for
+        self._turn_tokens = 0.0
         self._usage = {rubric.name: Usage() for rubric in rubrics}
         self._seconds = dict.fromkeys(self._usage, 0.0)
+
+    async def take_turn(self, *, wait_seconds: float | None = None) -> None:
+        """Wait until the rate limit lets the next request be sent. Raises JudgeError: that takes too long."""
+        limits = self._endpoint.limits
+        if limits is not None:
+            # Rendering is not worth it for a guess that is scaled by how good the guesses before were.
+            guess = len(self._record.to_json()) / 4 + _RUBRIC_TOKENS * len(self._rubrics)
+            with waiting():
+                self._turn_tokens = await limits.take(self._endpoint.id, guess, wait_seconds=wait_seconds)
 
     async def run(self, timeout_seconds: float) -> bool:
         """Ask, read, and ask once more for what was no verdict. Whether the first request was answered."""
@@ -149,6 +169,7 @@ class _Exchange:
         said = repair(again, {name: str(fault) for name, fault in faults.items()})
         messages = [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": said}]
         try:
+            await self.take_turn(wait_seconds=max(0.0, deadline - clock()) / 2)
             if self.account is not None:
                 held = await self.account.reserve(messages, again, wait_seconds=max(0.0, deadline - clock()))
             answer = await self._ask(messages, again, deadline, held)
@@ -199,6 +220,9 @@ class _Exchange:
             )
             usage = answer.usage
             await self._settle(held, answer)
+            if self._endpoint.limits is not None:
+                total = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+                await self._endpoint.limits.settle(self._endpoint.id, self._turn_tokens, total or None)
         except JudgeError as error:
             usage = error.usage or usage
             await self._settle(held, error)

@@ -4,7 +4,8 @@ What an endpoint and model may be asked is kept in Redis, in a hash `assay:Q:lim
 of endpoint and model, in which the key is not). A call reserves its turn there, by the server's clock, and waits for
 it: the generic cell rate algorithm (ITU-T I.371), which spaces calls evenly. The limit is the least of what is
 configured, what the endpoint's headers say, and, where they say nothing, what its refusals (429) teach: a share less at
-each, slowly more afterwards (AIMD). docs/decisions/0012-limits.md has the reasons.
+each, slowly more afterwards (AIMD). Of a limit that is refused all the same less is used.
+docs/decisions/0012-limits.md has the reasons.
 """
 
 from __future__ import annotations
@@ -261,9 +262,10 @@ def endpoint_id(base_url: str, model: str) -> str:
 
 
 # Lua. One key: a hash of what is known of an endpoint and model. Rates are a minute. 3 % of a limit are left for the
-# way, on which calls that leave evenly do not arrive so.
+# way, on which calls that leave evenly do not arrive so; more after a refusal, for some endpoints count otherwise than
+# they report: a prompt by its characters, a reply by its bound.
 _COMMON = """
-local KEY, SHARE = KEYS[1], 0.97
+local KEY = KEYS[1]
 local parts = redis.call('TIME')
 local time = tonumber(parts[1]) + tonumber(parts[2]) / 1000000
 local known = {}
@@ -281,6 +283,10 @@ local function taught()
   if not known.cut then return 0 end
   local grown = known.cut * (1 + math.max(0, time - known.cut_at) / 100)
   return grown < 5 * known.cut and grown or 0
+end
+
+local function share()
+  return math.min(0.97, (known.share or 0.97) + math.max(0, time - (known.share_at or time)) / 1000)
 end
 
 local function least(...)
@@ -323,14 +329,14 @@ if at - time > tonumber(wait) then
   return reply
 end
 count(1 + tonumber(unasked))
-if requests > 0 then set('next_request', text(at + 60 / (requests * SHARE))) end
-if limit > 0 then set('next_tokens', text(at + tokens * 60 / (limit * SHARE))) end
+if requests > 0 then set('next_request', text(at + 60 / (requests * share()))) end
+if limit > 0 then set('next_tokens', text(at + tokens * 60 / (limit * share()))) end
 return reply
 """,
     "settle": _COMMON
     + """
 if known.next_tokens then
-  set('next_tokens', text(known.next_tokens + tonumber(ARGV[1]) * 60 / (tonumber(ARGV[2]) * SHARE)))
+  set('next_tokens', text(known.next_tokens + tonumber(ARGV[1]) * 60 / (tonumber(ARGV[2]) * share())))
 end
 return 1
 """,
@@ -349,6 +355,7 @@ count(tonumber(ARGV[2]))
 if time >= (known.pause or 0) and time >= (known.cut_at or 0) + 5 then
   local seconds = math.max(1, math.min(30 + time % 30, time - known.began))
   local measured = (known.calls + known.calls_before) * 60 / seconds
+  set('share', text(math.max(0.1, 0.85 * share())), 'share_at', text(pause))
   set('cut', text(math.max(1, 0.7 * least(measured, taught()))), 'cut_at', text(pause))
 end
 if pause > (known.pause or 0) then set('pause', text(pause)) end

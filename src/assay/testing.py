@@ -69,7 +69,7 @@ _GOOD = ("pass", "supported", "yes")
 _BAD = ("fail", "unsupported", "no")
 
 
-#: What a reply counts for where tokens a minute are bounded.
+#: What a reply counts for where tokens a minute are bounded, until its length is known.
 _REPLY_TOKENS = 100
 
 
@@ -218,7 +218,7 @@ class FakeJudgeServer:
         self._limits = {"requests": requests_per_minute, "tokens": tokens_per_minute}
         self._limit_window_seconds = limit_window_seconds
         #: for each unit: when so much was admitted
-        self._admitted: dict[str, deque[tuple[float, float]]] = {"requests": deque(), "tokens": deque()}
+        self._admitted: dict[str, deque[list[float]]] = {"requests": deque(), "tokens": deque()}
         self._host = host
         self._port = port
         self._script: deque[Reply | str] = deque()
@@ -317,17 +317,18 @@ class FakeJudgeServer:
             refusal = self._refuse_rate(body)
             if refusal is not None:
                 return refusal
+            admitted = self._admitted["tokens"][-1]
             if self.latency_seconds:
                 await asyncio.sleep(self.latency_seconds)
             unknown = self._unknown_parameter(body)
             if unknown is not None:
                 traffic.played["400"] += 1
                 return unknown
-            return await self._answer(request, body)
+            return await self._answer(request, body, admitted)
         finally:
             traffic.in_flight -= 1
 
-    async def _answer(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, body: Mapping[str, Any], admitted: list[float]) -> web.StreamResponse:
         text = _asked_of(body)
         chosen = self._script.popleft() if self._script else self._draw(text)
         self.traffic.played[chosen if isinstance(chosen, str) else "scripted"] += 1
@@ -346,6 +347,8 @@ class FakeJudgeServer:
             payload = self._embeddings(body, text) if "input" in body else self._completion(reply, body, text)
         if isinstance(payload, bytes):
             return web.Response(status=reply.status, headers=reply.headers, body=payload)
+        if isinstance(payload, Mapping) and isinstance(payload.get("usage"), Mapping):
+            admitted[1] = payload["usage"].get("total_tokens", admitted[1])
         raw = json.dumps(payload).encode()
         return web.Response(
             status=reply.status,
@@ -457,8 +460,7 @@ class FakeJudgeServer:
 
     def _refuse_rate(self, body: Mapping[str, Any]) -> web.StreamResponse | None:
         moment = monotonic()
-        size = sum(len(str(message["content"])) for message in body["messages"])
-        wanted = {"requests": 1.0, "tokens": size // 4 + _REPLY_TOKENS}
+        wanted = {"requests": 1.0, "tokens": len(_asked_of(body)) // 4 + _REPLY_TOKENS}
         over = None
         for unit, limit in self._limits.items():
             admitted = self._admitted[unit]
@@ -469,7 +471,7 @@ class FakeJudgeServer:
                 over = unit
         if over is None:
             for unit, amount in wanted.items():
-                self._admitted[unit].append((moment, amount))
+                self._admitted[unit].append([moment, amount])
             return None
         self.traffic.played["rate_limited"] += 1
         headers = {**self._limit_headers(), "retry-after": f"{self._retry_after_seconds:g}"}

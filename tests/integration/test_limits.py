@@ -153,16 +153,14 @@ def run_load(url: str, server: FakeJudgeServer, *, shared: bool, seconds: float)
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
 def test_after_learning_next_to_no_call_is_refused(redis_url: str, unit: str) -> None:
-    seconds = float(os.environ.get("ASSAY_E2E_LIMIT_SECONDS", "9"))
-    bound = {"requests_per_minute": 600} if unit == "requests" else {"tokens_per_minute": 1_200_000}
-    with FakeJudgeServer(retry_after_seconds=0.5, limit_window_seconds=3.0, **bound) as server:  # type: ignore[arg-type]
+    seconds = float(os.environ.get("ASSAY_E2E_LIMIT_SECONDS", "4.5"))
+    bound = {"requests_per_minute": 600} if unit == "requests" else {"tokens_per_minute": 300_000}
+    with FakeJudgeServer(retry_after_seconds=0.5, limit_window_seconds=1.0, **bound) as server:  # type: ignore[arg-type]
         load(redis_url, server.base_url, time.monotonic() + 0.1, shared=False)  # imports take their time
-        today, _ = run_load(redis_url, server, shared=False, seconds=seconds)
+        today, _ = run_load(redis_url, server, shared=False, seconds=seconds / 3)
         learned, rate = run_load(redis_url, server, shared=True, seconds=seconds)
     print(f"{unit}: refused {today:.1%} without, {learned:.1%} with limits; {rate:.2f} calls a second")
-    # Generous: the machine may be busy. What was measured is in docs/decisions/0012-limits.md.
-    assert learned < today
-    assert learned < 0.3
+    assert learned < 0.1 < today
     found = redis.Redis.from_url(redis_url)
     keys = found.keys("assay:q:limit:*")
     assert keys == [f"assay:q:limit:{endpoint_id(server.base_url, 'fake')}".encode()]

@@ -723,7 +723,7 @@ class TestBuilding:
             ({"base_url": "http://"}, "write it like"),
             ({"base_url": "http://host:port/v1"}, "write it like"),
             ({"base_url": "http://[::1"}, "write it like"),
-            ({"engine": "ragas"}, "not one of"),
+            ({"engine": "oracle"}, "not one of"),
             ({"timeout_seconds": 0}, "timeout"),
             ({"timeout_seconds": math.nan}, "timeout"),
             ({"max_in_flight": 0}, "max_in_flight"),

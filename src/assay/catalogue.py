@@ -501,6 +501,12 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "Requests that used tokens but whose model is not in the price table: the cost leaves them out.",
         "judge",
     ),
+    _worker(
+        "assay_judge_reused_total",
+        "counter",
+        "Verdicts taken from a record with the same texts, for which no request was sent (ASSAY_REUSE_SECONDS).",
+        "judge",
+    ),
     _worker("assay_judge_info", "info", "Judges of this worker.", "judge", "judge_fingerprint"),
     _worker(
         "assay_batches_total",

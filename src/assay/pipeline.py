@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Self
 
 from assay.defects import settled
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from assay.judges import Judge, JudgeObserver, JudgeSettings
     from assay.limits import Limits
     from assay.records import Outcome, Record
+    from assay.reuse import Reuse
     from assay.rubrics import JudgeSpec, Rubric
 
     #: place among the rubrics of a call of `evaluate`, the rubric, and who is asked
@@ -40,7 +41,9 @@ class Judges:
     Two versions of one rubric may name two judges; `build` keeps them apart.
     """
 
-    def __init__(self, default: Judge, overrides: Mapping[str, Judge] | None = None) -> None:
+    def __init__(
+        self, default: Judge, overrides: Mapping[str, Judge] | None = None, *, reuse: Reuse | None = None
+    ) -> None:
         self._default = default
         self._overrides = dict(overrides or {})
         self._by_spec: dict[JudgeSpec | None, Judge] = {}
@@ -48,6 +51,8 @@ class Judges:
         self._cheaper: dict[tuple[JudgeSpec | None, JudgeSpec | None], Judge] = {}
         self._purse: Purse | None = None
         self._limits: Limits | None = None
+        #: verdicts that are known already; None: every record is asked about
+        self.reuse = reuse
 
     @classmethod
     def build(
@@ -59,6 +64,7 @@ class Judges:
         purse: Purse | None = None,
         limits: Limits | None = None,
         cheaper: JudgeSpec | None = None,
+        reuse: Reuse | None = None,
     ) -> Self:
         """Judges for `rubrics`: those that name none share the default, those that name the same share one.
 
@@ -69,12 +75,13 @@ class Judges:
             purse: is asked before every request, and closed with the judges.
             limits: has every request wait for its turn; closed with the judges.
             cheaper: asked in the place of a judge whose budget is spent, where a rubric names none.
+            reuse: keeps verdicts for equal records; closed with the judges.
 
         Raises:
             ConfigError: see `build_judge`.
         """
         built = {settings: build_judge(None, settings, observer, purse, limits)}
-        judges = cls(built[settings])
+        judges = cls(built[settings], reuse=reuse)
         judges._purse = purse
         judges._limits = limits
 
@@ -112,6 +119,8 @@ class Judges:
             await self._purse.aclose()
         if self._limits is not None:
             await self._limits.aclose()
+        if self.reuse is not None:
+            await self.reuse.aclose()
 
 
 async def evaluate(
@@ -133,11 +142,11 @@ async def evaluate(
             outcomes[index] = NotApplicable(reason=reason)
     asked = [judges.of(rubric) for rubric in rubrics]
     todo = [(i, rubric, asked[i]) for i, rubric in enumerate(rubrics) if i not in outcomes]
-    outcomes |= await _ask(record, todo)
+    outcomes |= await _ask(record, todo, judges.reuse)
     if go_cheaper:
         refused = [(i, rubric, judges.cheaper(rubric)) for i, rubric, _ in todo if _is_refused(outcomes[i])]
         again = [(i, rubric, judge) for i, rubric, judge in refused if judge is not None]
-        for (i, _, judge), outcome in zip(again, (await _ask(record, again)).values(), strict=True):
+        for (i, _, judge), outcome in zip(again, (await _ask(record, again, judges.reuse)).values(), strict=True):
             if not _is_refused(outcome):
                 # What a judge took before its repair was refused is not forgotten.
                 outcomes[i] = replace(outcome, usage=outcome.usage + outcomes[i].usage)
@@ -156,11 +165,11 @@ async def evaluate(
     ]
 
 
-async def _ask(record: Record, wanted: Sequence[_Asked]) -> dict[int, Outcome]:
+async def _ask(record: Record, wanted: Sequence[_Asked], reuse: Reuse | None) -> dict[int, Outcome]:
     """The outcomes of these, by index and in their order."""
     groups = _groups(record, wanted)
     answers = await asyncio.gather(
-        *(_judge(judge, record, [rubric for _, rubric in members]) for judge, members in groups)
+        *(_answers(judge, record, [rubric for _, rubric in members], reuse) for judge, members in groups)
     )
     outcomes: dict[int, Outcome] = {}
     for (_, members), answer in zip(groups, answers, strict=True):
@@ -217,6 +226,14 @@ def balanced_orders(count: int) -> tuple[tuple[int, ...], ...]:
     if count % 2 and count > 1:
         orders += [order[::-1] for order in orders]
     return tuple(orders)
+
+
+async def _answers(judge: Judge, record: Record, rubrics: Sequence[Rubric], reuse: Reuse | None) -> Sequence[Outcome]:
+    """What is known of this judge, where it would say the same again; the rest is asked."""
+    if reuse is None or not getattr(judge, "repeatable", False):
+        return await _judge(judge, record, rubrics)
+    ask = partial(_judge, judge, record)
+    return await reuse.outcomes(record, rubrics, judge=judge.name, fingerprint=judge.fingerprint, ask=ask)
 
 
 async def _judge(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:

@@ -150,6 +150,13 @@ class Settings(BaseSettings):
         "Default: nobody is asked.",
     )
     budget_judge_model: str | None = Field(None, description="Its model, for `openai`: one that costs less.")
+    reuse_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=2_592_000,
+        description="How long a verdict is kept in Redis, to be reused for records of the same app with the same texts "
+        "under the same rubric and judge (at temperature 0). 0: each record is asked about.",
+    )
 
     # -- delivery
     concurrency: int = Field(

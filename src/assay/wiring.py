@@ -17,6 +17,7 @@ from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
 from assay.pipeline import Judges
 from assay.queue import Queue
 from assay.records import now
+from assay.reuse import Reuse
 from assay.rubrics import JudgeSpec, load_rubrics
 from assay.sinks import open_sink
 from assay.store import Store
@@ -119,10 +120,13 @@ def build_judges(
     observer: JudgeObserver | None = None,
     purse: Purse | None = None,
     limits: Limits | None = None,
+    reuse: Reuse | None = None,
 ) -> Judges:
-    """A judge for each rubric; they own purse and limits. Call it on the event loop that will use them."""
+    """A judge for each rubric; they own purse, limits and reuse. Call it on the event loop that will use them."""
     cheaper = None if purse is None else cheaper_judge(settings)
-    return Judges.build(rubrics, judge_settings(settings), observer, purse=purse, limits=limits, cheaper=cheaper)
+    return Judges.build(
+        rubrics, judge_settings(settings), observer, purse=purse, limits=limits, cheaper=cheaper, reuse=reuse
+    )
 
 
 def cheaper_judge(settings: Settings) -> JudgeSpec | None:
@@ -267,11 +271,19 @@ def build_worker(
         # What others hold is settled, or has lapsed, by the time that a request and its lease may take.
         waits = settings.judge_timeout_seconds + 10.0
         purse = Purse(budgets, settings.queue_url, settings.queue, wait_seconds=waits)
+    reuse = None
+    if settings.reuse_seconds:
+        reuse = Reuse(
+            settings.queue_url,
+            settings.queue,
+            seconds=settings.reuse_seconds,
+            on_reused=(lambda _: None) if metrics is None else metrics.reused,
+        )
     return Worker(
         queue=queue,
         store=store,
         rubrics=rubrics,
-        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse, open_limits(settings)),
+        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse, open_limits(settings), reuse),
         budgets=None if budgets is None else open_ledger(settings, budgets),
         gate=gate,
         metrics=metrics,

@@ -58,6 +58,8 @@ class OpenAIJudge:
                 "the judge `openai` needs a key: set ASSAY_JUDGE_API_KEY or OPENAI_API_KEY, "
                 "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
             )
+        #: whether it may be taken to say the same of the same texts again: a verdict of it may be reused
+        self.repeatable = settings.temperature == 0
         self._settings = settings
         self._purse = purse
         self._slots = Slots(settings.max_in_flight)

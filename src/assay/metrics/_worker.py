@@ -40,6 +40,7 @@ class WorkerMetrics:
         self._tokens = Counter(*_declare("assay_judge_tokens_total"), registry=registry)
         self._cost = Counter(*_declare("assay_judge_cost_usd_total"), registry=registry)
         self._unpriced = Counter(*_declare("assay_judge_unpriced_calls_total"), registry=registry)
+        self._reused = Counter(*_declare("assay_judge_reused_total"), registry=registry)
         self._judges = Info(*_declare("assay_judge_info"), registry=registry)
         self._batches = Counter(*_declare("assay_batches_total"), registry=registry)
         self._retries = Counter(*_declare("assay_retries_total"), registry=registry)
@@ -75,6 +76,10 @@ class WorkerMetrics:
     def judge(self, name: str, fingerprint: str) -> None:
         """A judge of this worker."""
         self._judges.labels(label(name), fingerprint).info({})
+
+    def reused(self, judge: str) -> None:
+        """A verdict of `judge` (its name) was taken from an equal record."""
+        self._reused.labels(label(judge)).inc()
 
     def batch(self, outcome: str) -> None:
         """A batch was worked on, and ended so."""

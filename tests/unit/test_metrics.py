@@ -804,6 +804,7 @@ def a_busy_worker() -> WorkerMetrics:
     metrics.call_ended("local:m", 3.0, "rate_limited", Usage(prompt_tokens=5), None)
     metrics.batch("done")
     metrics.retry("rate_limited")
+    metrics.reused("openai:m")
     metrics.lag(12.5, TRACE)
     metrics.commit(0.004)
     return metrics

@@ -8,7 +8,7 @@ CHAOS_ARGS ?=
 SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers sbom audit check format bench chaos soak docs clean
+.PHONY: help install demo test servers sbom audit check format fuzz bench chaos soak docs clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ format: install ## Format the code
 
 docs: install ## Write the generated parts of docs/reference
 	$(BIN)/python docs/generate.py
+
+fuzz: install ## Fuzz every reader, coverage-guided, for SECONDS_EACH (30); some with TARGETS="rows labels"
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris || \
+		{ echo "atheris cannot be installed for this Python: ASSAY_FUZZ_EXAMPLES=10000 make test PYTEST_ARGS=tests/fuzz"; exit 1; }
+	@for target in $${TARGETS:-$$($(BIN)/python tests/fuzz/coverage_guided.py --list)}; do \
+		$(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $${SECONDS_EACH:-30} || exit 1; done
 
 bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again
 	$(BIN)/python benchmarks/client_cost.py

@@ -26,6 +26,8 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
+from assay.files import open_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -92,17 +94,17 @@ class Node:
         return self.value
 
 
-def read(path: Path, what: str = "rubric") -> tuple[Node | None, list[Mistake]]:
-    """The tree of a file that holds a `what`, or None, and what is wrong with its YAML. Reads at most MAX_BYTES."""
+def read(path: Path, what: str = "rubric", most: int = MAX_BYTES) -> tuple[Node | None, list[Mistake]]:
+    """The tree of a file that holds a `what`, or None, and what is wrong with its YAML. Reads at most `most` bytes."""
     try:
         if not path.is_file():
             return None, [Mistake(None, None, "is not a file" if path.exists() else "does not exist: check the path")]
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        with open_file(path) as file:
+            raw = file.read(most + 1)
     except OSError as error:
         return None, [Mistake(None, None, f"cannot be read: {error.strerror}")]
-    if len(raw) > MAX_BYTES:
-        return None, [Mistake(None, None, f"is larger than {MAX_BYTES:,} bytes: no {what} needs that much, shorten it")]
+    if len(raw) > most:
+        return None, [Mistake(None, None, f"is larger than {most:,} bytes: no {what} needs that much, shorten it")]
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

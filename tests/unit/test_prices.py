@@ -81,7 +81,11 @@ def test_a_model_at_0_costs_0_and_is_not_unknown(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "must be a mapping with `as_of` and `models`"),
+        ("", "prices.yaml: is empty"),
+        (GOOD + "x: &x [*x]\n", ":5: "),
+        (GOOD + "x: " + "[" * 10_000, "nested deeper than"),
+        (GOOD + "#" * 1_000_000, "is larger than"),
+        (GOOD.replace('"2026-01-31"', "2026-02-31"), "day"),
         ("- 1\n", "must be a mapping"),
         (GOOD.replace("as_of", "as_off"), ":1: as_off: is not known: did you mean `as_of`?"),
         (GOOD.replace('"2026-01-31"', '"January"'), ":1: as_of: must be the day of the prices"),

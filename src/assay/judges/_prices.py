@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from assay import _yaml
 from assay.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
+#: Of a table: some ten thousand models.
+_MOST_BYTES = 1_000_000
 _PER_MILLION = 1_000_000
 _DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8})$")
 _FIELDS = ("prompt", "cached_prompt", "completion")
@@ -63,12 +66,22 @@ def load_prices(path: Path | None = None) -> Prices:
     """Read a price table; None is the shipped one.
 
     Raises:
-        SettingsError: the file cannot be read, or one line `path:line: field: what is wrong`.
+        SettingsError: the file cannot be read, has an alias or more than a megabyte,
+            or one line `path:line: field: what is wrong`.
     """
     source: Path | Traversable = path or files("assay").joinpath("data", "prices.yaml")
+    if path is not None:
+        # Bounds first: of size, depth and aliases.
+        _, mistakes = _yaml.read(path, "price table", _MOST_BYTES)
+        if mistakes:
+            first = mistakes[0]
+            where = f"{path}:{first.line}" if first.line else f"price table {path}"
+            raise SettingsError(f"{where}: {first.field + ': ' if first.field else ''}{first.message}")
     try:
         document = YAML().load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SettingsError(f"price table {source}: {error.strerror}") from None
+    except ValueError as error:
         raise SettingsError(f"price table {source}: {error}") from None
     except YAMLError as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None

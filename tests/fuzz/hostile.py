@@ -29,6 +29,7 @@ WHOLE: Final = {
     "deep member": b'{"records":' + b"[" * DEEP + b"]" * DEEP + b"}",
     "huge integer": b'{"schema_version":' + b"9" * DEEP + b"}",
     "huge exponent": b'{"enqueued_at":1e99999999}',
+    "infinite calibration": b'{"calibration_version":1,"calibration_id":"x","auc":1e999}',
     "UTF-16": '{"records":[]}'.encode("utf-16"),
     "UTF-32": '{"records":[]}'.encode("utf-32"),
     "BOM": b'\xef\xbb\xbf{"records":[]}',

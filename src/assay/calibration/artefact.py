@@ -169,7 +169,11 @@ class Calibration:
             )
         claimed = body.get("calibration_id")
         body = {name: value for name, value in body.items() if name != "calibration_id"}
-        if claimed != _identity(body):
+        try:
+            is_as_made = claimed == _identity(body)
+        except (ValueError, RecursionError) as error:
+            raise CalibrationError(f"is no calibration: {error}", path=path) from None
+        if not is_as_made:
             raise CalibrationError("was changed since it was made: its id does not fit it; calibrate again", path=path)
         try:
             return cls(**_decoded(body))

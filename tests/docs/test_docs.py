@@ -79,7 +79,7 @@ def test_every_setting_and_metric_that_the_docs_name_exists() -> None:
     settings = "".join((ROOT / "docs/reference" / name).read_text() for name in references)
     assert all(f"`ASSAY_{name.upper()}`" in settings for name in Settings.model_fields)
     metrics = (ROOT / "docs/reference/metrics.md").read_text()
-    extra = {"ASSAY_SECRETS_DIR", "ASSAY_E2E_RECORDS"}
+    extra = {"ASSAY_SECRETS_DIR", "ASSAY_E2E_RECORDS", "ASSAY_FUZZ_EXAMPLES"}
     # Names of roles and tables.
     sql = "".join(path.read_text() for path in (ROOT / "deploy/postgresql").glob("*.sql"))
     ours = {"assay_database_url", *re.findall(r"\bassay_[a-z_]+\b", sql)}

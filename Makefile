@@ -76,11 +76,12 @@ fuzz: install ## Fuzz every reader, coverage-guided, for SECONDS_EACH (30); some
 	@for target in $${TARGETS:-$$($(BIN)/python tests/fuzz/coverage_guided.py --list)}; do \
 		$(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $${SECONDS_EACH:-30} || exit 1; done
 
-bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again
+bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again, what judging costs
 	$(BIN)/python benchmarks/client_cost.py
 	$(BIN)/python benchmarks/scrape.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/outbox.py
+	$(BIN)/python benchmarks/cost.py
 
 chaos: install ## Prove that nothing is lost or doubled while everything fails: make chaos CHAOS_ARGS='--records 100000'
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)

@@ -212,6 +212,8 @@ def judge_server(*arguments: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 def traffic(url: str) -> dict[str, Any]:

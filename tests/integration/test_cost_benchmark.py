@@ -1,0 +1,28 @@
+"""What `benchmarks/cost.py` counts: in ratios that hold whatever the prompts say."""
+
+from benchmarks.cost import all_orders, few_orders, modes, one_order, prefixes
+from throughput import rag_record
+
+
+def test_each_mode_costs_what_it_sends() -> None:
+    together, alone, repeated, twice, reused = modes(16)
+    assert (together.calls, alone.calls, twice.calls, reused.calls) == (16, 64, 16, 8)
+    assert alone.prompt_tokens > 2 * together.prompt_tokens
+    # A passage is about 180 tokens.
+    assert 100 < (together.prompt_tokens - repeated.prompt_tokens) / 16 < 250
+    assert abs(reused.cost_usd / twice.cost_usd - 0.5) < 0.02
+    for mode in (together, alone, reused):
+        assert abs(mode.cost_usd - (mode.prompt_tokens * 0.15 + mode.completion_tokens * 0.60) / 1e6) < 1e-9
+
+
+def test_few_orders_share_nearly_as_much_as_one() -> None:
+    records = [rag_record(index) for index in range(60)]
+    shared = {}
+    for order in (all_orders, few_orders, one_order):
+        cells = prefixes("x", records, order).replace(",", "").split("|")
+        shared[order] = (int(cells[2]), int(cells[3]), int(cells[4]))
+    assert [shared[order][0] for order in (few_orders, one_order)] == [4, 1]
+    assert shared[all_orders][0] > 15
+    assert shared[one_order][1] > 2 * shared[few_orders][1] > 2 * shared[all_orders][1]
+    assert shared[few_orders][2] > 0.9 * shared[one_order][2]
+    assert shared[all_orders][2] < 0.8 * shared[one_order][2]

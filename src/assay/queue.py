@@ -107,6 +107,10 @@ class Claim:
     waited_seconds: float = 0.0
 
 
+class LastTry(Exception):  # noqa: N818 - no error: what the caller asked to be told
+    """A record that one more death sets aside was not claimed: it is to be worked on alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """One record that goes back to the queue as a batch of its own, due at `due_at` (epoch seconds, our clock).
@@ -357,15 +361,21 @@ class Queue:
     def _note_fill(self, batches: int) -> None:
         self.fill = min(1.0, batches / self.max_batches) if self.max_batches > 0 else 1.0
 
-    def claim(self, batch_id: str, *, lease_seconds: float) -> Claim | None:
+    def claim(self, batch_id: str, *, lease_seconds: float, last_try: int = 0) -> Claim | None:
         """Take a batch for `lease_seconds`; None when it is gone, held by another, or waits for its time.
 
-        Two doorbells for one batch are harmless: one caller gets it, the other None.
+        Two doorbells for one batch are harmless: one caller gets it, the other None. With `last_try`, a batch of one
+        record of which that would be the delivery of this number is left where it is.
+
+        Raises:
+            LastTry: it was left.
         """
         token = uuid.uuid4().hex
-        reply = self._run("claim", [batch_id, token, lease_seconds])
+        reply = self._run("claim", [batch_id, token, lease_seconds, last_try])
         if reply is None:
             return None
+        if not reply:
+            raise LastTry
         with self._lock:
             self._held[batch_id] = token
         return Claim(batch_id, reply[0], int(reply[1]), float(reply[2]))
@@ -788,7 +798,7 @@ return redis.call('HLEN', BATCHES)
 """,
     "claim": _COMMON
     + """
-local id, token, lease_seconds = unpack(ARGV)
+local id, token, lease_seconds, last_try = unpack(ARGV)
 begin_draining()
 local payload = redis.call('HGET', BATCHES, id)
 if not payload then
@@ -798,6 +808,8 @@ end
 local holder, time = redis.call('HGET', LEASES, id), server_time()
 if holder ~= token then
   if holder and tonumber(redis.call('ZSCORE', DUE, id) or 0) > time then return false end
+  local deliveries = tonumber(redis.call('HGET', DELIVERIES, id) or 0)
+  if deliveries + 1 == tonumber(last_try) and redis.call('HGET', SIZES, id) == '1' then return {} end
   redis.call('HINCRBY', DELIVERIES, id, 1)
   redis.call('HSET', LEASES, id, token)
 end

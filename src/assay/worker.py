@@ -32,9 +32,10 @@ from assay.budgets import THINNED, is_thinned
 from assay.codec import app_named, decode_record
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
+from assay.isolation import Isolation
 from assay.limits import Turn
 from assay.pipeline import evaluate
-from assay.queue import Batch, Claim, Retry, decode_batch, encode_batch
+from assay.queue import Batch, Claim, LastTry, Retry, decode_batch, encode_batch
 from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
 from assay.store import DeadLetter
 
@@ -167,6 +168,7 @@ class Worker:
         self._judging: set[_Call] = set()
         self._late: dict[str, _Late] = {}
         self._lock = threading.Lock()
+        self._isolation = Isolation()
         self._none_late = threading.Condition(self._lock)
         self._stops_at = 0.0
         self._told: dict[tuple[str, str], float] = {}
@@ -250,9 +252,19 @@ class Worker:
         Raises:
             QueueError: Redis is away before anything was done; the sweep rings again.
         """
+        try:
+            with self._isolation.beside_others():
+                self._take(batch_id, self._policy.max_deliveries)
+        except LastTry:
+            # A process has many batches in hand, and when a record kills it all of them were delivered once more. This
+            # one would be set aside after the next death, so it must not be its neighbour's.
+            with self._isolation.alone():
+                self._take(batch_id, 0)
+
+    def _take(self, batch_id: str, last_try: int) -> None:
         if self._handing_back.is_set():
             return  # not claimed: the sweep of another worker rings for it again
-        claim = self._queue.claim(batch_id, lease_seconds=self._policy.lease_seconds)
+        claim = self._queue.claim(batch_id, lease_seconds=self._policy.lease_seconds, last_try=last_try)
         if claim is None:
             self._count("skipped")
             return
@@ -323,7 +335,9 @@ class Worker:
     def _evaluate_batch(self, batch: Batch, claim: Claim) -> str:
         plan = _Plan()
         work = self._plan(batch, plan, claim.waited_seconds)
-        calls = self._judge([task for task, _ in work], replay=batch.replay) if work else []
+        # On its last try a record is judged alone, to the end.
+        goes_on = len(batch.records) > 1 or claim.deliveries < self._policy.max_deliveries
+        calls = self._judge([task for task, _ in work], replay=batch.replay, goes_on=goes_on) if work else []
         try:
             # Looked at once: a call may end at any moment.
             ended = [call is None or call.done() for call in calls]
@@ -607,10 +621,10 @@ class Worker:
 
     # -- judging, on the event loop
 
-    def _judge(self, work: Sequence[_Task], *, replay: bool) -> Sequence[_Call | None]:
-        """The calls for these, most of them ended; None: it was handed back."""
+    def _judge(self, work: Sequence[_Task], *, replay: bool, goes_on: bool) -> Sequence[_Call | None]:
+        """The calls for these, most of them ended, or all where none `goes_on`; None: it was handed back."""
         try:
-            future: Future[list[_Call]] = self._portal.start_task_soon(self._judge_all, work, replay)
+            future: Future[list[_Call]] = self._portal.start_task_soon(self._judge_all, work, replay, goes_on)
         except RuntimeError as error:
             raise ProcessError(f"the event loop of this worker has ended: {error}") from error
         try:
@@ -618,7 +632,7 @@ class Worker:
         except CancelledError:
             return [None] * len(work)
 
-    async def _judge_all(self, work: Sequence[_Task], replay: bool) -> list[_Call]:
+    async def _judge_all(self, work: Sequence[_Task], replay: bool, goes_on: bool) -> list[_Call]:
         turns = [Turn() for _ in work]
         calls = [
             asyncio.create_task(self._judge_one(task.record, task.rubrics, replay, turn))
@@ -631,7 +645,10 @@ class Worker:
         if self._handing_back.is_set():
             for call in calls:
                 call.cancel()
-        await self._wait(calls, turns, [task.record for task in work])
+        if goes_on:
+            await self._wait(calls, turns, [task.record for task in work])
+        else:
+            await asyncio.wait(calls)
         return calls
 
     async def _wait(self, calls: Sequence[_Call], turns: Sequence[Turn], records: Sequence[Record]) -> None:

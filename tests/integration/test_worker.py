@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import ScriptedJudge
 from assay.worker import DeliveryPolicy, Worker
-from deployment import record
+from deployment import record, wait_until
 
 RUBRICS = load_rubrics()
 QUICK = DeliveryPolicy(retry_base_seconds=0.01, retry_max_seconds=0.05, lease_seconds=5, max_attempts=3)
@@ -283,6 +284,63 @@ def test_a_record_with_which_workers_die_is_isolated_and_set_aside(bench: Bench)
     assert bench.outcomes() == {rubric.name: (3, 1, 0) for rubric in RUBRICS}
     (letter,) = bench.store.dead_letters()
     assert (letter.reason, letter.record_id) == ("crashed", "record-2")
+
+
+def test_a_record_on_its_last_try_is_judged_alone_and_to_the_end(bench: Bench) -> None:
+    """Else, whatever kills the process meanwhile, it is set aside in its neighbour's place."""
+    events: list[tuple[str, str]] = []
+
+    class Watched(ScriptedJudge):
+        async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+            events.append(("begins", record.record_id))
+            outcomes = await super().judge(record, rubrics)
+            events.append(("ends", record.record_id))
+            return outcomes
+
+    judge = Watched(delay_seconds=0.3)
+    policy = replace(QUICK, patience_seconds=5.0)
+    worker = Worker(queue=bench.queue, store=bench.store, rubrics=RUBRICS, judges=lambda: Judges(judge), policy=policy)
+    bench.workers.append(worker)
+    worker.start()
+    bench.push(record(0))
+    (suspect,) = bench.ids
+    for _ in range(policy.max_deliveries - 1):
+        assert bench.queue.claim(suspect, lease_seconds=0.01)  # a worker that dies
+        time.sleep(0.02)
+    for index in range(1, 7):
+        bench.push(record(index))
+    others = [batch_id for batch_id in bench.ids if batch_id != suspect]
+    names = [*others[:3], suspect, *others[3:]]
+    threads = [threading.Thread(target=worker.work, args=(batch_id,)) for batch_id in names]
+    for thread in threads:
+        thread.start()
+        if thread is threads[2]:
+            wait_until(lambda: len(events) >= 3)
+    for thread in threads:
+        thread.join(20)
+    bench.work_off(worker)
+    where = events.index(("begins", "record-0"))
+    assert events[where + 1] == ("ends", "record-0")
+    assert Counter(name for _, name in events[:where]).most_common(1)[0][1] == 2, "it came while others were in hand"
+    assert set(Counter(name for _, name in events[:where]).values()) == {2}, "what was in hand had ended"
+    assert bench.outcomes() == {rubric.name: (7, 0, 0) for rubric in RUBRICS}
+    assert bench.store.dead_letters() == []
+
+
+def test_a_record_on_its_last_try_keeps_its_thread_though_it_hangs(bench: Bench) -> None:
+    """A call that goes on without its thread would be beside others again."""
+    policy = replace(QUICK, patience_seconds=0.05)
+    worker = bench.worker(policy=policy, delay_seconds=0.6)
+    for index in range(2):
+        bench.push(record(index))
+    first, suspect = sorted(bench.ids, key=lambda i: b'"record-1"' in bench.queue._redis.hget("assay:assay:batches", i))
+    for _ in range(policy.max_deliveries - 1):
+        assert bench.queue.claim(suspect, lease_seconds=0.01)
+        time.sleep(0.02)
+    worker.work(suspect)
+    assert bench.ids == [first], "it is scored when `work` returns"
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (2, 0, 0) for rubric in RUBRICS}
 
 
 def test_hand_back_keeps_what_is_scored_and_returns_the_rest_uncounted(bench: Bench) -> None:

@@ -103,7 +103,7 @@ HOSTILE = st.one_of(
 
 def test_settings_that_are_none_are_one_line(apart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(
-        max_examples=10 * EXAMPLES,
+        max_examples=2 * EXAMPLES,
         derandomize=True,
         deadline=None,
         database=None,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assay import redaction
 from assay.errors import SettingsError
 from assay.records import Context, Feedback, Message, Record, ToolEvent, now
 from assay.redaction import Redactor, hash_user_id
@@ -411,3 +412,10 @@ def test_deeply_nested_metadata() -> None:
     for _ in range(50):
         (redacted,) = redacted
     assert redacted == "[email]"
+
+
+def test_every_sign_of_a_token_is_looked_for() -> None:
+    """The search goes by characters that texts seldom hold; no sign may fall between them."""
+    grouped = [(mark, sign) for mark, signs in redaction._SIGNS_BY_MARK for sign in signs]
+    assert sorted(sign for _, sign in grouped) == sorted(redaction._TOKEN_SIGNS)
+    assert all(mark in sign for mark, sign in grouped)

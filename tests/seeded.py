@@ -216,6 +216,7 @@ def seed_worker(metrics: WorkerMetrics) -> None:
     metrics.call_started("openai:unpriced")
     metrics.call_ended("openai:unpriced", 0.3, "ok", Usage(prompt_tokens=9, completion_tokens=1), None)
     metrics.judge("openai:m", FINGERPRINT)
+    metrics.circuit("openai:m", is_open=False)
     metrics.batch("done")
     metrics.retry("timeout")
     metrics.lag(3.0, TRACE)

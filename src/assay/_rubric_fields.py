@@ -294,6 +294,12 @@ SCHEMA: dict[str, Any] = {
             "fields. Its scores are a series of their own. Default: ASSAY_BUDGET_JUDGE, or nobody.",
             "examples": [{"engine": "openai", "model": "gpt-5-nano"}],
         },
+        "fallback_judge": _JUDGE
+        | {
+            "description": "Asked instead of the judge while its endpoint [is down](../howto/limits.md); the same "
+            "fields. Its scores are a series of their own. Default: ASSAY_FALLBACK_JUDGE, or nobody: records wait.",
+            "examples": [{"engine": "lexical"}],
+        },
         "calibration": _prose("Calibration file that belongs to this rubric.", 500, "calibration/relevance.json"),
         "gate": {
             "type": "string",

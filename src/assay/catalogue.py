@@ -507,12 +507,19 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "Verdicts taken from a record with the same texts, for which no request was sent (ASSAY_REUSE_SECONDS).",
         "judge",
     ),
+    _worker(
+        "assay_judge_circuit_open",
+        "gauge",
+        "1 while the judge's endpoint counts as down: it is not asked, but for a probe now and then. As the worker last"
+        " saw it.",
+        "judge",
+    ),
     _worker("assay_judge_info", "info", "Judges of this worker.", "judge", "judge_fingerprint"),
     _worker(
         "assay_batches_total",
         "counter",
         "Batches worked on, by how it ended; `late`: its call goes on without a thread, and it ends later;"
-        " `limited`: back to the queue, for its turn under a rate limit is far off.",
+        " `limited`: back to the queue, for its turn under a rate limit is far off, or its endpoint down.",
         "outcome",
     ),
     _worker("assay_retries_total", "counter", "Records sent back to be judged again, by failure kind.", "kind"),

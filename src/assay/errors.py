@@ -121,7 +121,8 @@ class JudgeError(AssayError):
 
     `kind` says why and decides whether another try can help (`records.TRANSIENT`); `retry_after_seconds`
     is what the endpoint asked for, if anything; `usage` is what the failed call cost all the same; `free` says that
-    for certain no model ran; `unasked` that no request was made at all, so that no try is used up.
+    for certain no model ran; `unasked` that no request was made at all, or
+    that its endpoint is down: it uses up no try.
     """
 
     def __init__(

@@ -20,8 +20,11 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from assay.circuits import SCRIPT as CIRCUIT_SCRIPT
+from assay.circuits import CircuitPolicy, Circuits
 from assay.connections import connect_async
 from assay.errors import JudgeError
 
@@ -138,7 +141,9 @@ class _Known:
 
 @dataclass(slots=True, kw_only=True)
 class Limits:
-    """Has every call wait for its turn. Belongs to the event loop of its first call.
+    """Has every call wait for its turn, and none be made to an endpoint that is down.
+
+    Belongs to the event loop of its first call.
 
     Args:
         url: of Redis.
@@ -146,6 +151,7 @@ class Limits:
         requests_per_minute: configured, for each endpoint and model; None: none.
         tokens_per_minute: the same; prompt and completion together.
         wait_seconds: longest wait for a turn; whoever would wait longer is refused.
+        circuit: when an endpoint counts as down.
     """
 
     url: str
@@ -154,10 +160,15 @@ class Limits:
     tokens_per_minute: float | None = None
     wait_seconds: float = 60.0
     timeout_seconds: float = 5.0
+    circuit: CircuitPolicy = field(default_factory=CircuitPolicy)
+    circuits: Circuits = field(init=False)
     _redis: Any = None
     _scripts: dict[str, Any] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _is_away: bool = False
+
+    def __post_init__(self) -> None:
+        self.circuits = Circuits(partial(self._ask, "circuit"), self.circuit)
 
     async def take(self, endpoint: str, tokens: float, *, wait_seconds: float | None = None) -> float:
         """Wait for a turn to ask `endpoint` (its id, see `endpoint_id`); the tokens that were counted.
@@ -246,10 +257,12 @@ class Limits:
             if self._redis is None:
                 self._redis = connect_async(self.url, timeout_seconds=self.timeout_seconds, max_connections=8)
                 self._scripts = {name: self._redis.register_script(text) for name, text in _SCRIPTS.items()}
-            reply = await self._scripts[script](keys=[f"assay:{self.queue}:limit:{endpoint}"], args=args)
+            reply = await self._scripts[script](
+                keys=[f"assay:{self.queue}:{_KEYS.get(script, 'limit')}:{endpoint}"], args=args
+            )
         except (RedisError, OSError) as error:
             if not self._is_away:
-                _log.warning("rate limits are not shared: Redis is away", extra={"error": str(error)})
+                _log.warning("rate limits and circuits are not shared: Redis is away", extra={"error": str(error)})
             self._is_away = True
             return None
         self._is_away = False
@@ -311,7 +324,9 @@ local function count(calls)
 end
 """
 
+_KEYS = {"circuit": "circuit"}
 _SCRIPTS: Final[dict[str, str]] = {
+    "circuit": CIRCUIT_SCRIPT,
     # Whether the turn is reserved, seconds until it, and the limits that count.
     "take": _COMMON
     + """

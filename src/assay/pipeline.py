@@ -10,8 +10,9 @@ import hashlib
 import logging
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+from assay.circuits import DOWN
 from assay.defects import settled
 from assay.errors import JudgeError
 from assay.judges import build_judge, resolve
@@ -34,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 _MESSAGE_CHARACTERS = 500
 
+#: Why a judge could not be asked, and another is: its budget is spent, or its circuit is open.
+Refusal = Literal["budget", "circuit"]
+
 
 class Judges:
     """Which judge scores which rubric: a default, and by rubric name the exceptions. Owns the judges.
@@ -47,8 +51,8 @@ class Judges:
         self._default = default
         self._overrides = dict(overrides or {})
         self._by_spec: dict[JudgeSpec | None, Judge] = {}
-        #: by main judge's and cheaper judge's spec
-        self._cheaper: dict[tuple[JudgeSpec | None, JudgeSpec | None], Judge] = {}
+        #: by why, the judge's spec, and the rubric's own spec of who stands in for it
+        self._stand_ins: dict[tuple[Refusal, JudgeSpec | None, JudgeSpec | None], Judge] = {}
         self._purse: Purse | None = None
         self._limits: Limits | None = None
         #: verdicts that are known already; None: every record is asked about
@@ -65,17 +69,19 @@ class Judges:
         limits: Limits | None = None,
         cheaper: JudgeSpec | None = None,
         reuse: Reuse | None = None,
+        fallback: JudgeSpec | None = None,
     ) -> Self:
         """Judges for `rubrics`: those that name none share the default, those that name the same share one.
 
         Args:
-            rubrics: each may name its own judge, and a cheaper one.
+            rubrics: each may name its own judge, a cheaper one, and a fallback.
             settings: of the default judge.
             observer: hears of every request.
             purse: is asked before every request, and closed with the judges.
             limits: has every request wait for its turn; closed with the judges.
             cheaper: asked in the place of a judge whose budget is spent, where a rubric names none.
             reuse: keeps verdicts for equal records; closed with the judges.
+            fallback: the same of one whose endpoint is down.
 
         Raises:
             ConfigError: see `build_judge`.
@@ -93,22 +99,26 @@ class Judges:
 
         for rubric in rubrics:
             judges._by_spec[rubric.judge] = judge_of(rubric.judge)
-            spec = rubric.cheaper_judge or cheaper
-            if spec is not None and judge_of(spec) is not judge_of(rubric.judge):
-                judges._cheaper[rubric.judge, rubric.cheaper_judge] = judge_of(spec)
+            for why, own, usual in _stand_in_specs(rubric, cheaper, fallback):
+                spec = own or usual
+                if spec is not None and judge_of(spec) is not judge_of(rubric.judge):
+                    judges._stand_ins[why, rubric.judge, own] = judge_of(spec)
         return judges
 
     def of(self, rubric: Rubric) -> Judge:
         """The judge of this rubric."""
         return self._overrides.get(rubric.name) or self._by_spec.get(rubric.judge, self._default)
 
-    def cheaper(self, rubric: Rubric) -> Judge | None:
-        """Who is asked instead when the budget of the rubric's judge is spent; None: nobody."""
-        return self._cheaper.get((rubric.judge, rubric.cheaper_judge))
+    def stand_ins(self, rubric: Rubric) -> dict[Refusal, Judge]:
+        """Who is asked instead when the rubric's judge cannot be, by why it cannot; nobody for what is left out."""
+        found = {
+            why: self._stand_ins.get((why, rubric.judge, own)) for why, own, _ in _stand_in_specs(rubric, None, None)
+        }
+        return {why: judge for why, judge in found.items() if judge is not None}
 
     def __iter__(self) -> Iterator[Judge]:
         """Each judge once."""
-        judges = (self._default, *self._overrides.values(), *self._by_spec.values(), *self._cheaper.values())
+        judges = (self._default, *self._overrides.values(), *self._by_spec.values(), *self._stand_ins.values())
         return iter({id(judge): judge for judge in judges}.values())
 
     async def aclose(self) -> None:
@@ -124,7 +134,7 @@ class Judges:
 
 
 async def evaluate(
-    record: Record, rubrics: Sequence[Rubric], judges: Judges, *, go_cheaper: bool = True
+    record: Record, rubrics: Sequence[Rubric], judges: Judges, *, stand_in: bool = True
 ) -> list[Evaluation]:
     """One evaluation for each rubric, in their order. Never raises for what a judge or a record does.
 
@@ -132,8 +142,8 @@ async def evaluate(
     make one call, in an order that depends on the record alone; the others make a call each, and so does a second
     version of a rubric. All calls run at once.
 
-    What a judge could not be asked for want of a budget is then asked of the rubric's cheaper judge, if it has one and
-    `go_cheaper`: that evaluation bears the cheaper judge's name and fingerprint.
+    What a judge could not be asked, for want of a budget or because its endpoint is down, is then asked of the rubric's
+    cheaper or fallback judge, if it has one and `stand_in`: that evaluation bears that judge's name and fingerprint.
     """
     outcomes: dict[int, Outcome] = {}
     for index, rubric in enumerate(rubrics):
@@ -143,11 +153,12 @@ async def evaluate(
     asked = [judges.of(rubric) for rubric in rubrics]
     todo = [(i, rubric, asked[i]) for i, rubric in enumerate(rubrics) if i not in outcomes]
     outcomes |= await _ask(record, todo, judges.reuse)
-    if go_cheaper:
-        refused = [(i, rubric, judges.cheaper(rubric)) for i, rubric, _ in todo if _is_refused(outcomes[i])]
+    if stand_in:
+        whys = [(i, rubric, _refusal(outcomes[i])) for i, rubric, _ in todo]
+        refused = [(i, rubric, judges.stand_ins(rubric).get(why)) for i, rubric, why in whys if why is not None]
         again = [(i, rubric, judge) for i, rubric, judge in refused if judge is not None]
         for (i, _, judge), outcome in zip(again, (await _ask(record, again, judges.reuse)).values(), strict=True):
-            if not _is_refused(outcome):
+            if _refusal(outcome) is None:
                 # What a judge took before its repair was refused is not forgotten.
                 outcomes[i] = replace(outcome, usage=outcome.usage + outcomes[i].usage)
                 asked[i] = judge
@@ -177,8 +188,21 @@ async def _ask(record: Record, wanted: Sequence[_Asked], reuse: Reuse | None) ->
     return {index: outcomes[index] for index, _, _ in wanted}
 
 
-def _is_refused(outcome: Outcome) -> bool:
-    return isinstance(outcome, Failure) and outcome.kind == "budget"
+def _refusal(outcome: Outcome) -> Refusal | None:
+    """Why the judge could not be asked; None: it was, or it will be when its turn comes."""
+    if not isinstance(outcome, Failure):
+        return None
+    if outcome.kind == "budget":
+        return "budget"
+    return "circuit" if outcome.unasked and outcome.kind in DOWN else None
+
+
+def _stand_in_specs(
+    rubric: Rubric, cheaper: JudgeSpec | None, fallback: JudgeSpec | None
+) -> Iterator[tuple[Refusal, JudgeSpec | None, JudgeSpec | None]]:
+    """Why, the rubric's own stand-in, and that of rubrics that name none."""
+    yield "budget", rubric.cheaper_judge, cheaper
+    yield "circuit", rubric.fallback_judge, fallback
 
 
 def _classed(outcome: Outcome, rubric: Rubric) -> Outcome:

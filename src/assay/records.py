@@ -253,7 +253,7 @@ class Failure:
     usage: Usage = Usage()
     latency_seconds: float = 0.0
     judge_model: str | None = None
-    #: no request was made, by a rate limit: it uses up no try
+    #: a rate limit let no request be made, or the endpoint is down: it uses up no try
     unasked: bool = False
 
     @property

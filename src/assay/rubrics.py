@@ -94,6 +94,8 @@ class Rubric:
     judge: JudgeSpec | None = None
     #: asked instead while the budget of the judge is spent
     cheaper_judge: JudgeSpec | None = None
+    #: asked instead while the endpoint of the judge is down
+    fallback_judge: JudgeSpec | None = None
     #: calibration file that belongs to it
     calibration: str | None = None
     #: level that a calibration must reach before production is scored with it
@@ -137,7 +139,7 @@ class Rubric:
         values["defects"] = list(self.defects)
         values["scale"] = self.scale.to_dict()
         values["pass_threshold"] = float(self.pass_threshold)
-        for name in ("judge", "cheaper_judge"):
+        for name in ("judge", "cheaper_judge", "fallback_judge"):
             values[name] = None if values[name] is None else _given(asdict(values[name]))
         return values
 
@@ -307,6 +309,7 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
         ask=data.get("ask", "together"),
         judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
         cheaper_judge=JudgeSpec(**data["cheaper_judge"]) if "cheaper_judge" in data else None,
+        fallback_judge=JudgeSpec(**data["fallback_judge"]) if "fallback_judge" in data else None,
         calibration=data.get("calibration"),
         gate=data.get("gate", "none"),
         defects=tuple(defect for defect in ALL if defect in data.get("defects", ALL)),
@@ -353,7 +356,7 @@ def _check_meaning(node: Node) -> Iterator[Mistake]:
         yield from _check_slots(instructions)
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
-    for judge in (node.get("judge"), node.get("cheaper_judge")):
+    for judge in (node.get("judge"), node.get("cheaper_judge"), node.get("fallback_judge")):
         if judge is not None and judge.kind == "object":
             yield from _check_judge(judge)
 

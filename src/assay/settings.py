@@ -91,6 +91,22 @@ class Settings(BaseSettings):
         description="Longest wait for a turn under a rate limit; a record that would wait longer goes back to the "
         "queue, and uses up no try.",
     )
+    judge_circuit_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of the calls of the last 30 s, where 10 or more ended, that must have got no answer for an "
+        "endpoint to count as down. No worker then asks it, and its records wait or go to the fallback judge.",
+    )
+    judge_probe_seconds: float = Field(
+        5.0, gt=0, le=600, description="How often one call is made all the same, to see whether it is back."
+    )
+    fallback_judge: Literal["openai", "lexical", "rules"] | None = Field(
+        None,
+        description="Judge that is asked while an endpoint is down, of rubrics that name no `fallback_judge`. "
+        "Default: nobody is asked, and records wait.",
+    )
+    fallback_judge_model: str | None = Field(None, description="Its model, for `openai`, at the same base URL.")
     judge_patience_seconds: float = Field(
         10.0,
         gt=0,
@@ -461,6 +477,14 @@ class Settings(BaseSettings):
             raise ValueError("ASSAY_BUDGET_JUDGE_MODEL needs ASSAY_BUDGET_JUDGE=openai: set both, or neither")
         if self.budget_judge == "openai" and self.budget_judge_model is None:
             raise ValueError("ASSAY_BUDGET_JUDGE=openai needs ASSAY_BUDGET_JUDGE_MODEL: name a model that costs less")
+        return self
+
+    @model_validator(mode="after")
+    def _fallback_judge_is_another(self) -> Settings:
+        if self.fallback_judge_model is not None and self.fallback_judge != "openai":
+            raise ValueError("ASSAY_FALLBACK_JUDGE_MODEL needs ASSAY_FALLBACK_JUDGE=openai: set both, or neither")
+        if self.fallback_judge == "openai" and self.fallback_judge_model is None:
+            raise ValueError("ASSAY_FALLBACK_JUDGE=openai needs ASSAY_FALLBACK_JUDGE_MODEL: name another model")
         return self
 
     @model_validator(mode="after")

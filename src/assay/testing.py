@@ -69,10 +69,6 @@ _GOOD = ("pass", "supported", "yes")
 _BAD = ("fail", "unsupported", "no")
 
 
-#: What a reply counts for where tokens a minute are bounded, until its length is known.
-_REPLY_TOKENS = 100
-
-
 class ScriptedJudge:
     """A judge that answers as told and remembers what it was asked.
 
@@ -460,7 +456,7 @@ class FakeJudgeServer:
 
     def _refuse_rate(self, body: Mapping[str, Any]) -> web.StreamResponse | None:
         moment = monotonic()
-        wanted = {"requests": 1.0, "tokens": len(_asked_of(body)) // 4 + _REPLY_TOKENS}
+        wanted = {"requests": 1.0, "tokens": len(_asked_of(body)) // 4}
         over = None
         for unit, limit in self._limits.items():
             admitted = self._admitted[unit]

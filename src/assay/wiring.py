@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, Ledger, Purse, load_budgets
 from assay.chores import Chore
+from assay.circuits import CircuitPolicy
 from assay.errors import FileError, SettingsError
 from assay.gate import Gate
 from assay.judges import JudgeSettings, describe_judge, resolve
@@ -123,9 +124,15 @@ def build_judges(
     reuse: Reuse | None = None,
 ) -> Judges:
     """A judge for each rubric; they own purse, limits and reuse. Call it on the event loop that will use them."""
-    cheaper = None if purse is None else cheaper_judge(settings)
     return Judges.build(
-        rubrics, judge_settings(settings), observer, purse=purse, limits=limits, cheaper=cheaper, reuse=reuse
+        rubrics,
+        judge_settings(settings),
+        observer,
+        purse=purse,
+        limits=limits,
+        cheaper=None if purse is None else cheaper_judge(settings),
+        fallback=None if limits is None else fallback_judge(settings),
+        reuse=reuse,
     )
 
 
@@ -134,6 +141,13 @@ def cheaper_judge(settings: Settings) -> JudgeSpec | None:
     if settings.budget_judge is None:
         return None
     return JudgeSpec(engine=settings.budget_judge, model=settings.budget_judge_model)
+
+
+def fallback_judge(settings: Settings) -> JudgeSpec | None:
+    """Who is asked while an endpoint is down, where a rubric does not say; None: nobody."""
+    if settings.fallback_judge is None:
+        return None
+    return JudgeSpec(engine=settings.fallback_judge, model=settings.fallback_judge_model)
 
 
 def read_budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Budgets | None:
@@ -175,8 +189,11 @@ def _judges_by_rubric(settings: Settings, rubrics: Sequence[Rubric]) -> dict[str
     default = judge_settings(settings)
     found: dict[str, dict[str, str | None]] = {}
     for rubric in rubrics:
-        cheaper = rubric.cheaper_judge or cheaper_judge(settings)
-        for spec in (rubric.judge, *([] if cheaper is None else [cheaper])):
+        stand_ins = (
+            rubric.cheaper_judge or cheaper_judge(settings),
+            rubric.fallback_judge or fallback_judge(settings),
+        )
+        for spec in (rubric.judge, *(spec for spec in stand_ins if spec is not None)):
             found.setdefault(rubric.name, {})[describe_judge(spec, default)[0]] = resolve(spec, default).model
     return found
 
@@ -191,7 +208,7 @@ def open_ledger(settings: Settings, budgets: Budgets) -> Ledger:
 
 
 def open_limits(settings: Settings) -> Limits:
-    """The rate limits of endpoints, as all workers of the queue share them; connects at the first call.
+    """The rate limits and circuits of endpoints, as all workers of the queue share them; connects at the first call.
 
     Raises:
         SettingsError: no Redis is configured.
@@ -202,6 +219,7 @@ def open_limits(settings: Settings) -> Limits:
         requests_per_minute=settings.judge_requests_per_minute,
         tokens_per_minute=settings.judge_tokens_per_minute,
         wait_seconds=settings.judge_wait_seconds,
+        circuit=CircuitPolicy(share=settings.judge_circuit_share, probe_seconds=settings.judge_probe_seconds),
     )
 
 

@@ -529,12 +529,10 @@ class Worker:
         return [rubric for rubric, found in stored if found is None or (replay and found.outcome == "failed")]
 
     def _found(self, record: Record, rubric: Rubric, known: Mapping[uuid.UUID, Stored]) -> Stored | None:
-        """What is stored of the record under the rubric, by its judge or by the cheaper one that stood in for it."""
+        """What is stored of the record under the rubric, by its judge or by one that stood in for it."""
         found = known.get(self._identity(record, rubric))
-        cheaper = self._judges.cheaper(rubric)
-        if found is None and cheaper is not None:
-            identity = evaluation_id(record.record_id, rubric.name, rubric.hash, cheaper.fingerprint)
-            found = known.get(identity)
+        for judge in self._judges.stand_ins(rubric).values():
+            found = found or known.get(evaluation_id(record.record_id, rubric.name, rubric.hash, judge.fingerprint))
         return found
 
     def _settle(self, batch: Batch, plan: _Plan, task: _Task, raw: bytes, evaluations: list[Evaluation]) -> None:
@@ -691,7 +689,7 @@ class Worker:
         try:
             async with asyncio.timeout(seconds):
                 # A replay is for the judge itself: its score takes the place, and has the weight, of the failure.
-                return await evaluate(record, rubrics, self._judges, go_cheaper=not replay)
+                return await evaluate(record, rubrics, self._judges, stand_in=not replay)
         except TimeoutError:
             failure = Failure(kind="timeout", message=f"judging took longer than {seconds:g} s")
         except asyncio.CancelledError:
@@ -804,7 +802,7 @@ class Worker:
 
 
 def _unasked_for(call: _Call | None) -> float:
-    """Seconds until this record may be asked for, where a rate limit let none of its calls be made; else 0."""
+    """Seconds until this record may be asked for, where neither limit nor circuit let a call be made; else 0."""
     if call is None or call.cancelled():
         return 0.0
     outcomes = [evaluation.outcome for evaluation in call.result()]

@@ -301,10 +301,10 @@ def test_a_rubric_s_own_cheaper_judge_goes_before_that_of_the_settings() -> None
     same = ordinal("same", judge=JudgeSpec(engine="lexical"))
     settings = JudgeSettings(engine="openai", model="m", base_url="http://localhost:1/v1")
     judges = Judges.build([own, plain, same], settings, cheaper=JudgeSpec(engine="lexical"))
-    found = [judges.cheaper(rubric) for rubric in (own, plain, same)]
+    found = [judges.stand_ins(rubric).get("budget") for rubric in (own, plain, same)]
     assert [judge and judge.name for judge in found] == ["rules", "lexical", None], "none stands in for itself"
     assert {judge.name for judge in judges} == {"openai:m", "rules", "lexical"}
-    assert Judges.build([plain], settings).cheaper(plain) is None
+    assert Judges.build([plain], settings).stand_ins(plain) == {}
 
 
 def test_a_cheaper_judge_changes_no_hash() -> None:

@@ -798,6 +798,7 @@ def a_busy_worker() -> WorkerMetrics:
     metrics.judge("openai:m", "f" * 64)
     metrics.call_started("openai:m")
     metrics.call_started("openai:m")
+    metrics.circuit("openai:m", is_open=True)
     used = Usage(prompt_tokens=1000, completion_tokens=100, cost_usd=0.25)
     metrics.call_ended("openai:m", 0.3, "ok", used, TRACE)
     metrics.call_started("local:m")
@@ -823,6 +824,7 @@ def test_what_a_worker_did() -> None:
     assert got.value("assay_judge_unpriced_calls_total", judge="local:m") == 1
     assert got.value("assay_judge_unpriced_calls_total", judge="openai:m") is None
     assert got.value("assay_judge_info", judge="openai:m", judge_fingerprint="f" * 64) == 1
+    assert got.value("assay_judge_circuit_open", judge="openai:m") == 1
     assert got.value("assay_batches_total", outcome="done") == 1
     assert got.value("assay_retries_total", kind="rate_limited") == 1
     assert got.value("assay_score_lag_seconds_sum") == 12.5

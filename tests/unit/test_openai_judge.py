@@ -108,6 +108,9 @@ class Observer:
     def call_ended(self, judge: str, seconds: float, outcome: str, usage: Usage, trace_id: str | None) -> None:
         self.ended.append((judge, seconds, outcome, usage, trace_id))
 
+    def circuit(self, judge: str, *, is_open: bool) -> None:
+        raise AssertionError("nobody shares a circuit here")
+
 
 class TestScores:
     def test_one_call_scores_every_rubric_in_the_order_given(self, server):

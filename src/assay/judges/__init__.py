@@ -66,6 +66,9 @@ class JudgeObserver(Protocol):
         endpoint did not say; `trace_id` is the record's.
         """
 
+    def circuit(self, judge: str, *, is_open: bool) -> None:
+        """Whether the judge's endpoint counts as down, whenever that was looked at."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSettings:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from assay.circuits import DOWN
 from assay.errors import JudgeError
 from assay.judges import OPENAI_BASE_URL
 from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
 from assay.judges._slots import OVERTIME
 from assay.judges._wire import MAX_BODY_BYTES, OversizedError, UnreachableError, connect
-from assay.limits import endpoint_id
+from assay.limits import endpoint_id, waiting
 from assay.records import Usage
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ class Endpoint:
         observer: JudgeObserver | None,
         limits: Limits | None = None,
     ) -> None:
-        self.limits = limits
+        self._limits = limits
         #: by which limits know it
-        self.id = endpoint_id(settings.base_url or OPENAI_BASE_URL, model)
+        self._id = endpoint_id(settings.base_url or OPENAI_BASE_URL, model)
         self._settings = settings
         self._model = model
         self._prices = prices
@@ -122,6 +123,7 @@ class Endpoint:
         Raises:
             JudgeError: of every kind but `unparsable` and `off_scale`; the reply is not looked into here.
         """
+        await self._admit(probe=True)
         dialect = self._dialect
         tried: set[Dialect] = set()
         while True:
@@ -151,12 +153,35 @@ class Endpoint:
         Raises:
             JudgeError: as `ask` does.
         """
+        await self._admit(probe=True)
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
         read = partial(self._read_vectors, count=len(texts), model=model)
         try:
             return await self._observed(self._within("/embeddings", body, deadline, read), trace_id)
         except _Refusal as refusal:
             raise refusal.failure from None
+
+    async def take_turn(self, tokens: float, *, wait_seconds: float | None = None) -> float:
+        """Wait until the rate limit lets a request be sent; the tokens that were counted, for `settle`.
+
+        Args:
+            tokens: a guess of what the request will take.
+            wait_seconds: instead of the longest wait of the settings.
+
+        Raises:
+            JudgeError: nothing was asked: the turn is too far off, or the endpoint is down.
+        """
+        if self._limits is None:
+            return tokens
+        await self._admit(probe=False)
+        with waiting():
+            return await self._limits.take(self._id, tokens, wait_seconds=wait_seconds)
+
+    async def settle(self, counted: float, used: Usage) -> None:
+        """A request took so much, where so many tokens were counted for it."""
+        if self._limits is not None:
+            total = (used.prompt_tokens or 0) + (used.completion_tokens or 0)
+            await self._limits.settle(self._id, counted, total or None)
 
     def bound(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Usage:
         """The most that one reply to these messages can take; its cost is None where the price is not known."""
@@ -199,16 +224,39 @@ class Endpoint:
             body[dialect.limit] = self._settings.max_tokens
         return body
 
+    async def _admit(self, *, probe: bool) -> None:
+        if self._limits is not None:
+            try:
+                await self._limits.circuits.admit(self._id, self._judge, probe=probe)
+            finally:
+                self._show_circuit()
+
+    def _show_circuit(self) -> None:
+        if self._observer is not None and self._limits is not None:
+            self._observer.circuit(self._judge, is_open=self._limits.circuits.is_open(self._id))
+
+    async def _tell_circuit(self, started: float, outcome: str, failure: JudgeError | None) -> None:
+        if self._limits is None:
+            return
+        circuits = self._limits.circuits
+        await circuits.ended(self._id, self._judge, started, outcome)
+        self._show_circuit()
+        if failure is not None and outcome in DOWN and circuits.is_open(self._id):
+            # It says nothing of the record.
+            refusal = circuits.refusal(self._id)
+            failure.unasked, failure.retry_after_seconds = True, refusal.retry_after_seconds
+
     async def _observed(self, call: Awaitable[_Reply], trace_id: str | None) -> _Reply:
         clock = asyncio.get_running_loop().time
         started = clock()
         outcome, usage = "cancelled", Usage()
+        failure: JudgeError | None = None
         if self._observer is not None:
             self._observer.call_started(self._judge)
         try:
             reply = await call
         except JudgeError as error:
-            outcome, usage = error.kind, error.usage or usage
+            outcome, usage, failure = error.kind, error.usage or usage, error
             raise
         except _Refusal as refusal:
             outcome = refusal.failure.kind
@@ -219,6 +267,7 @@ class Endpoint:
         finally:
             if self._observer is not None:
                 self._observer.call_ended(self._judge, clock() - started, outcome, usage, trace_id)
+            await self._tell_circuit(started, outcome, failure)
 
     async def _within(
         self, path: str, body: Mapping[str, Any], deadline: float, read: Callable[[bytes, bool], _Reply]
@@ -244,10 +293,10 @@ class Endpoint:
             raise self._error("unavailable", f"an answer of more than {MAX_BODY_BYTES} bytes") from None
         except UnreachableError as error:
             raise self._error("unavailable", f"no connection: {error}", free=error.never_sent) from None
-        if self.limits is not None:
-            await self.limits.learn(self.id, response.headers)
+        if self._limits is not None:
+            await self._limits.learn(self._id, response.headers)
             if response.status == 429:
-                await self.limits.limited(self.id, read_retry_after(response.headers))
+                await self._limits.limited(self._id, read_retry_after(response.headers))
         if not 200 <= response.status < 300:
             raise self._status_failure(response.status, response.headers, response.content)
         return response.content, "html" not in response.headers.get("content-type", "")

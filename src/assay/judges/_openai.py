@@ -19,7 +19,6 @@ from assay.judges._prices import load_prices
 from assay.judges._prompt import DEFECTS, render, repair, schema
 from assay.judges._reply import Verdicts, find_verdicts, grade_distribution, read_defects
 from assay.judges._slots import Slots
-from assay.limits import waiting
 from assay.records import TRANSIENT, Failure, Score, Usage
 
 if TYPE_CHECKING:
@@ -139,12 +138,9 @@ class _Exchange:
 
     async def take_turn(self, *, wait_seconds: float | None = None) -> None:
         """Wait until the rate limit lets the next request be sent. Raises JudgeError: that takes too long."""
-        limits = self._endpoint.limits
-        if limits is not None:
-            # Rendering is not worth it for a guess that is scaled by how good the guesses before were.
-            guess = len(self._record.to_json()) / 4 + _RUBRIC_TOKENS * len(self._rubrics)
-            with waiting():
-                self._turn_tokens = await limits.take(self._endpoint.id, guess, wait_seconds=wait_seconds)
+        # Rendering is not worth it for a guess that is scaled by how good the guesses before were.
+        guess = len(self._record.to_json()) / 4 + _RUBRIC_TOKENS * len(self._rubrics)
+        self._turn_tokens = await self._endpoint.take_turn(guess, wait_seconds=wait_seconds)
 
     async def run(self, timeout_seconds: float) -> bool:
         """Ask, read, and ask once more for what was no verdict. Whether the first request was answered."""
@@ -157,7 +153,8 @@ class _Exchange:
             answer = await self._ask(messages, rubrics, deadline, held)
         except JudgeError as error:
             for rubric in rubrics:
-                self._fail(rubric, error.kind, str(error), retry_after_seconds=error.retry_after_seconds)
+                after, unasked = error.retry_after_seconds, error.unasked
+                self._fail(rubric, error.kind, str(error), retry_after_seconds=after, unasked=unasked)
             return False
         faults = self._read(answer, rubrics)
         if not faults:
@@ -222,9 +219,7 @@ class _Exchange:
             )
             usage = answer.usage
             await self._settle(held, answer)
-            if self._endpoint.limits is not None:
-                total = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-                await self._endpoint.limits.settle(self._endpoint.id, self._turn_tokens, total or None)
+            await self._endpoint.settle(self._turn_tokens, usage)
         except JudgeError as error:
             usage = error.usage or usage
             await self._settle(held, error)
@@ -299,6 +294,7 @@ class _Exchange:
         *,
         retry_after_seconds: float | None = None,
         model: str | None = None,
+        unasked: bool = False,
     ) -> None:
         self.outcomes[rubric.name] = Failure(
             kind=kind,
@@ -307,6 +303,7 @@ class _Exchange:
             usage=self._usage[rubric.name],
             latency_seconds=self._seconds[rubric.name],
             judge_model=model,
+            unasked=unasked,
         )
 
 

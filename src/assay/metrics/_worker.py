@@ -41,6 +41,7 @@ class WorkerMetrics:
         self._cost = Counter(*_declare("assay_judge_cost_usd_total"), registry=registry)
         self._unpriced = Counter(*_declare("assay_judge_unpriced_calls_total"), registry=registry)
         self._reused = Counter(*_declare("assay_judge_reused_total"), registry=registry)
+        self._circuits = Gauge(*_declare("assay_judge_circuit_open"), registry=registry)
         self._judges = Info(*_declare("assay_judge_info"), registry=registry)
         self._batches = Counter(*_declare("assay_batches_total"), registry=registry)
         self._retries = Counter(*_declare("assay_retries_total"), registry=registry)
@@ -70,6 +71,10 @@ class WorkerMetrics:
             self._cost.labels(judge).inc(usage.cost_usd)
         elif usage.cost_usd is None and used:
             self._unpriced.labels(judge).inc()
+
+    def circuit(self, judge: str, *, is_open: bool) -> None:
+        """Whether the judge's endpoint counts as down."""
+        self._circuits.labels(label(judge)).set(is_open)
 
     # -- the worker
 

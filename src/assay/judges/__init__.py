@@ -170,7 +170,7 @@ def build_judge(
             from assay.judges._ragas import RagasJudge
         except ImportError as error:
             raise MissingExtraError("ragas", error.name or "ragas") from None
-        return RagasJudge(resolved, observer, purse)
+        return RagasJudge(resolved, observer, purse, limits)
     raise SettingsError(f"judge engine: {resolved.engine!r} is not one of openai, ragas, lexical, rules")
 
 

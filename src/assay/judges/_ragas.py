@@ -42,6 +42,7 @@ from assay.judges._endpoint import Endpoint
 from assay.judges._identity import RAGAS, identify
 from assay.judges._prices import load_prices
 from assay.judges._reply import find_verdicts
+from assay.judges._slots import Slots
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.scales import Ordinal
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from assay.budgets import Purse, Reservation
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer, Vectors
+    from assay.limits import Limits
     from assay.records import Outcome, Record
     from assay.rubrics import Rubric
 
@@ -77,7 +79,11 @@ class RagasJudge:
     """Judges by one metric of ragas. Build it anywhere; its calls belong to one event loop."""
 
     def __init__(
-        self, settings: JudgeSettings, observer: JudgeObserver | None = None, purse: Purse | None = None
+        self,
+        settings: JudgeSettings,
+        observer: JudgeObserver | None = None,
+        purse: Purse | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model or metric, a base URL that is none, no key, another ragas than we know."""
         self.name, self.fingerprint, model = identify(settings)
@@ -94,9 +100,9 @@ class RagasJudge:
         self._metric = _METRICS[settings.metric]
         self._settings = settings
         self._purse = purse
-        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self._slots = Slots(settings.max_in_flight)
         self._endpoint = Endpoint(
-            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer
+            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer, limits=limits
         )
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
@@ -128,7 +134,7 @@ class _Exchange:
     def __init__(
         self,
         endpoint: Endpoint,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         settings: JudgeSettings,
         purse: Purse | None,
         judge: str,
@@ -151,6 +157,8 @@ class _Exchange:
         self._seconds = 0.0
         self._answered_by: str | None = None
         self._error: JudgeError | None = None
+        #: one of its requests was answered
+        self._was_asked = False
 
     # -- what it comes to
 
@@ -187,6 +195,7 @@ class _Exchange:
             kind=cause.kind,
             message=str(cause)[:_MESSAGE_CHARACTERS],
             retry_after_seconds=cause.retry_after_seconds,
+            unasked=cause.unasked and not self._was_asked,
             **self._spent,
         )
 
@@ -266,6 +275,8 @@ class _Exchange:
     async def _paid(self, bound: Usage, call: Callable[[float], Awaitable[Any]]) -> Any:
         """A request within budget, slots and time; what it took is added up."""
         clock = asyncio.get_running_loop().time
+        # A token is about four bytes of a prompt; how good that is scales the next guess.
+        turn_tokens = await self._endpoint.take_turn((bound.prompt_tokens or 0) / 4)
         held: Reservation | None = None
         if self._purse is not None:
             held = await self._purse.reserve(
@@ -277,7 +288,7 @@ class _Exchange:
             )
         used: Usage | None = None
         try:
-            async with self._slots:
+            async with self._slots.hold():
                 started = clock()
                 # The bound is of all requests for one score together; waiting for a first slot does not count.
                 self._deadline = self._deadline or started + self._timeout_seconds
@@ -285,7 +296,10 @@ class _Exchange:
                     answer = await call(self._deadline)
                 finally:
                     self._seconds += clock() - started
+                self._slots.answered(clock() - started)
             used = answer.usage
+            await self._endpoint.settle(turn_tokens, used)
+            self._was_asked = True
         except JudgeError as error:
             used = _NOTHING if error.usage is None and error.free else error.usage
             raise

@@ -59,6 +59,8 @@ SETTINGS: dict[str, object] = {
     "max_attempts": 2,
 }
 _CHUNK = 25
+#: Told in the headers, so that the judge's 429, which have nothing to do with the rate, are not taken for a limit.
+_LIMIT = ("--requests-per-minute", "1000000")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +76,8 @@ class Plan:
     away_seconds: float = 4.0
     #: between one fault's end and the next one's beginning
     pause_seconds: float = 4.0
-    #: a worker lives about as long once it is ready
+    #: a worker lives about as long once all are ready; five times that while nothing is stored, or a slow machine would
+    #: never come to an end
     kill_seconds: float = 5.0
     #: the most records that wait in the queue while more are enqueued
     backlog: int = 2_000
@@ -96,6 +99,8 @@ class Outcome:
     lost: int = 0
     duplicate_scores: int = 0
     failed: int = 0
+    #: kind of the stored failure -> how many, of all rubrics
+    failure_kinds: dict[str, int] = field(default_factory=dict)
     recovered: int = 0
     set_aside: int = 0
     judge_calls: int = 0
@@ -230,7 +235,7 @@ class Storm:
 
     def _supervise(self, draw: random.Random) -> None:
         """Keep the wanted number of workers alive, as an orchestrator does, and kill one now and then."""
-        plan, kill_at = self.plan, 0.0
+        plan, kill_at, stored = self.plan, 0.0, 0
         for _ in range(plan.workers):
             self.workers.append(self.deployment.start("worker"))
         while not self._over.is_set():
@@ -244,13 +249,17 @@ class Storm:
             if self._calm.is_set() or len(ready) < len(self.workers):
                 kill_at = 0.0
             elif not kill_at:
-                kill_at = time.monotonic() + plan.kill_seconds * draw.uniform(0.6, 1.4)
-            elif time.monotonic() >= kill_at:
+                kill_at, stored = time.monotonic() + plan.kill_seconds * draw.uniform(0.6, 1.4), self._stored()
+            elif time.monotonic() >= kill_at + (0 if self._stored() > stored else 4 * plan.kill_seconds):
                 draw.choice(ready).kill()
                 self.ended.append(("worker killed", time.monotonic()))
                 self.outcome.kills += 1
                 kill_at = 0.0
             self._over.wait(0.1)
+
+    def _stored(self) -> int:
+        """Records stored when the database last answered."""
+        return self.progress[-1][1] if self.progress else 0
 
     def _double(self, draw: random.Random) -> None:
         """Ring again for batches that are pending or in hand, and store some a second time under another id."""
@@ -345,7 +354,7 @@ def run(plan: Plan, postgres: PostgresServer | None, tell: Callable[[str], None]
         url = postgres.create_database() if postgres is not None else f"sqlite:///{directory}/assay.db"
         with Deployment(directory, url, **SETTINGS) as deployment:
             faults = ",".join(f"{name}={share}" for name, share in JUDGE_FAULTS.items())
-            judge = deployment.start_judge("--latency", "0.1", "--faults", faults, "--seed", str(plan.seed))
+            judge = deployment.start_judge("--latency", "0.1", "--faults", faults, "--seed", str(plan.seed), *_LIMIT)
             metrics = deployment.start_exporter()
             storm = Storm(deployment, plan, postgres)
             told = Progress(deployment, plan, tell)
@@ -419,7 +428,7 @@ def count(outcome: Outcome, deployment: Deployment, metrics: str, judge: str) ->
         records = {row[0] for row in connection.execute(sa.text("SELECT record_id FROM records"))}
         rows = connection.execute(
             sa.text(
-                "SELECT i.rubric, e.record_id, e.outcome FROM evaluations e "
+                "SELECT i.rubric, e.record_id, e.outcome, e.failure_kind FROM evaluations e "
                 "JOIN instruments i ON i.instrument_id = e.instrument_id"
             )
         ).all()
@@ -428,7 +437,8 @@ def count(outcome: Outcome, deployment: Deployment, metrics: str, judge: str) ->
     enqueued = {f"record-{index}" for index in range(outcome.records)}
     per_rubric = {rubric: Counter[str]() for rubric in rubrics}
     stored: dict[str, Counter[str]] = {rubric: Counter() for rubric in rubrics}
-    for rubric, record_id, kind in rows:
+    outcome.failure_kinds = dict(Counter(failure for *_, failure in rows if failure).most_common())
+    for rubric, record_id, kind, _ in rows:
         per_rubric.setdefault(rubric, Counter())[record_id] += 1
         stored.setdefault(rubric, Counter())[kind] += 1
     complete = set.intersection(*(set(per_rubric[rubric]) for rubric in rubrics)) & records
@@ -488,6 +498,7 @@ def compare(outcome: Outcome, stored: dict[str, Counter[str]], metrics: str) -> 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """What the runs came to, a column each."""
+    kinds = sorted({kind for o in outcomes for kind in o.failure_kinds})
     names = ["redis restarted", "redis stopped", "database away", "worker killed"]
     rows: list[list[str]] = [
         ["", *(f"{o.database} x {o.workers}" for o in outcomes)],
@@ -495,6 +506,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         ["lost", *(f"{o.lost:,}" for o in outcomes)],
         ["duplicate scores", *(f"{o.duplicate_scores:,}" for o in outcomes)],
         ["failed at the end", *(f"{o.failed:,}" for o in outcomes)],
+        *([f"  {kind}", *(f"{o.failure_kinds.get(kind, 0):,}" for o in outcomes)] for kind in kinds),
         ["recovered by replay", *(f"{o.recovered:,}" for o in outcomes)],
         ["set aside as crashed", *(f"{o.set_aside:,}" for o in outcomes)],
         ["workers killed", *(f"{o.kills:,}" for o in outcomes)],

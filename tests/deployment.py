@@ -117,7 +117,7 @@ class Deployment:
         """The fake judge server; returns its base URL and makes it the judge of what is started later."""
         server = self.start(*arguments, module="assay.testing")
         log: Path = server.log  # type: ignore[attr-defined]
-        wait_until(lambda: b"http://" in log.read_bytes() and b"\n" in log.read_bytes(), server)
+        wait_until(lambda: b"http://" in log.read_bytes() and b"\n" in log.read_bytes(), server, seconds=90)
         url = next(word for word in log.read_text().split() if word.startswith("http://"))
         self.settings |= {"judge": "openai", "judge_base_url": url, "judge_api_key": "synthetic", "judge_model": "fake"}
         return url
@@ -125,7 +125,7 @@ class Deployment:
     def start_exporter(self) -> str:
         self.exporter = exporter = self.start("exporter", "--port", "0")
         log: Path = exporter.log  # type: ignore[attr-defined]
-        wait_until(lambda: b"/metrics" in log.read_bytes(), exporter)
+        wait_until(lambda: b"/metrics" in log.read_bytes(), exporter, seconds=90)
         return next(word for word in log.read_text().split() if word.endswith("/metrics"))
 
     def enqueue(self, count: int, start: int = 0) -> None:

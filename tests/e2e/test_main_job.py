@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -15,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from assay.enqueue import enqueue
 from assay.rubrics import load_rubrics
-from deployment import Deployment, end, total, wait_until
+from deployment import Deployment, end, record, total, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -150,6 +153,59 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
         subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
         deployment.drain(worker, seconds=60)
         assert {r: sum(c.values()) for r, c in deployment.outcomes().items()} == dict.fromkeys(RUBRICS, 1500)
+
+
+def resident_bytes(process: subprocess.Popen[bytes]) -> int:
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def taking_nothing(directory: Path, how: str) -> Iterator[None]:
+    """The SQLite database of this directory can not be written to."""
+    if how == "full":
+        filler = directory / "filler"
+        with filler.open("wb", buffering=0) as sink, contextlib.suppress(OSError):
+            while sink.write(b"x" * 4096):
+                pass
+        yield
+        filler.unlink()
+        return
+    connection = sqlite3.connect(directory / "assay.db", timeout=30, isolation_level=None)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("how", ["locked", "full"])
+def test_a_backlog_costs_the_worker_no_memory(tmp_path: Path, small_disk: Path, how: str) -> None:
+    """While the database takes nothing, what waits is in Redis, but for the batches that the threads have in hand."""
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+
+    def enqueue_large(start: int, stop: int) -> None:
+        enqueue((record(i, input=f"{i} " + "a question " * 1500) for i in range(start, stop)), deployment.queue)
+
+    with Deployment(tmp_path, f"sqlite:///{small_disk}/assay.db", **QUICK_RETRIES) as deployment:
+        deployment.start_judge()
+        worker = deployment.start_worker("--concurrency", "2")
+        enqueue_large(0, 200)
+        deployment.drain(worker)
+        before = resident_bytes(worker)
+        with taking_nothing(small_disk, how):
+            enqueue_large(200, 6200)
+            backlog = deployment.queue.info().used_memory_bytes
+            assert backlog > 90_000_000
+            wait_until(lambda: b"waiting for the other side" in worker.log.read_bytes(), worker, seconds=60)  # type: ignore[attr-defined]
+            most = 0
+            for _ in range(30):
+                time.sleep(0.2)
+                most = max(most, resident_bytes(worker))
+            assert deployment.queue.depth().records > 5000
+        assert most - before < 40_000_000, f"{before:,} before, {most:,} at most"
+        wait_until(lambda: deployment.record_rows() > 250, worker, seconds=60)
 
 
 def test_a_wrong_key_becomes_failures_and_dead_letters_that_a_right_key_replays(tmp_path: Path) -> None:

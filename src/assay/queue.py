@@ -497,6 +497,12 @@ class Queue:
         with _queue_errors():
             self._redis.lrem(self._prefix + "unreadable", 1, item)
 
+    def payloads(self) -> Iterator[bytes]:
+        """Payloads of all pending batches, a few at a time; one may come twice. Changes nothing."""
+        with _queue_errors():
+            for _, payload in self._redis.hscan_iter(self._prefix + "batches", count=10):
+                yield payload
+
     def depth(self) -> QueueDepth:
         """How much is pending: queued, claimed or waiting for a retry."""
         batches, records, oldest = self._run("depth", [])

@@ -296,7 +296,7 @@ class Settings(BaseSettings):
     canary_seconds: float = Field(900.0, gt=0, le=3600, description="Most time that one run may take.")
 
     # -- retention
-    keep_payload_days: float = Field(14, ge=0, description="Days to keep the texts of records.")
+    keep_payload_days: float = Field(14, ge=0, description="Days to keep texts: of records, and of verdicts on them.")
     keep_score_days: float = Field(
         90, ge=0, description="Days to keep records and scores: at least one, and as long as dead letters."
     )

@@ -749,6 +749,7 @@ def test_texts_go_first(store: Store) -> None:
     assert store.purge(**KEEP) | no_sums == {
         **no_sums,
         "payloads": 1,
+        "explanations": 1,
         "records": 0,
         "evaluations": 0,
         "rollups": 0,

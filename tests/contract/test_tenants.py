@@ -172,7 +172,6 @@ WITHOUT: dict[str, str] = {
     "demo": "of a store of its own",
     "dev": "of a store of its own",
     "doctor": "of the deployment: names no app",
-    "purge": "of the deployment: as workers do every hour",
     "rubrics": "of rubrics",
     "worker": "scores all apps",
 }
@@ -230,6 +229,22 @@ def test_acting_on_all_acts_on_ones_own(deployment: Deployment) -> None:
     assert (depth.waiting, depth.rejected) == (3, 3)
     refused = json.loads(said(run("dead", "replay", "--all", "--app", own, "--json")))["refused"]
     assert {one["dead_id"] for one in refused} == {f"0{own}invalid", f"0{own}{marked(own, 'reason')}"}
+
+
+def test_deleting_a_subject_deletes_ones_own(deployment: Deployment) -> None:
+    own, other = TENANTS
+    named = [part for tenant in TENANTS for part in ("--record", marked(tenant, "record0"))]
+    done = json.loads(said(run("purge", *named, "--app", own, "--json")))
+    assert done["deleted"]["records"] == done["deleted"]["payloads"] == done["deleted"]["outbox"] == 1
+    assert done["deleted"]["dead_letters"] == 2
+    assert list(deployment.store.payloads([marked(own, "record0"), marked(other, "record0")])) == [
+        marked(other, "record0")
+    ]
+    assert {letter.app for letter in deployment.store.dead_letters()} == {other, None}
+    done = json.loads(said(run("purge", "--record", marked(other, "record1"), "--app", own, "--json")))
+    assert not any(done["deleted"].values())
+    assert done["waiting_in_redis"] == 0
+    assert "are for one subject" in said(run("purge", "--app", own))
 
 
 def test_labels_are_of_ones_own_records(deployment: Deployment) -> None:
@@ -312,7 +327,7 @@ def test_every_command_is_tested_or_says_why_not() -> None:
     from typer.main import get_command
 
     root: Any = get_command(cli)
-    covered = {command[0] for command in (*SHOWING.values(), *NAMING.values())} | {"labels", "exporter"}
+    covered = {command[0] for command in (*SHOWING.values(), *NAMING.values())} | {"labels", "exporter", "purge"}
     assert covered | set(WITHOUT) == set(root.commands)
     assert not covered & set(WITHOUT)
     for name in covered:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,9 +14,13 @@ from rich.markup import escape
 from assay import wiring
 from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
+from assay.errors import ConfigError, QueueError, SettingsError
+from assay.redaction import hash_user_id
 from assay.settings import load_settings
+from assay.store import Subject
 
 if TYPE_CHECKING:
+    from assay.settings import Settings
     from assay.status import Status, StatusRow
 
 db = typer.Typer(help="The database.", no_args_is_help=True)
@@ -135,14 +141,71 @@ def doctor(
         raise typer.Exit(1)
 
 
-def purge(as_json: Json = False) -> None:
-    """Delete what is older than the retention settings, of all apps. Workers do this every hour by themselves."""
+def purge(
+    record: Annotated[list[str] | None, typer.Option(help="Delete the texts of this record; repeatable.")] = None,
+    trace: Annotated[list[str] | None, typer.Option(help="Of the records of this trace; repeatable.")] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="Of the records of this user: the hash that records hold; repeatable.")
+    ] = None,
+    user_id: Annotated[
+        list[str] | None, typer.Option(help="Of this user, hashed here with `ASSAY_USER_ID_SALT`; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be deleted of these.")] = False,
+    apps: Apps = None,
+    as_json: Json = False,
+) -> None:
+    """Delete what is older than the retention settings, of all apps. Workers do this every hour by themselves.
+
+    With --record, --trace, --user or --user-id: delete the texts of these records instead, however old. Their scores
+    stay. Exit code 1 while records of them wait in Redis: run it again once they are scored.
+    """
+    users = [*(user or ()), *_hashed(user_id or ())]
+    # As the SDKs of tracers write them, and as records have them.
+    traces = {form for name in trace or () for form in (name, name.replace("-", "").lower())}
+    subject = Subject(frozenset(record or ()), frozenset(traces), frozenset(users))
+    if subject != Subject():
+        _erase(subject, settings_of(apps), dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run or apps:
+        raise ConfigError(
+            "--dry-run and --app are for one subject: name it with --record, --trace, --user or --user-id"
+        )
     settings = load_settings()
     deleted = wiring.purge(settings, wiring.open_store(settings, apps=()))
     if as_json:
         print_json(deleted)
     else:
         print_table("Deleted", ("table", "rows>"), deleted.items())
+
+
+def _hashed(user_ids: Sequence[str]) -> list[str]:
+    salt = os.environ.get("ASSAY_USER_ID_SALT")
+    if user_ids and not salt:
+        raise ConfigError("--user-id needs ASSAY_USER_ID_SALT as the apps have it; or give the hash: --user HASH")
+    return [hash_user_id(user_id, salt or "") for user_id in user_ids]
+
+
+def _erase(subject: Subject, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
+    store = wiring.open_store(settings)
+    # Before the store: what moves from here to there meanwhile is seen in one of them.
+    waiting, why = 0, ""
+    try:
+        queue = wiring.open_queue(settings)
+        payloads = chain(queue.payloads(), queue.unreadable(10_000))
+        waiting = sum(subject.records_in(payload, settings.apps) for payload in payloads)
+    except (QueueError, SettingsError) as error:
+        why = str(error)
+    deleted = store.erase(subject, dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, "deleted": deleted, "waiting_in_redis": None if why else waiting})
+    else:
+        print_table("Would delete" if dry_run else "Deleted", ("what", "how many>"), deleted.items())
+        if why:
+            output.print(f"Redis was not looked into: {why}", markup=False, highlight=False)
+        elif waiting:
+            output.print(f"{waiting} records wait in Redis: run it again once they are scored.", highlight=False)
+    if why or waiting:
+        raise typer.Exit(1)
 
 
 @db.command()

@@ -26,6 +26,7 @@ from assay.store import (
     _purge,
     _reads,
     _signals,
+    _subjects,
     _trends,
 )
 from assay.store._changes import (
@@ -75,6 +76,7 @@ from assay.store._rows import (
 )
 from assay.store._scope import Scope
 from assay.store._signals import CostRollup, InputBin, SignalRollup, Slot, SlotReading, SlotSums
+from assay.store._subjects import Subject
 from assay.store._tables import dead_letters, evaluations, instruments, payloads, records, text
 from assay.store._trends import Group, Spending
 
@@ -129,6 +131,7 @@ __all__ = [
     "StreamKey",
     "StreamName",
     "StreamPhase",
+    "Subject",
     "Total",
     "Trigger",
     "Verdict",
@@ -786,9 +789,10 @@ class Store:
     def purge(self, *, payload_days: float, score_days: float, rollup_days: float, dead_days: float) -> dict[str, int]:
         """Delete what was stored longer ago, in small transactions between which others may write.
 
-        Texts by `payload_days`, records with their scores by `score_days`, dead letters by `dead_days`. Hourly sums
-        by the time of the interactions and `rollup_days` (minute sums after two days), totals of label sets that
-        got nothing new for as long.
+        Texts by `payload_days`, and with them what judges and sinks said of the record (`explanations`: evaluations
+        that had any); records with their scores by `score_days`, dead letters by `dead_days`. Hourly sums by the time
+        of the interactions and `rollup_days` (minute sums after two days), totals of label sets that got nothing new
+        for as long.
 
         Returns:
             Rows deleted, by table.
@@ -800,6 +804,24 @@ class Store:
             rollup_days=rollup_days,
             dead_days=dead_days,
         )
+
+    def erase(self, subject: Subject, *, dry_run: bool = False) -> dict[str, int]:
+        """Delete the texts of a subject's records, in small transactions; scores and everything counted stay.
+
+        Gone are the texts of the records, of their verdicts and of their dead letters, what is owed to sinks, and the
+        ids of traces, spans, sessions and interactions elsewhere. The records and evaluations themselves stay under
+        their ids: one that is delivered again is known, counts nothing and brings no text back.
+
+        Args:
+            subject: whose records. Those of a user are known by their texts, as long as these are kept.
+            dry_run: count only.
+
+        Returns:
+            How many: `records` found, `payloads`, `explanations` (evaluations with texts), `dead_letters`,
+            `dead_letters_rewritten` (batches with records of others, which stay), `outbox`, `links` (records with ids
+            of elsewhere) and `exemplars`.
+        """
+        return _subjects.erase(self._database, subject, dry_run=dry_run)
 
     def close(self) -> None:
         """Close the connections. The store may be used again: it opens new ones."""

@@ -12,7 +12,7 @@ from assay.records import Evaluation, Failure, Record, Score, now
 from assay.store import _defects, _outbox, _signals
 from assay.store._insert import insert_rows
 from assay.store._labels import Labels, Place, instrument_of
-from assay.store._purge import LOOKUP_CHUNK, chunks
+from assay.store._purge import LOOKUP_CHUNK, chunks, without_texts
 from assay.store._rollups import Additions, usage_value
 from assay.store._rows import Committed, DeadLetter
 from assay.store._tables import (
@@ -114,6 +114,7 @@ class Batch:
             additions.count("series_overflow", n=int(places[record_id].overflow))
             place = places[record_id]
             additions.signals.record(readings[record_id], series_id=place.series_id, app=place.app)
+        rows = without_texts(connection, rows, new_records)
         _defects.inherit(connection, rows, new_records)
         inserted = _insert_new(connection, evaluations, list(rows.values()))
         for key in sorted(inserted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -204,6 +205,8 @@ class Database:
         cursor.execute("PRAGMA foreign_keys = ON")
         # A commit is on the disk before its batch leaves Redis.
         cursor.execute("PRAGMA synchronous = FULL")
+        # What is deleted is overwritten with zeros.
+        cursor.execute("PRAGMA secure_delete = ON")
         # After a burst, such as a purge, the log's room is given back.
         cursor.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
         cursor.close()
@@ -237,6 +240,31 @@ class Database:
         with self.engine.connect() as connection:
             connection.execution_options(assay_begin=None)
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+
+    def empty_log(self) -> bool:
+        """Empty SQLite's write-ahead log, which holds pages as they were; whether it could be done now.
+
+        It waits for nobody: while others read or write, the log goes with the next call, or when the last one leaves.
+        """
+        if not self.is_sqlite:
+            return True
+        for _ in range(20):
+            if self._empty_log():
+                return True
+            time.sleep(0.02)
+        return False
+
+    def _empty_log(self) -> bool:
+        with self._turn(), self._translated(), self.engine.connect() as connection:
+            connection.execution_options(assay_begin=None)
+            connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+            try:
+                busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            except exc.OperationalError:
+                busy = 1
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
+        return not busy
 
     def close(self) -> None:
         """Close every idle connection."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from assay.records import now
 from assay.store._defects import defect_counts
-from assay.store._outbox import forget_records
+from assay.store._outbox import forget_records, outbox
 from assay.store._rollups import Additions
 from assay.store._signals import cost_rollups, input_bins, signal_rollups, signal_versions
 from assay.store._tables import (
@@ -26,11 +26,15 @@ from assay.store._tables import (
 from assay.windows import DAY, HOUR, MINUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import uuid
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from assay.store._database import Database
 
 T = TypeVar("T")
+
+#: What a judge, or the server that it runs on, said of a record: it quotes the record.
+VERDICT_TEXTS = ("explanation", "details", "message")
 
 #: Sums by the minute are for windows of up to a day; what is older is read by the hour.
 MINUTE_DAYS = 2.0
@@ -57,7 +61,7 @@ def purge(
     """See `Store.purge`."""
     moment = now()
     sums = ("rollups", "signal_rollups", "cost_rollups", "input_bins", "totals")
-    deleted = dict.fromkeys(("payloads", "records", "evaluations", *sums, "dead_letters"), 0)
+    deleted = dict.fromkeys(("payloads", "explanations", "records", "evaluations", *sums, "dead_letters"), 0)
 
     def repeat(delete: Callable[[sa.Connection, datetime], dict[str, int]], days: float) -> None:
         before = moment - timedelta(days=days)
@@ -74,11 +78,46 @@ def purge(
     repeat(_input_hours, min(rollup_days, MINUTE_DAYS))
     repeat(_input_days, rollup_days)
     repeat(_totals, rollup_days)
+    if any(deleted.values()):
+        database.empty_log()
     return deleted
 
 
 def _payloads(connection: sa.Connection, before: datetime) -> dict[str, int]:
-    return {"payloads": _delete(connection, payloads, _old(connection, payloads, payloads.c.created_at < before))}
+    ids = _old(connection, payloads, payloads.c.created_at < before)
+    return {
+        "explanations": forget_verdict_texts(connection, [key[0] for key in ids]),
+        "payloads": _delete(connection, payloads, ids),
+    }
+
+
+def forget_verdict_texts(connection: sa.Connection, record_ids: Sequence[str]) -> int:
+    """Clear what was said of these records; verdicts and all that is counted stay. Returns evaluations cleared."""
+    if not record_ids:
+        return 0
+    said = sa.or_(*(evaluations.c[name].is_not(sa.null()) for name in VERDICT_TEXTS))
+    cleared = sa.update(evaluations).where(evaluations.c.record_id.in_(record_ids), said)
+    # A sink that refuses an annotation may quote it.
+    answered = sa.update(outbox).where(outbox.c.record_id.in_(record_ids), outbox.c.reason.is_not(None))
+    connection.execute(answered.values(reason=None))
+    return connection.execute(cleared.values(dict.fromkeys(VERDICT_TEXTS, sa.null()))).rowcount
+
+
+def without_texts(
+    connection: sa.Connection, rows: Mapping[tuple[str, uuid.UUID], dict[str, Any]], new_records: set[str]
+) -> Mapping[tuple[str, uuid.UUID], dict[str, Any]]:
+    """Rows of evaluations, without texts where those of the record were deleted already: they do not come back.
+
+    The texts that are there stay until the transaction ends.
+    """
+    again = sorted({record_id for record_id, _ in rows} - new_records)
+    kept: set[str] = set()
+    for chunk in chunks(again, LOOKUP_CHUNK):
+        there = sa.select(payloads.c.record_id).where(payloads.c.record_id.in_(chunk)).order_by(payloads.c.record_id)
+        kept.update(connection.execute(there.with_for_update(read=True)).scalars())
+    gone = set(again) - kept
+    nothing = dict.fromkeys(VERDICT_TEXTS)
+    return {key: row | nothing if key[0] in gone else row for key, row in rows.items()} if gone else rows
 
 
 def _records(connection: sa.Connection, before: datetime) -> dict[str, int]:

@@ -98,6 +98,11 @@ def without_unseen(text: str) -> str:
     return text if text.isascii() else _UNSEEN.sub(r"\1", text)
 
 
+def in_latin(text: str) -> str:
+    """The text with look-alike letters of other scripts as Latin ones."""
+    return text.translate(_LOOKALIKES)
+
+
 def revealed(text: str) -> str:
     """The text as it looks: without what does not show, in compatibility forms, lower case, look-alikes as Latin."""
     if text.isascii():

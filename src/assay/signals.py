@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from assay._text import asked, declines, knows_nothing, stems
 from assay.faults import missing_fields
+from assay.injection import signs_of
 from assay.languages import LANGUAGES, language_of
 from assay.sampling import sample_unit
 from assay.windows import Estimate, Sums, pass_ratio
@@ -40,6 +41,7 @@ YES_NO: Mapping[str, str] = {
     "schema_pass": "the output is JSON with the required fields; of the records that require some",
     "retrieved": "passages were retrieved",
     "language_mismatch": "input and output are in two languages; of those whose languages could be told",
+    "injection_suspected": "a text in it speaks to its judge, or hides something, as prompt injections do",
     "feedback": "the user said something of the answer",
     "thumbs_up": "thumb up; of the thumbs given",
 }
@@ -124,6 +126,7 @@ class _Read:
 
 def _signals(record: Record, seen: _Read) -> Signals:
     shown: dict[str, bool | str | float] = {
+        "injection_suspected": bool(signs_of(record)),
         "retrieved": bool(record.contexts),
         "feedback": record.feedback is not None,
         "output_length": float(len(record.output)),

@@ -52,6 +52,7 @@ def test_what_an_ordinary_record_shows() -> None:
     )
     assert signals_of(record) == {
         "finish": "stop",
+        "injection_suspected": False,
         "refusal": False,
         "no_answer": False,
         "empty_output": False,
@@ -71,6 +72,7 @@ def test_what_an_ordinary_record_shows() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     assert shown(output="17", input="17") == {
+        "injection_suspected": False,
         "retrieved": False,
         "feedback": False,
         "output_length": 2.0,

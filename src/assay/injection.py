@@ -42,11 +42,18 @@ class _Pattern:
     #: the pattern is tried only where one of them is in the text: to look for them costs next to nothing
     words: tuple[str, ...]
     pattern: re.Pattern[str]
+    #: for ASCII texts: beginnings of words, as `_begins` has them; one of each set is in all that the pattern matches
+    needs: tuple[frozenset[str], ...]
 
 
-def _of(sign: Sign, words: str, pattern: str) -> _Pattern:
+def _of(sign: Sign, words: str, pattern: str, *needs: str) -> _Pattern:
     # In the letters that texts are compared in.
-    return _Pattern(sign, tuple(in_latin(words).split("|")), re.compile(in_latin(pattern), re.MULTILINE))
+    return _Pattern(
+        sign,
+        tuple(in_latin(words).split("|")),
+        re.compile(in_latin(pattern), re.MULTILINE),
+        tuple(frozenset(need.split()) for need in needs),
+    )
 
 
 _GRADER = (
@@ -66,6 +73,10 @@ _ORDERED = (
     r"issue|treat|count)"
 )
 
+#: What is in every match of `_GRADER`, and of `_BEST`.
+_GRADER_NEEDS = "eval grad judg rate auto scor asse exam revi"
+_BEST_NEEDS = "scor mark poin rati grad leve verd pass fail comp supp unsu cont 0 1 5 10 100"
+
 _PATTERNS = (
     _of(
         "override",
@@ -76,6 +87,7 @@ _PATTERNS = (
         r"|pay no attention to|supersedes?|voids?|replaces?)\b[^.\n]{0,60}?"
         r"\b(?:instructions?|rules?|prompts?|rubrics?|criteri(?:a|on)|guidelines?|directives?|directions|orders"
         r"|grading scheme|everything (?:above|before)|(?:all|everything) (?:of the above|that came before))\b",
+        "inst rule prom rubr crit guid dire orde grad abov befo",
     ),
     _of(
         "override",
@@ -85,6 +97,7 @@ _PATTERNS = (
         r"|\b(?:instructions?|rules?|rubrics?|criteria)\b[^.\n]{0,30}?"
         r"\b(?:no longer (?:apply|applies|count)|(?:are|is|were|was|been) (?:now )?(?:void|cancelled|suspended|"
         r"outdated|obsolete|replaced|revoked|superseded|withdrawn))",
+        "inst dire rubr crit rule",
     ),
     _of(
         "override",
@@ -105,18 +118,21 @@ _PATTERNS = (
         rf"for)|to the|to any|to whichever|for the|you,? the|instructions? (?:to|for)|as the"
         rf"|you are (?:an?|the)|if you are (?:an?|the)|@) ?[^.\n]{{0,24}}?\b{_GRADER}\b"
         rf"|^\W{{0,6}}(?:ai |llm |automated )?{_GRADER}\W{{0,3}}[:,]",
+        _GRADER_NEEDS,
     ),
     _of(
         "grading",
         "give|assign|award|output|return|reply|respond|answer|rate|score|grade|mark|report|print|choose|select|"
         "emit|issue|treat|count",
         rf"\b{_ORDERED}\b[^.\n]{{0,50}}?\b{_BEST}",
+        _BEST_NEEDS,
     ),
     _of(
         "grading",
         "deserve|merit|worth|earn|must be|should be|has to be|be graded|be scored|be rated|be marked",
         rf"\b(?:deserves?|merits?|earns?|is worth|must be|should be|has to be|ought to be|to be|be (?:graded|"
         rf"scored|rated|marked))\b[^.\n]{{0,40}}?\b{_BEST}",
+        _BEST_NEEDS,
     ),
     _of(
         "grading",
@@ -127,6 +143,9 @@ _PATTERNS = (
         r"|\b(?:all|every|each) (?:of the |of these )?(?:checklist )?(?:items?|claims?|criteri(?:a|on)|"
         r"questions?|boxes)\b[^.\n]{0,40}?"
         r"\b(?:yes|no|na|supported|unsupported|contradicted|pass|met|satisfied|full marks|fulfilled)\b",
+        "answ say tick repl put mark choo item clai crit ques boxe",
+        "yes no na supp unsu cont pass met sati full fulf",
+        "all ever each any",
     ),
     _of(
         "grading",
@@ -181,6 +200,7 @@ _PATTERNS = (
         r"note|notice|override|update|instruction|alert))?[\])*_]{0,3} ?[:>]"
         r"|(?:^|\n)\W{0,3}assistant ?:[^\n]{0,500}\n\W{0,3}user ?:|(?:^|"
         r"\n)\W{0,3}user ?:[^\n]{0,500}\n\W{0,3}assistant ?:",
+        "syst deve eval grad rate admi root assi",
     ),
     _of(
         "role",
@@ -204,30 +224,55 @@ _PATTERNS = (
     ),
     _of(
         "evasion",
-        "json|refus|declin|empty|prose|cannot be|not be graded|do not grade|do not evaluate|don't grade|"
-        "abstain|stop here|nothing|invalid|null|crash|repeat|verbatim|reveal|system prompt|endless|forever|"
-        "times|word|not applicable|n/a|translate|skip|poem|essay",
+        "json",
         r"\b(?:do not|don.?t|never|instead of|without|not)\b[^.\n]{0,40}?\bjson\b|\b(?:invalid|broken|malformed|"
         r"no|unclosed|truncated) json\b|\bjson\b[^.\n]{0,40}?\b(?:never|without clos|unclosed|leave out|omit|"
-        r"twice)"
-        r"|\b(?:refuse|decline|abstain|refrain)\b[^.\n]{0,40}?\b(?:grad|evaluat|judg|scor|rat(?:e|ing)|verdict|"
-        r"answer|reply|assess)"
-        r"|\b(?:cannot|can.?t|must not|may not|should not|shall not|do not|don.?t|not) (?:be )?(?:grad(?:e|ed)|"
-        r"evaluat(?:e|ed)|judged?|scored?|assess(?:ed)?)\b"
-        r"|\b(?:reply|respond|answer|output|return|say|write|print)\b[^.\n]{0,30}?\b(?:nothing|in prose|"
+        r"twice)",
+    ),
+    _of(
+        "evasion",
+        "refuse|decline|abstain|refrain",
+        r"\b(?:refuse|decline|abstain|refrain)\b[^.\n]{0,40}?\b(?:grad|evaluat|judg|scor|rat(?:e|ing)|verdict|"
+        r"answer|reply|assess)",
+    ),
+    _of(
+        "evasion",
+        "grade|evaluate|judge|score|assess",
+        r"\b(?:cannot|can.?t|must not|may not|should not|shall not|do not|don.?t|not) (?:be )?(?:grad(?:e|ed)|"
+        r"evaluat(?:e|ed)|judged?|scored?|assess(?:ed)?)\b",
+    ),
+    _of(
+        "evasion",
+        "nothing|in prose|plain text|empty|null|only the word|a poem|an essay|not applicable|n/a|forever|endlessly|"
+        "i can|i am sorry| times| words| claims| items| lines",
+        r"\b(?:reply|respond|answer|output|return|say|write|print)\b[^.\n]{0,30}?\b(?:nothing|in prose|"
         r"plain text|an empty|empty|null|only the word|a poem|an essay|not applicable|n/a|forever|endlessly|"
-        r"i (?:cannot|can.?t|am sorry)|\d{3,} (?:times|words|claims|items|lines))\b"
-        r"|\b(?:repeat|reveal|print|show|disclose|quote|copy|translate|recite|reproduce|"
+        r"i (?:cannot|can.?t|am sorry)|\d{3,} (?:times|words|claims|items|lines))\b",
+        "repl resp answ outp retu say writ prin",
+    ),
+    _of(
+        "evasion",
+        "system prompt|system message|above|your |the rubric|the criteria|grading instructions",
+        r"\b(?:repeat|reveal|print|show|disclose|quote|copy|translate|recite|reproduce|"
         r"summari[sz]e)\b[^.\n]{0,50}?\b(?:system prompt|system message|prompt above|your (?:instructions|"
         r"prompt|rules|criteria)|the (?:rubric|criteria)|text above|everything above|messages? above|"
         r"grading instructions)\b",
+        "inst prom rule crit rubr syst abov",
+        "repe reve prin show disc quot copy tran reci repr summ",
     ),
 )
 
 #: Grades one after the other, as made-up examples have them.
 _GRADES = re.compile(r"\b(?:verdict|score|grade|level|rating)\W{1,4}(?:pass|fail|supported|[0-9]{1,3})\b")
 _MANY_GRADES = 3
+_GRADES_NEED = frozenset({"verd", "scor", "grad", "leve", "rati"})
 
+_TOKEN = re.compile(r"[a-z]+|[0-9]+")
+#: Of a text that is longer, its beginning and its end are looked at, each half as long.
+_LOOKED_AT = 65_536
+
+#: Shorter words hold no encoding by themselves; runs of words of one or two letters may.
+_LONG = 17
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,4000}={0,2}")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ :]?){16,2000}")
 #: `ignore`, `instructions`, `evaluator`, `verdict`, `score` and the like, moved by 13 letters.
@@ -267,15 +312,23 @@ def signs_of(record: Record) -> frozenset[Sign]:
 
 
 def signs_in(text: str) -> frozenset[Sign]:
-    """The signs of one text."""
+    """The signs of one text; of one above 65,536 characters, those of its first and last 32,768."""
+    if len(text) > _LOOKED_AT:
+        text = text[: _LOOKED_AT // 2] + "\n" + text[-_LOOKED_AT // 2 :]
     found: set[Sign] = set()
     if _hides(text):
         found.add("hidden")
     if _is_disguised(text):
         found.add("disguised")
     plain = revealed(text)
-    found |= {known.sign for known in _PATTERNS if known.sign not in found and _is_in(known, plain)}
-    if sum(1 for _ in zip(_GRADES.finditer(plain), range(_MANY_GRADES), strict=False)) == _MANY_GRADES:
+    begins = _begins(plain)
+    for known in _PATTERNS:
+        if known.sign not in found and _is_in(known, plain, begins):
+            found.add(known.sign)
+    if (
+        not _GRADES_NEED.isdisjoint(begins)
+        and sum(1 for _ in zip(_GRADES.finditer(plain), range(_MANY_GRADES), strict=False)) == _MANY_GRADES
+    ):
         found.add("verdict")
     return frozenset(found)
 
@@ -290,7 +343,15 @@ def _texts(record: Record) -> Iterator[str]:
     yield record.output
 
 
-def _is_in(known: _Pattern, plain: str) -> bool:
+def _begins(plain: str) -> set[str]:
+    """The first four letters or digits of each word and number."""
+    return {token[:4] for token in set(_TOKEN.findall(plain))}
+
+
+def _is_in(known: _Pattern, plain: str, begins: set[str]) -> bool:
+    # In other scripts the words do not begin as they do in English.
+    if plain.isascii() and any(need.isdisjoint(begins) for need in known.needs):
+        return False
     return any(word in plain for word in known.words) and known.pattern.search(plain) is not None
 
 
@@ -320,17 +381,25 @@ def _tells(plain: str) -> bool:
 
 def _decoded(lower: str, text: str) -> Iterator[str]:
     """What encoded stretches of the text say, as far as they are text."""
-    for found, _ in zip(_BASE64.finditer(text), range(_DECODED), strict=False):
+    # The patterns below are dear where they match nothing, so they are shown only words that they could match.
+    words = text.split()
+    long = " ".join(word for word in words if len(word) >= _LONG)
+    lengths = bytes([min(len(word), _LONG) for word in words])
+    spread = b"\1" * 7 in lengths or b"\2" * 14 in lengths
+    mixed = " ".join(word for word in lower.split() if not word[1:-1].isalpha())
+    for found, _ in zip(_BASE64.finditer(long), range(_DECODED), strict=False):
         stretch = found[0].rstrip("=").replace("-", "+").replace("_", "/")
         yield from _readable(_from_base64(stretch))
-    for found, _ in zip(_HEX.finditer(text), range(_DECODED), strict=False):
+    for found, _ in zip(_HEX.finditer(text if spread else long), range(_DECODED), strict=False):
         try:
             yield from _readable(bytes.fromhex(re.sub(r"[ :]", "", found[0])))
         except ValueError:
             continue
-    leet = [match[0].translate(_LEET) for match, _ in zip(_LEET_WORD.finditer(lower), range(200), strict=False)]
+    leet = [match[0].translate(_LEET) for match, _ in zip(_LEET_WORD.finditer(mixed), range(200), strict=False)]
     if len(leet) >= 3:
         yield " ".join(leet)
+    if not (long or spread):
+        return
     for found, _ in zip(_SPACED.finditer(lower), range(_DECODED), strict=False):
         joined = re.sub(r"[ .\-_*|]", "", found[0])
         if any(word in joined for word in ("ignore", "instruction", "verdict", "score", "rubric", "pass", "grade")):

@@ -149,7 +149,11 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
 
 def _judge_name(settings: Settings) -> str:
     if settings.judge_engine == "openai":
-        return f"{settings.judge_model} at {settings.judge_base_url or 'the OpenAI API'}"
+        # Without the user and the password that a URL may hold.
+        scheme, _, place = (settings.judge_base_url or "").partition("://")
+        host, slash, path = place.partition("/")
+        shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if place else "the OpenAI API"
+        return f"{settings.judge_model} at {shown}"
     return f"{settings.judge_engine} (keyless; a baseline: set OPENAI_API_KEY or ASSAY_JUDGE_BASE_URL for a real one)"
 
 

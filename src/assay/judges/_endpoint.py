@@ -312,7 +312,7 @@ class Endpoint:
         usage: Usage | None = None,
         free: bool = False,
     ) -> JudgeError:
-        shown = presentable(message, self._settings.api_key)
+        shown = presentable(message, self._settings.api_key, self._settings.base_url)
         return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage, free=free)
 
     def _status_failure(self, status: int, headers: Mapping[str, str], content: bytes) -> JudgeError | _Refusal:

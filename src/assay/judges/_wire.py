@@ -132,6 +132,9 @@ class _Direct:
         given = {"authorization": f"Bearer {client.api_key}", **client.default_headers}
         # What the client would leave out is not text.
         self._headers = {name: value for name, value in given.items() if isinstance(value, str)}
+        if "@" in self._base_url.partition("://")[2].partition("/")[0]:
+            # A user in the URL is sent in this header, as the client does it; both at once cannot be.
+            self._headers = {n: value for n, value in self._headers.items() if n.lower() != "authorization"}
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
 

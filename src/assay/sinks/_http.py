@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
@@ -97,7 +97,7 @@ class Http:
         self._sink = sink
         self._base = base_url.rstrip("/")
         self._timeout = timeout_seconds
-        self._secrets = _secrets(headers or {}, basic_auth)
+        self._secrets = _secrets(headers or {}, basic_auth, self._base)
         _check_url(sink, self._base)
         given = {"user-agent": f"assay/{assay.__version__}", **(headers or {})}
         for name, value in given.items():
@@ -204,12 +204,19 @@ class Http:
         return body
 
 
-def _secrets(headers: Mapping[str, str], basic_auth: tuple[str, str] | None) -> list[bytes]:
+def _secrets(headers: Mapping[str, str], basic_auth: tuple[str, str] | None, url: str) -> list[bytes]:
     """What authenticates us, in any form that an answer could quote; what is shorter than 8 bytes is none."""
     found = {part for value in headers.values() for part in (value, value.rpartition(" ")[2])}
-    if basic_auth is not None:
-        whole = ":".join(basic_auth)
-        found |= {basic_auth[1], whole, b64encode(whole.encode()).decode()}
+    logins = [] if basic_auth is None else [basic_auth]
+    # A user and a password in the URL are sent as basic_auth is.
+    login, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
+    if at:
+        user, _, password = login.partition(":")
+        found |= {user, password, login}
+        logins.append((unquote(user), unquote(password)))
+    for user, password in logins:
+        whole = f"{user}:{password}"
+        found |= {password, whole, b64encode(whole.encode()).decode()}
     return sorted((one.encode("utf-8", "replace") for one in found if len(one) >= 8), key=len, reverse=True)
 
 

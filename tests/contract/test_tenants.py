@@ -167,6 +167,7 @@ WITHOUT: dict[str, str] = {
     "collect": "receives",
     "pull": "receives",
     "enqueue": "receives",
+    "evaluate": "of a file",
     "judge": "of a file",
     "db": "of the schema",
     "demo": "of a store of its own",

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         description="Where scores are kept: `postgresql+psycopg://user@host/name`, or `sqlite:///path`. "
         "Default: `assay.db` in the data directory.",
     )
+    payload_keys: SecretStr | None = Field(
+        None,
+        description="Keys that texts in the database are encrypted with, separated by commas or newlines: the first "
+        "encrypts, all decrypt. Make one with `assay db new-key`. Default: texts are stored in plain.",
+    )
     data_dir: Path = Field(
         Path(".assay"), description="Directory of the default SQLite database and of `assay dev`'s Redis."
     )
@@ -522,6 +527,20 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{(self.data_dir / 'assay.db').absolute()}"
+
+    @property
+    def store_keys(self) -> tuple[str, ...]:
+        """The keys of `ASSAY_PAYLOAD_KEYS`: keep them out of logs.
+
+        Raises:
+            SettingsError: it is set but holds no key: nothing may be stored in plain by mistake.
+        """
+        if self.payload_keys is None:
+            return ()
+        keys = tuple(self.payload_keys.get_secret_value().replace(",", " ").split())
+        if not keys:
+            raise SettingsError("ASSAY_PAYLOAD_KEYS is blank: set a key, or unset it")
+        return keys
 
     @property
     def queue_url(self) -> str:

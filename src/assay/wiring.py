@@ -54,6 +54,7 @@ def open_store(
         max_series=settings.max_series,
         sinks={sink.name: owed_outcomes(sink, settings.sink_outcomes) for sink in sinks},
         apps=settings.apps if apps is None else apps,
+        payload_keys=settings.store_keys,
     )
     if check:
         store.check()

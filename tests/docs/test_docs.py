@@ -62,8 +62,11 @@ def test_every_command_that_the_docs_name_exists() -> None:
     named = set()
     for page in PAGES:
         for block in blocks(page, "console"):
-            named |= {tuple(words) for words in re.findall(r"^\$ assay ([a-z]+)(?: ([a-z]+))?", block, re.MULTILINE)}
-        named |= {tuple(words) for words in re.findall(r"`assay ([a-z]+)(?: ([a-z]+))?", page.read_text())}
+            named |= {
+                tuple(words)
+                for words in re.findall(r"^\$ assay ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?", block, re.MULTILINE)
+            }
+        named |= {tuple(words) for words in re.findall(r"`assay ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?", page.read_text())}
     assert len(named) > 10
     for name, child in named:
         assert name in group.commands, f"assay {name}"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`assay status`, `assay doctor`, `assay purge` and `assay db upgrade`."""
+"""`assay status`, `assay doctor`, `assay purge` and `assay db`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from assay.status import Status, StatusRow
 
 db = typer.Typer(help="The database.", no_args_is_help=True)
+
+_PROGRESS_SECONDS = 2.0
 
 
 def register(app: typer.Typer) -> None:
@@ -214,3 +216,25 @@ def upgrade() -> None:
     settings = load_settings()
     wiring.open_store(settings, check=False, apps=()).upgrade()
     output.print("The database is up to date.")
+
+
+@db.command("new-key")
+def new_key() -> None:
+    """Print a fresh key for `ASSAY_PAYLOAD_KEYS`."""
+    from assay.store import new_key as fresh
+
+    print(fresh())
+
+
+@db.command()
+def rekey() -> None:
+    """Encrypt all texts with the first key of `ASSAY_PAYLOAD_KEYS`, beside running workers. Cut off, run it again."""
+    settings = load_settings()
+    said = time.monotonic()
+    rows: dict[str, tuple[int, int]] = {}
+    for table, read, changed in wiring.open_store(settings, apps=()).rekey():
+        rows[table] = (read, changed)
+        if time.monotonic() - said > _PROGRESS_SECONDS:
+            said = time.monotonic()
+            output.print(f"{table}: {read} rows read, {changed} encrypted", markup=False)
+    print_table("Encrypted", ("table", "rows>", "encrypted>"), ((name, *counts) for name, counts in rows.items()))

@@ -145,6 +145,10 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "wrong", str(error), "start the database, or mend ASSAY_DATABASE_URL")
         return
     yield Finding("database", "ok", f"{settings.store_url.partition(':')[0]}, up to date")
+    try:
+        store.check_keys()
+    except StoreError as error:
+        yield Finding("database", "wrong", str(error), "set ASSAY_PAYLOAD_KEYS to the keys it was written with")
     if settings.database_url is None:
         yield Finding(
             "database", "warning", "SQLite in the data directory serves one machine", "for more, set ASSAY_DATABASE_URL"

@@ -25,6 +25,7 @@ from assay.store import (
     _outbox,
     _purge,
     _reads,
+    _rekey,
     _signals,
     _subjects,
     _trends,
@@ -75,6 +76,7 @@ from assay.store._rows import (
     WriteOutcome,
 )
 from assay.store._scope import Scope
+from assay.store._sealing import Sealing, new_key
 from assay.store._signals import CostRollup, InputBin, SignalRollup, Slot, SlotReading, SlotSums
 from assay.store._subjects import Subject
 from assay.store._tables import dead_letters, evaluations, instruments, payloads, records, text
@@ -138,6 +140,7 @@ __all__ = [
     "VersionState",
     "WatchedScore",
     "WriteOutcome",
+    "new_key",
 ]
 
 
@@ -157,9 +160,10 @@ class Store:
         sinks: to which sinks what is committed from now on is owed, and which outcomes each of them takes.
         apps: confines every method to the rows of these; empty: all. What is of no app (rubrics, judges, calibrations,
             canaries) stays in sight, and what is counted of all apps together is not.
+        payload_keys: Fernet keys that texts are sealed at rest with: the first seals, all open. Empty: in plain.
 
     Raises:
-        SettingsError: the URL is not that of a supported database.
+        SettingsError: the URL is not that of a supported database, or a key is not one.
         MissingExtraError: PostgreSQL's driver is not installed.
     """
 
@@ -171,9 +175,10 @@ class Store:
         max_series: int = 200,
         sinks: Mapping[str, Collection[OutcomeName]] | None = None,
         apps: Collection[str] = (),
+        payload_keys: Sequence[str] = (),
     ) -> None:
         self._sinks = dict(sinks or {})
-        self._database = Database(url, scope=Scope(apps) if apps else None)
+        self._database = Database(url, scope=Scope(apps) if apps else None, sealing=Sealing(payload_keys))
         self._labels = Labels(cohort_labels, max_series)
         self._names = _reads.Names(self._labels.names)
 
@@ -235,6 +240,31 @@ class Store:
                 connection.execute(sa.delete(table).where(never))
 
         self._database.write(work)
+
+    def check_keys(self) -> None:
+        """See that the keys open what was stored last.
+
+        Raises:
+            StoreError: they do not.
+        """
+        with self._database.read() as connection:
+            for table in (payloads, dead_letters):
+                latest = sa.select(table.c.payload).order_by(table.c.created_at.desc()).limit(1)
+                connection.execute(latest).all()
+
+    def rekey(self) -> Iterator[tuple[str, int, int]]:
+        """Seal with the first key whatever is in plain or sealed with another, in small transactions.
+
+        Safe beside workers, and after being cut off: what is sealed with the first key is passed over.
+
+        Yields:
+            After each transaction: the table, its rows read so far, and how many of them were changed.
+
+        Raises:
+            SettingsError: there are no keys.
+            StoreError: no key opens a text; it stays as it is.
+        """
+        return _rekey.rekey(self._database.unconfined())
 
     # -- what a worker does
 

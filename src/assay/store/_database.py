@@ -16,6 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from assay.errors import MissingExtraError, SchemaError, SettingsError, StoreDataError, StoreError
 from assay.store._scope import confine
+from assay.store._sealing import Sealing, seal_engine
 from assay.store._tables import dumps
 
 if TYPE_CHECKING:
@@ -70,7 +71,14 @@ class Database:
         MissingExtraError: the driver is not installed.
     """
 
-    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS, scope: Scope | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+        scope: Scope | None = None,
+        sealing: Sealing | None = None,
+    ) -> None:
         self.url = _parse(url)
         #: the apps that it is confined to; None: all
         self.scope = scope
@@ -89,6 +97,7 @@ class Database:
             event.listen(self.engine, "connect", self._set_up_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         confine(self.engine)
+        seal_engine(self.engine, sealing or Sealing())
 
     def unconfined(self) -> Database:
         """The same database, over the same connections, of all apps."""

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from assay.store._sealing import sealed_columns, stored_value
 from assay.store._tables import dumps
 
 if TYPE_CHECKING:
@@ -29,7 +30,15 @@ def insert_rows(
         return []
     postgresql = connection.dialect.name == "postgresql"
     statement = _statement(table, tuple(rows[0]), finish, postgresql=postgresql)
-    result = connection.execute(statement, {"rows": dumps(rows)} if postgresql else rows)
+    if not postgresql:
+        result = connection.execute(statement, rows)
+    else:
+        sealed = [column for column in sealed_columns(table) if column.name in rows[0]]
+        stored = [
+            row | {column.name: stored_value(column, row[column.name], connection.dialect) for column in sealed}
+            for row in rows
+        ]
+        result = connection.execute(statement, {"rows": dumps(stored)})
     return list(result) if result.returns_rows else []
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from assay.store._rows import SCORE_BOUNDS
+from assay.store._sealing import SealedBytes, SealedJson, SealedText
 
 #: A record sampled with a lower probability counts as if it had this one: sums of squared weights stay finite.
 LEAST_PROBABILITY = 1e-12
@@ -141,7 +142,7 @@ payloads = sa.Table(
     sa.Column(
         "record_id", sa.Text, sa.ForeignKey("records.record_id", ondelete="CASCADE"), primary_key=True, nullable=False
     ),
-    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("payload", SealedText, nullable=False),
     sa.Column("created_at", Moment, nullable=False, index=True),
 )
 
@@ -185,10 +186,10 @@ evaluations = sa.Table(
     sa.Column("passed", sa.Boolean),
     sa.Column("raw", sa.Double),
     sa.Column("label", sa.Text),
-    sa.Column("explanation", sa.Text),
-    sa.Column("details", _Json),
+    sa.Column("explanation", SealedText),
+    sa.Column("details", SealedJson),
     sa.Column("failure_kind", sa.Text),
-    sa.Column("message", sa.Text),
+    sa.Column("message", SealedText),
     sa.Column("reason", sa.Text),
     #: kind of the stored failure that this outcome took the place of
     sa.Column("recovered_from", sa.Text),
@@ -309,8 +310,8 @@ dead_letters = sa.Table(
     metadata,
     sa.Column("dead_id", sa.Text, primary_key=True),
     sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("message", SealedText, nullable=False),
+    sa.Column("payload", SealedBytes, nullable=False),
     sa.Column("record_id", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("created_at", Moment, nullable=False, index=True),

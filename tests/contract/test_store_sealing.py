@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from assay.errors import SettingsError, StoreError
 from assay.records import Failure, Score, now
-from assay.store import DeadLetter, Store, new_key
+from assay.store import DeadLetter, Store, Subject, new_key
 from stores import a_record, an_evaluation, connected, with_payloads
 
 SECRET = "plantedplaintext"
@@ -139,3 +139,16 @@ def test_a_text_cannot_pass_for_a_sealed_one(open_store: Open) -> None:
             store.commit([], [], [letter])
             kept = store.dead_letter(letter.dead_id)
             assert (kept.payload, kept.message) == (hostile, hostile.decode())
+
+
+def test_texts_of_a_subject_are_deleted_though_encrypted(open_store: Open, url: str) -> None:
+    store = open_store(payload_keys=[new_key()])
+    gone, kept = fill(store, 2)
+    deleted = store.erase(Subject(record_ids=frozenset({gone})))
+    assert (deleted["payloads"], deleted["explanations"]) == (1, 2)
+    assert store.payloads([gone, kept]).keys() == {kept}
+    record = dataclasses.replace(a_record(), user_id="u1")
+    letter = DeadLetter(dead_id="d1", reason="invalid", message="bad", payload=record.to_json().encode())
+    store.commit([], [], [letter])
+    assert store.erase(Subject(user_ids=frozenset({"u1"})))["dead_letters"] == 1
+    assert "d1" not in {letter.dead_id for letter in store.dead_letters()}

@@ -33,19 +33,13 @@ def rekey(database: Database) -> Iterator[tuple[str, int, int]]:
             if read < size:
                 break
             after = last
-    if database.is_sqlite:
-        # What was in plain goes out of the log, too, as far as its readers let it.
-        with database.engine.connect() as connection:
-            connection.execution_options(assay_begin=None)
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.empty_log()
 
 
 def _batch(
     connection: sa.Connection, table: sa.Table, after: tuple[Any, ...] | None, size: int
 ) -> tuple[tuple[Any, ...] | None, int, int]:
     """The key of the last row, how many rows were read, and how many were changed."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA secure_delete = ON")
     sealing = sealing_of(connection.dialect)
     keys = list(table.primary_key)
     columns = sealed_columns(table)

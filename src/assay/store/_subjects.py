@@ -170,7 +170,11 @@ class _Erasure:
         return named
 
     def _letter(self, connection: sa.Connection, row: sa.Row[Any], rest: list[bytes]) -> dict[str, int]:
-        unchanged = (dead_letters.c.dead_id == row.dead_id, dead_letters.c.payload == row.payload)
+        unchanged = dead_letters.c.dead_id == row.dead_id
+        # Compared here: what is encrypted differs each time, so the database cannot tell.
+        locked = sa.select(dead_letters.c.payload).where(unchanged).with_for_update()
+        if connection.execute(locked).scalar_one_or_none() != row.payload:
+            return {}
         if rest:
             batch = decode_batch(row.payload)
             payload = encode_batch(
@@ -182,9 +186,9 @@ class _Erasure:
                 probabilities=batch.probabilities,
             )
             # What went wrong may have been told in the words of any of them.
-            changed = sa.update(dead_letters).where(*unchanged).values(payload=payload, message="")
+            changed = sa.update(dead_letters).where(unchanged).values(payload=payload, message="")
             return {"dead_letters_rewritten": connection.execute(changed).rowcount}
-        gone = sa.delete(dead_letters).where(*unchanged).returning(dead_letters.c.reason, dead_letters.c.replayed_at)
+        gone = sa.delete(dead_letters).where(unchanged).returning(dead_letters.c.reason, dead_letters.c.replayed_at)
         additions, deleted = Additions(now().timestamp()), connection.execute(gone).all()
         for reason, replayed_at in deleted:
             if replayed_at is None:

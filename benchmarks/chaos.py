@@ -59,8 +59,6 @@ SETTINGS: dict[str, object] = {
     "max_attempts": 2,
 }
 _CHUNK = 25
-#: Told in the headers, so that the judge's 429, which have nothing to do with the rate, are not taken for a limit.
-_LIMIT = ("--requests-per-minute", "1000000")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -354,7 +352,7 @@ def run(plan: Plan, postgres: PostgresServer | None, tell: Callable[[str], None]
         url = postgres.create_database() if postgres is not None else f"sqlite:///{directory}/assay.db"
         with Deployment(directory, url, **SETTINGS) as deployment:
             faults = ",".join(f"{name}={share}" for name, share in JUDGE_FAULTS.items())
-            judge = deployment.start_judge("--latency", "0.1", "--faults", faults, "--seed", str(plan.seed), *_LIMIT)
+            judge = deployment.start_judge("--latency", "0.1", "--faults", faults, "--seed", str(plan.seed))
             metrics = deployment.start_exporter()
             storm = Storm(deployment, plan, postgres)
             told = Progress(deployment, plan, tell)

@@ -310,17 +310,21 @@ local function least(...)
   return found
 end
 
--- Calls are counted in halves of a minute.
-local function count(calls)
+-- Calls, and those that were refused, are counted in halves of a minute.
+local function count(calls, refused)
   local half = math.floor(time / 30)
-  local now, before = known.calls or 0, known.calls_before or 0
-  if known.half ~= half then
-    before = known.half == half - 1 and now or 0
-    now = 0
+  for name, more in pairs({ calls = calls, refused = refused or 0 }) do
+    local now, before = known[name] or 0, known[name .. '_before'] or 0
+    if known.half ~= half then
+      before = known.half == half - 1 and now or 0
+      now = 0
+    end
+    set(name, now + more, name .. '_before', before)
+    known[name], known[name .. '_before'] = now + more, before
   end
   known.began = known.began or time
-  set('half', half, 'calls', now + calls, 'calls_before', before, 'began', text(known.began))
-  known.half, known.calls, known.calls_before = half, now + calls, before
+  set('half', half, 'began', text(known.began))
+  known.half = half
 end
 """
 
@@ -365,11 +369,14 @@ return 1
     "limited": _COMMON
     + """
 local pause = time + tonumber(ARGV[1])
-count(tonumber(ARGV[2]))
--- Those that were under way already are refused as well: they teach nothing new.
-if time >= (known.pause or 0) and time >= (known.cut_at or 0) + 5 then
+count(tonumber(ARGV[2]), 1)
+local calls = known.calls + known.calls_before
+-- A refusal now and then is no limit: from less than a tenth one would learn to ask ever less. Those that were under way
+-- at a cut are refused as well: they teach nothing new.
+local often = 10 * (known.refused + known.refused_before) > calls
+if often and time >= (known.cut_at or 0) + 5 then
   local seconds = math.max(1, math.min(30 + time % 30, time - known.began))
-  local measured = (known.calls + known.calls_before) * 60 / seconds
+  local measured = calls * 60 / seconds
   set('share', text(math.max(0.1, 0.85 * share())), 'share_at', text(pause))
   set('cut', text(math.max(1, 0.7 * least(measured, taught()))), 'cut_at', text(pause))
 end

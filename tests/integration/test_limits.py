@@ -80,7 +80,8 @@ def test_a_refusal_pauses_all_and_teaches_a_limit(redis_url: str) -> None:
     async def run() -> None:
         first, second = (Limits(url=redis_url, queue="q", wait_seconds=0.0) for _ in range(2))
         await takes(first, 60)
-        await first.limited("e", 30.0)
+        for _ in range(8):
+            await first.limited("e", 30.0)
         (delay,) = await takes(second, 1)
         assert 25 < delay <= 30
         reader = redis.Redis.from_url(redis_url)
@@ -92,6 +93,28 @@ def test_a_refusal_pauses_all_and_teaches_a_limit(redis_url: str) -> None:
         assert (await takes(second, 1))[0] > 0
         await first.aclose()
         await second.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_refusal_now_and_then_is_no_limit(redis_url: str) -> None:
+    """Whoever learned from each of them would ask ever less."""
+
+    async def run() -> None:
+        limits = Limits(url=redis_url, queue="q", wait_seconds=0.0)
+        reader = redis.Redis.from_url(redis_url)
+        for _ in range(5):
+            await takes(limits, 60)
+            await limited_once(limits, reader)
+        assert (await takes(limits, 50))[1:] == [0.0] * 49
+        reader.close()
+        await limits.aclose()
+
+    async def limited_once(limits: Limits, reader: redis.Redis) -> None:
+        await limits.limited("e", 0.0)
+        (key,) = reader.keys("assay:q:limit:*")
+        assert reader.hget(key, "cut") is None
+        reader.hset(key, "pause", 0)
 
     asyncio.run(run())
 

@@ -371,8 +371,8 @@ return 1
 local pause = time + tonumber(ARGV[1])
 count(tonumber(ARGV[2]), 1)
 local calls = known.calls + known.calls_before
--- A refusal now and then is no limit: from less than a tenth one would learn to ask ever less. Those that were under way
--- at a cut are refused as well: they teach nothing new.
+-- A refusal now and then is no limit: from less than a tenth one would learn to ask ever less.
+-- Those that were under way at a cut are refused as well: they teach nothing new.
 local often = 10 * (known.refused + known.refused_before) > calls
 if often and time >= (known.cut_at or 0) + 5 then
   local seconds = math.max(1, math.min(30 + time % 30, time - known.began))

@@ -382,10 +382,16 @@ def test_a_database_that_is_away_for_a_while_only_delays_the_switch(
 # -- from settings and files
 
 
-def test_a_worker_built_from_settings_has_the_gates_of_its_files(bench: Bench, tmp_path: Path) -> None:
+def test_a_worker_built_from_settings_has_the_gates_of_its_files(bench: Bench, tmp_path: Path, redis_url: str) -> None:
     file = tmp_path / "relevance.yaml"
     text = load_text()
-    settings = Settings(rubrics=str(file), data_dir=tmp_path, bridge_share=1.0, _env_file=None)  # type: ignore[call-arg, arg-type]
+    settings = Settings(  # type: ignore[call-arg]
+        redis_url=redis_url,  # type: ignore[arg-type]
+        rubrics=str(file),  # type: ignore[arg-type]
+        data_dir=tmp_path,
+        bridge_share=1.0,
+        _env_file=None,
+    )
 
     def built() -> Worker:
         bench.stop()
@@ -417,7 +423,7 @@ def load_text() -> str:
 
 def test_without_its_store_a_worker_does_not_start(redis_url: str, tmp_path: Path) -> None:
     queue = Queue.from_url(redis_url)
-    settings = Settings(rubrics="", data_dir=tmp_path, _env_file=None)  # type: ignore[call-arg, arg-type]
+    settings = Settings(redis_url=redis_url, rubrics="", data_dir=tmp_path, _env_file=None)  # type: ignore[call-arg, arg-type]
     with Store(f"sqlite:///{tmp_path}/nothing.db") as store:
         worker = wiring.build_worker(settings, queue=queue, store=store, metrics=None)
         before = threading.active_count()

@@ -445,7 +445,12 @@ def test_versions_and_judges_are_kept_apart(store: Store, collector: ScoreCollec
     assert got.value("assay_pass_ratio", rubric_version="1-0a1b2c3d", judge="openai:m", window="5m") == 0.0
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# A database for each example: on a busy machine that is slow.
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(st.floats(-60, 9 * 86_400), min_size=1, max_size=40),
     st.lists(st.sampled_from(["1m", "5m", "59m", "1h", "61m", "6h", "24h", "25h", "7d"]), min_size=1, unique=True),

@@ -46,7 +46,7 @@ def test_demo_shows_the_fall_and_leaves_no_process(tmp_path: Path) -> None:
         ASSAY_DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:9/none",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "assay", "demo", "--seconds", "14"],
+        [sys.executable, "-m", "assay", "demo", "--seconds", "20"],
         env=environment,
         capture_output=True,
         text=True,
@@ -55,6 +55,8 @@ def test_demo_shows_the_fall_and_leaves_no_process(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d  retrieval", line)]
+    # On a busy machine the first lines come before the first scores.
+    lines = [line for line in lines if "faithfulness" in line]
     assert "retrieval works" in lines[0]
     assert "retrieval broken" in lines[-1]
     first, last = (float(re.search(r"faithfulness ([\d.]+)", line)[1]) for line in (lines[0], lines[-1]))  # type: ignore[index]

@@ -119,14 +119,22 @@ def deployment(url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.Mon
     yield made
     made.store.close()
     made.queue.close()
+    close_connections()
 
 
 def run(*arguments: str) -> Result:
     done = CliRunner().invoke(cli, [*arguments])
-    # A command ends with its process; here its connections stay open until they are found.
+    close_connections()
+    return done
+
+
+def close_connections() -> None:
+    """A command ends with its process; here its connections stay open until they are found.
+
+    Those of a command that failed are in its traceback, as long as a test holds that.
+    """
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         gc.collect()
-    return done
 
 
 def said(done: Result) -> str:

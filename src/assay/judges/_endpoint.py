@@ -17,10 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from assay.circuits import DOWN
-from assay.errors import JudgeError
-from assay.judges import OPENAI_BASE_URL
+from assay.errors import JudgeError, SettingsError
+from assay.judges import OPENAI_BASE_URL, lacks_key
 from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
+from assay.judges._identity import identify
+from assay.judges._prices import load_prices
 from assay.judges._slots import OVERTIME
 from assay.judges._wire import MAX_BODY_BYTES, OversizedError, UnreachableError, connect
 from assay.limits import endpoint_id, waiting
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from assay.judges import JudgeObserver, JudgeSettings
-    from assay.judges._prices import Prices
     from assay.judges._wire import Wire
     from assay.limits import Limits
     from assay.records import FailureKind
@@ -86,22 +87,22 @@ class _Refusal(Exception):  # noqa: N818 - not an error yet: the endpoint may ta
 class Endpoint:
     """Asks one model at one base URL. Its connections belong to the event loop of the first call."""
 
-    def __init__(
-        self,
-        settings: JudgeSettings,
-        model: str,
-        prices: Prices,
-        *,
-        judge: str,
-        observer: JudgeObserver | None,
-        limits: Limits | None = None,
-    ) -> None:
+    def __init__(self, settings: JudgeSettings, observer: JudgeObserver | None, limits: Limits | None) -> None:
+        """Raises SettingsError: see `identify`; no key where one is needed, or a broken price table."""
+        #: of the judge whose endpoint it is
+        self.identity = identify(settings)
+        judge, _, model = self.identity
+        if lacks_key(settings):
+            raise SettingsError(
+                f"the judge `{settings.engine}` needs a key: set ASSAY_JUDGE_API_KEY or OPENAI_API_KEY, "
+                "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
+            )
         self._limits = limits
         #: by which limits know it
         self._id = endpoint_id(settings.base_url or OPENAI_BASE_URL, model)
         self._settings = settings
         self._model = model
-        self._prices = prices
+        self._prices = load_prices(settings.prices_path)
         self._judge = judge
         self._observer = observer
         self._dialect = Dialect()

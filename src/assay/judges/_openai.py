@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 from assay._text import declines
 from assay.defects import settled
-from assay.errors import BudgetSpentError, JudgeError, SettingsError, VerdictError
-from assay.judges import lacks_key
+from assay.errors import BudgetSpentError, JudgeError, VerdictError
+from assay.judges._account import Account
 from assay.judges._endpoint import Endpoint
-from assay.judges._identity import identify
-from assay.judges._prices import load_prices
 from assay.judges._prompt import DEFECTS, render, repair, schema
 from assay.judges._reply import Verdicts, find_verdicts, grade_distribution, read_defects
 from assay.judges._slots import Slots
@@ -36,8 +34,6 @@ _SHOWN_CHARACTERS = 8_000
 _MESSAGE_CHARACTERS = 500
 #: About what a rubric adds to the tokens of a request and its reply.
 _RUBRIC_TOKENS = 400
-#: A reservation outlives the bound of its request by so much, for a busy event loop. Too short would do no harm.
-_LEASE_MARGIN_SECONDS = 5.0
 
 
 class OpenAIJudge:
@@ -51,27 +47,19 @@ class OpenAIJudge:
         limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""
-        self.name, self.fingerprint, model = identify(settings)
-        if lacks_key(settings):
-            raise SettingsError(
-                "the judge `openai` needs a key: set ASSAY_JUDGE_API_KEY or OPENAI_API_KEY, "
-                "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
-            )
+        self._endpoint = Endpoint(settings, observer, limits)
+        self.name, self.fingerprint, _ = self._endpoint.identity
         #: whether it may be taken to say the same of the same texts again: a verdict of it may be reused
         self.repeatable = settings.temperature == 0
         self._settings = settings
         self._purse = purse
         self._slots = Slots(settings.max_in_flight)
-        self._endpoint = Endpoint(
-            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer, limits=limits
-        )
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
         """One outcome for each rubric, in their order, from one call and at most one repair."""
-        exchange = _Exchange(self._endpoint, record, rubrics, self._settings)
         seconds = self._settings.timeout_seconds
-        if self._purse is not None:
-            exchange.account = _Account(self._purse, self._endpoint, record, self.name, seconds + _LEASE_MARGIN_SECONDS)
+        account = Account(self._purse, record, self.name, seconds)
+        exchange = _Exchange(self._endpoint, account, record, rubrics, self._settings)
         await exchange.take_turn()
         async with self._slots.hold():
             started = asyncio.get_running_loop().time()
@@ -84,53 +72,24 @@ class OpenAIJudge:
         await self._endpoint.aclose()
 
 
-class _Account:
-    """What one record's requests may take: asked for before each, settled after it."""
-
-    def __init__(self, purse: Purse, endpoint: Endpoint, record: Record, judge: str, lease_seconds: float) -> None:
-        self._purse = purse
-        self._endpoint = endpoint
-        self._record = record
-        self._judge = judge
-        self._lease_seconds = lease_seconds
-
-    async def reserve(
-        self, messages: Sequence[dict[str, str]], rubrics: Sequence[Rubric], *, wait_seconds: float | None = None
-    ) -> Reservation | None:
-        """See `Purse.reserve`."""
-        return await self._purse.reserve(
-            app=self._record.app,
-            rubrics=[rubric.name for rubric in rubrics],
-            judge=self._judge,
-            bound=self._endpoint.bound(messages, schema(rubrics)),
-            lease_seconds=self._lease_seconds,
-            wait_seconds=wait_seconds,
-        )
-
-    async def settle(self, held: Reservation | None, ended: Answer | JudgeError) -> None:
-        """What the request took, as far as anyone knows."""
-        if isinstance(ended, JudgeError) and ended.usage is None:
-            used = _NOTHING if ended.free else None
-        else:
-            used = ended.usage
-        await self._purse.settle(held, used)
-
-
-_NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
-
-
 class _Exchange:
     """One record's call and repair: collects outcomes, and what each of them cost."""
 
-    def __init__(self, endpoint: Endpoint, record: Record, rubrics: Sequence[Rubric], settings: JudgeSettings) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        account: Account,
+        record: Record,
+        rubrics: Sequence[Rubric],
+        settings: JudgeSettings,
+    ) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self._endpoint = endpoint
+        self._account = account
         self._record = record
         self._rubrics = rubrics
         self._logprobs = settings.logprobs
         self._guarded = settings.guarded
-        #: None: nothing limits what it may take
-        self.account: _Account | None = None
         #: tokens that the turn of the next request was taken for
         self._turn_tokens = 0.0
         self._usage = {rubric.name: Usage() for rubric in rubrics}
@@ -169,8 +128,7 @@ class _Exchange:
         messages = [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": said}]
         try:
             await self.take_turn(wait_seconds=max(0.0, deadline - clock()) / 2)
-            if self.account is not None:
-                held = await self.account.reserve(messages, again, wait_seconds=max(0.0, deadline - clock()))
+            held = await self._reserve(messages, again, wait_seconds=max(0.0, deadline - clock()))
             answer = await self._ask(messages, again, deadline, held)
         except JudgeError as error:
             self._fail_repair(again, faults, error)
@@ -187,10 +145,8 @@ class _Exchange:
         rubrics = self._rubrics
         while rubrics:
             messages = render(self._record, rubrics, guarded=self._guarded)
-            if self.account is None:
-                return rubrics, messages, None
             try:
-                return rubrics, messages, await self.account.reserve(messages, rubrics)
+                return rubrics, messages, await self._reserve(messages, rubrics)
             except JudgeError as error:
                 refused = error.rubrics if isinstance(error, BudgetSpentError) else [r.name for r in rubrics]
                 for rubric in rubrics:
@@ -198,6 +154,13 @@ class _Exchange:
                         self._fail(rubric, error.kind, str(error))
                 rubrics = [rubric for rubric in rubrics if rubric.name not in refused]
         return [], [], None
+
+    async def _reserve(
+        self, messages: list[dict[str, str]], rubrics: Sequence[Rubric], *, wait_seconds: float | None = None
+    ) -> Reservation | None:
+        return await self._account.reserve(
+            lambda: self._endpoint.bound(messages, schema(rubrics)), rubrics, wait_seconds=wait_seconds
+        )
 
     async def _ask(
         self,
@@ -218,22 +181,17 @@ class _Exchange:
                 trace_id=self._record.trace_id,
             )
             usage = answer.usage
-            await self._settle(held, answer)
+            await self._account.settle(held, answer)
             await self._endpoint.settle(self._turn_tokens, usage)
         except JudgeError as error:
             usage = error.usage or usage
-            await self._settle(held, error)
+            await self._account.settle(held, error)
             raise
         finally:
             for rubric, share in zip(rubrics, usage.split(len(rubrics)), strict=True):
                 self._usage[rubric.name] += share
                 self._seconds[rubric.name] += clock() - started
         return answer
-
-    async def _settle(self, held: Reservation | None, ended: Answer | JudgeError) -> None:
-        """What was cancelled is not settled: it lapses, and counts at its bound, for it may have been charged."""
-        if self.account is not None:
-            await self.account.settle(held, ended)
 
     def _read(self, answer: Answer, rubrics: Sequence[Rubric]) -> dict[str, VerdictError]:
         """Keeps the outcome of every valid verdict; returns what is wrong with the others, by rubric."""

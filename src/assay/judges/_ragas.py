@@ -37,10 +37,9 @@ from ragas.metrics.collections import (
 )
 
 from assay.errors import JudgeError, SettingsError, VerdictError
-from assay.judges import lacks_key
+from assay.judges._account import Account
 from assay.judges._endpoint import Endpoint
-from assay.judges._identity import RAGAS, identify
-from assay.judges._prices import load_prices
+from assay.judges._identity import RAGAS
 from assay.judges._reply import find_verdicts
 from assay.judges._slots import Slots
 from assay.records import Failure, NotApplicable, Score, Usage
@@ -49,14 +48,13 @@ from assay.scales import Ordinal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from assay.budgets import Purse, Reservation
+    from assay.budgets import Purse
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer, Vectors
     from assay.limits import Limits
     from assay.records import Outcome, Record
     from assay.rubrics import Rubric
 
-_LEASE_MARGIN_SECONDS = 5.0
 _MESSAGE_CHARACTERS = 500
 #: What is kept of what the model said on the way to a score.
 _SHOWN_REPLIES = 20
@@ -86,12 +84,8 @@ class RagasJudge:
         limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model or metric, a base URL that is none, no key, another ragas than we know."""
-        self.name, self.fingerprint, model = identify(settings)
-        if lacks_key(settings):
-            raise SettingsError(
-                "the judge `ragas` needs a key: set ASSAY_JUDGE_API_KEY or OPENAI_API_KEY, "
-                "or ASSAY_JUDGE_BASE_URL for an endpoint of your own"
-            )
+        self._endpoint = Endpoint(settings, observer, limits)
+        self.name, self.fingerprint, _ = self._endpoint.identity
         if settings.metric not in _METRICS:
             raise SettingsError(f"ragas metric: {settings.metric!r} is not one of {', '.join(_METRICS)}")
         installed = version("ragas")
@@ -101,9 +95,6 @@ class RagasJudge:
         self._settings = settings
         self._purse = purse
         self._slots = Slots(settings.max_in_flight)
-        self._endpoint = Endpoint(
-            settings, model, load_prices(settings.prices_path), judge=self.name, observer=observer, limits=limits
-        )
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
         """One outcome for each rubric, in their order; all are asked at once."""
@@ -117,7 +108,8 @@ class RagasJudge:
         for names in self._metric.needs:
             if not any(_value(record, name) for name in names):
                 return NotApplicable(reason=f"missing_{names[0]}")
-        exchange = _Exchange(self._endpoint, self._slots, self._settings, self._purse, self.name, record, rubric)
+        account = Account(self._purse, record, self.name, self._settings.timeout_seconds)
+        exchange = _Exchange(self._endpoint, self._slots, self._settings, account, record, rubric)
         try:
             value = await self._metric.ask(exchange)
             return exchange.outcome(value, self._metric.least, self._metric.most)
@@ -136,8 +128,7 @@ class _Exchange:
         endpoint: Endpoint,
         slots: Slots,
         settings: JudgeSettings,
-        purse: Purse | None,
-        judge: str,
+        account: Account,
         record: Record,
         rubric: Rubric,
     ) -> None:
@@ -149,8 +140,8 @@ class _Exchange:
         self.embedding_model = settings.embedding_model
         self._endpoint = endpoint
         self._slots = slots
-        self._purse = purse
-        self._judge = judge
+        self._account = account
+        self._metric = settings.metric or ""
         self._timeout_seconds = settings.timeout_seconds
         self._deadline: float | None = None
         self._usage = Usage()
@@ -208,7 +199,7 @@ class _Exchange:
             said = getattr(reply, "feedback", None) or getattr(reply, "reason", None)
             if isinstance(said, str) and said.strip():
                 return said[:_SHOWN_CHARACTERS]
-        return f"{self._judge.split(':')[1].replace('_', ' ')} by ragas: {value:.2f}"
+        return f"{self._metric.replace('_', ' ')} by ragas: {value:.2f}"
 
     # -- requests
 
@@ -277,40 +268,25 @@ class _Exchange:
         clock = asyncio.get_running_loop().time
         # A token is about four bytes of a prompt; how good that is scales the next guess.
         turn_tokens = await self._endpoint.take_turn((bound.prompt_tokens or 0) / 4)
-        held: Reservation | None = None
-        if self._purse is not None:
-            held = await self._purse.reserve(
-                app=self.record.app,
-                rubrics=[self.rubric.name],
-                judge=self._judge,
-                bound=bound,
-                lease_seconds=self._timeout_seconds + _LEASE_MARGIN_SECONDS,
-            )
-        used: Usage | None = None
-        try:
-            async with self._slots.hold():
-                started = clock()
-                # The bound is of all requests for one score together; waiting for a first slot does not count.
-                self._deadline = self._deadline or started + self._timeout_seconds
-                try:
-                    answer = await call(self._deadline)
-                finally:
-                    self._seconds += clock() - started
-                self._slots.answered(clock() - started)
-            used = answer.usage
-            await self._endpoint.settle(turn_tokens, used)
-            self._was_asked = True
-        except JudgeError as error:
-            used = _NOTHING if error.usage is None and error.free else error.usage
-            raise
-        finally:
-            self._usage += used or Usage()
-            if self._purse is not None:
-                await self._purse.settle(held, used)
+        async with self._slots.hold():
+            held = await self._account.reserve(lambda: bound, [self.rubric])
+            started = clock()
+            # The bound is of all requests for one score together; waiting for a first slot does not count.
+            self._deadline = self._deadline or started + self._timeout_seconds
+            try:
+                answer = await call(self._deadline)
+            except JudgeError as error:
+                self._usage += error.usage or Usage()
+                await self._account.settle(held, error)
+                raise
+            finally:
+                self._seconds += clock() - started
+            self._slots.answered(clock() - started)
+            self._usage += answer.usage
+            await self._account.settle(held, answer)
+        await self._endpoint.settle(turn_tokens, answer.usage)
+        self._was_asked = True
         return answer
-
-
-_NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 
 
 class _Model(InstructorBaseRagasLLM):  # type: ignore[misc]  # ragas is untyped here

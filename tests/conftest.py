@@ -1,7 +1,11 @@
 """Fixtures that every test may use."""
 
+import gc
 import signal
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from servers import (  # noqa: F401
     _shared_postgres,
@@ -38,3 +42,10 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
             return TOGETHER.get(nodeid.partition("::")[0].rpartition("/")[2], nodeid)
 
     return ByServer(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _left_open() -> Iterator[None]:
+    """What a file's tests leave open fails at its end, not a test of another file that happens to run later."""
+    yield
+    gc.collect()

@@ -34,9 +34,11 @@ from assay.dev import child, local_stack
 from assay.errors import ProcessError
 from assay.records import Score, Usage
 from assay.sampling import Rule
+from assay.tasks import ping_workers
 from assay.windows import Estimate, Sums, pass_ratio, window_bounds
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from rich.console import Console
@@ -138,6 +140,7 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
     ):
         store = wiring.open_store(chosen, apps=())
         try:
+            _await_worker(chosen, worker, log=Path(directory) / "worker.log")
             started = time.time()
             _traffic(chosen, store, seconds=seconds, console=console, alive=lambda: worker.poll() is None)
             if not any(total.scored for total in store.totals()):
@@ -145,6 +148,14 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
             _report(store, since=started - seconds * _SPEED, console=console, directory=Path(directory))
         finally:
             store.close()
+
+
+def _await_worker(settings: Settings, worker: subprocess.Popen[bytes], *, log: Path) -> None:
+    """Wait for it, so that the first minutes shown are not empty where it takes long to start."""
+    deadline = time.monotonic() + 60
+    while not ping_workers(settings, timeout_seconds=0.5):
+        if worker.poll() is not None or time.monotonic() > deadline:
+            raise ProcessError(f"the worker did not start: {log.read_text()[-2000:]}")
 
 
 def _judge_name(settings: Settings) -> str:

@@ -20,7 +20,7 @@ def test_the_judge_over_the_real_ragas():
     if not PYTHON.exists():
         missing("ragas")
     done = subprocess.run(
-        [PYTHON, "-m", "pytest", "-q", "-rs", "-W", "default", "tests/ragas"],
+        [PYTHON, "-m", "pytest", "-q", "-rs", "-W", "default", "tests/ragas_engine"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,

@@ -169,6 +169,12 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
     return process.returncode
 
 
+def resident_bytes(process: subprocess.Popen[bytes]) -> int:
+    """Memory that it has now."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def wait_until(condition: Any, *processes: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
     """Wait for a condition; a process that ends meanwhile, or the time, fails the test with its log."""
     deadline = time.monotonic() + seconds

@@ -19,7 +19,7 @@ import pytest
 
 from assay.enqueue import enqueue
 from assay.rubrics import load_rubrics
-from deployment import Deployment, end, record, total, wait_until
+from deployment import Deployment, end, record, resident_bytes, total, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -153,11 +153,6 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
         subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
         deployment.drain(worker, seconds=60)
         assert {r: sum(c.values()) for r, c in deployment.outcomes().items()} == dict.fromkeys(RUBRICS, 1500)
-
-
-def resident_bytes(process: subprocess.Popen[bytes]) -> int:
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deployment import Deployment, end, total, wait_until
+from assay.enqueue import enqueue
+from deployment import Deployment, end, record, resident_bytes, total, wait_until
 from sink_server import FlakyReceiver, SinkServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -93,6 +94,29 @@ def test_everything_arrives_at_a_sink_that_fails_hangs_and_is_down_while_workers
         begun = time.monotonic()
         assert end(third) == 0
         print(f"ended within {time.monotonic() - begun:.1f} s")
+
+
+def test_a_sink_that_never_answers_costs_the_worker_no_memory(tmp_path: Path) -> None:
+    """What it is owed waits in the database, but for the batch that is being written: 90 MB here, were it kept."""
+    settings = {**QUICK, "sinks": "webhook", "sink_fields": "input", "sink_webhook_timeout_seconds": 300}
+    with SinkServer() as stuck:
+        stuck.answering.clear()
+        settings["sink_webhook_url"] = stuck.url
+        with Deployment(tmp_path, f"sqlite:///{tmp_path}/a.db", judge="rules", **settings) as deployment:
+
+            def score(start: int, stop: int) -> None:
+                enqueue((record(i, input=f"{i} " + "a question " * 5000) for i in range(start, stop)), deployment.queue)
+                deployment.drain(worker)
+
+            worker = deployment.start_worker()
+            score(0, 400)  # by then it has what it needs for any sink
+            before, most = resident_bytes(worker), 0
+            for start in range(400, 1200, 200):
+                score(start, start + 200)
+                most = max(most, resident_bytes(worker))
+            assert deployment.store.outbox_depths()["webhook"].waiting == 1200 * 2
+            assert len(stuck.requests) >= 1
+        assert most - before < 40_000_000, f"{before:,} before, {most:,} at most"
 
 
 def test_the_commands_of_the_outbox(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from assay.errors import ConfigError
 from assay.records import Evaluation, Record, Score, Usage, now
 from assay.store import (
     _calibrations,
+    _canary,
     _changes,
     _comparisons,
     _defects,
@@ -30,20 +31,16 @@ from assay.store import (
     _subjects,
     _trends,
 )
+from assay.store._canary import CanaryRun, DriftVerdict, InstrumentName, Trigger, Verdict
 from assay.store._changes import (
-    CanaryRun,
     ChangeEvent,
     ChangeKind,
     ChangeReading,
     ChangeStream,
-    DriftVerdict,
-    InstrumentName,
     Resolution,
     StreamKey,
     StreamName,
     StreamPhase,
-    Trigger,
-    Verdict,
     WatchedScore,
 )
 from assay.store._commit import Batch
@@ -588,7 +585,7 @@ class Store:
 
     def drift_verdicts(self) -> list[DriftVerdict]:
         """The latest verdict on each instrument that ever had one."""
-        return _changes.read_verdicts(self._database)
+        return _canary.read_verdicts(self._database)
 
     def save_verdict(self, verdict: DriftVerdict, event: ChangeEvent) -> bool:
         """Note a verdict, with its event if it is another than the latest; open drops of the instrument get it too.
@@ -599,26 +596,26 @@ class Store:
 
     def claim_canary(self, instrument: InstrumentName, seconds: float) -> bool:
         """Have the canary of an instrument for so long, or until it is saved or freed; False when somebody has it."""
-        return _changes.claim_canary(self._database, instrument, seconds)
+        return _canary.claim_canary(self._database, instrument, seconds)
 
     def save_canary(self, run: CanaryRun) -> None:
         """Keep a run, and free the canary. Runs that are no baseline go after 400 days."""
-        _changes.save_canary(self._database, run)
+        _canary.save_canary(self._database, run)
 
     def free_canary(self, instrument: InstrumentName) -> None:
         """Give a claim back."""
-        _changes.free_canary(self._database, instrument)
+        _canary.free_canary(self._database, instrument)
 
     def canaries(self, *, baselines: bool = False, told: bool = False) -> list[CanaryRun]:
         """The latest run of each instrument, or the one that its next run is compared with.
 
         With `told`, the latest of those that could tell: whose cause is not unknown.
         """
-        return _changes.read_canaries(self._database, baselines=baselines, told=told)
+        return _canary.read_canaries(self._database, baselines=baselines, told=told)
 
     def canary_spent(self, since: datetime) -> float:
         """What the canaries that ended since then cost, in USD."""
-        return _changes.canary_spent(self._database, since)
+        return _canary.canary_spent(self._database, since)
 
     # -- the outbox: what is owed to sinks
 

@@ -1,4 +1,4 @@
-"""What the watch over the pass stream keeps: how far it has read, its detectors, events, verdicts and canary runs.
+"""What the watch over the pass stream keeps: how far it has read, its detectors and events.
 
 A step of the watch reads (`read_changes`), computes outside any transaction, and saves (`save_changes`) all or nothing,
 and only if nobody has saved since it read: so each score counts once, whatever crashes and however many watch at once.
@@ -9,12 +9,25 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from assay.errors import ConfigError
 from assay.records import now
+from assay.store._canary import (
+    INSTRUMENT,
+    DriftVerdict,
+    InstrumentName,
+    Verdict,
+    accept_canary,
+    drift_verdicts,
+    if_new,
+    instrument_columns,
+    instrument_of,
+    of_instrument,
+    verdict_row,
+)
 from assay.store._insert import insert_rows
 from assay.store._rows import RubricVersion
 from assay.store._tables import (
@@ -40,31 +53,16 @@ StreamPhase = Literal["learning", "watching", "alarmed", "ended"]
 #: drop: the detector's alarm. judge_changed, rubric_changed: another version became active. model_changed: the endpoint
 #: names another model under the same configuration. verdict: whose fault a change is was said anew.
 ChangeKind = Literal["drop", "judge_changed", "rubric_changed", "model_changed", "verdict"]
-#: Whether the product or its judge has changed.
-Verdict = Literal["none", "product", "judge", "unknown"]
-#: Why a canary ran.
-Trigger = Literal["baseline", "schedule", "alarm", "change", "command"]
-
 #: Minute sums are kept for two days; only what is well inside can be compared with them.
 _COUNTED = 36 * HOUR
 #: How long before the first step ever the watch begins.
 _FIRST_SPAN = 24 * HOUR
-_KEEP_RUNS = timedelta(days=400)
 #: Events that are over are kept as long. Those of changed instruments stay: a step would note them anew.
 _KEEP_EVENTS = timedelta(days=400)
 #: A position so far ahead of the present was reached by a clock that was wrong.
 _AHEAD = HOUR
-#: No canary is claimed for so long: a claim beyond it was made by a clock that was wrong.
-_MOST_CLAIMED = timedelta(hours=2)
 #: What a database takes for a limit.
 _MOST_ROWS = 2**31 - 1
-
-_INSTRUMENT = ("rubric", "rubric_version", "rubric_hash", "judge", "judge_fingerprint")
-
-
-def _instrument_columns() -> list[sa.Column[str]]:
-    return [sa.Column(name, sa.Text, nullable=False) for name in _INSTRUMENT]
-
 
 #: One row: interactions before `position` (epoch seconds, a whole minute) are read. `revision` grows with every change.
 change_watch = sa.Table(
@@ -104,7 +102,7 @@ change_events = sa.Table(
     #: made from what happened, so that the same is noted once
     sa.Column("event_id", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    *_instrument_columns(),
+    *instrument_columns(),
     #: of drops and changed models, which are of one stream
     sa.Column("series_id", sa.Integer),
     sa.Column("instrument_id", sa.Integer),
@@ -123,53 +121,6 @@ change_events = sa.Table(
     sa.Column("note", sa.Text),
     sa.CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolution_of_resolved_only"),
 )
-
-#: The latest verdict on each instrument; `canary_until`: somebody runs its canary, and has it until then.
-drift_verdicts = sa.Table(
-    "drift_verdicts",
-    metadata,
-    sa.Column("rubric", sa.Text, primary_key=True),
-    sa.Column("rubric_hash", sa.Text, primary_key=True),
-    sa.Column("judge_fingerprint", sa.Text, primary_key=True),
-    sa.Column("rubric_version", sa.Text, nullable=False),
-    sa.Column("judge", sa.Text, nullable=False),
-    sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("since", Moment, nullable=False),
-    sa.Column("canary_until", Moment),
-    sa.CheckConstraint("verdict IN ('none', 'product', 'judge', 'unknown')", name="verdict"),
-)
-
-canary_runs = sa.Table(
-    "canary_runs",
-    metadata,
-    sa.Column("run_id", sa.Text, primary_key=True),
-    *_instrument_columns(),
-    sa.Column("started_at", Moment, nullable=False),
-    sa.Column("finished_at", Moment, nullable=False, index=True),
-    sa.Column("cause", sa.Text, nullable=False),
-    #: the one that later runs are compared with is the latest of these
-    sa.Column("baseline", sa.Boolean, nullable=False),
-    #: JSON, the rest of `CanaryRun`
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("spent_usd", sa.Double, nullable=False),
-    sa.CheckConstraint("cause IN ('none', 'product', 'judge', 'unknown')", name="cause"),
-)
-
-
-class InstrumentName(NamedTuple):
-    """What measures: one revision of a rubric, asked of one configuration of a judge."""
-
-    rubric: str
-    rubric_version: str
-    rubric_hash: str
-    judge: str
-    judge_fingerprint: str
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What tells it from others."""
-        return self.rubric, self.rubric_hash, self.judge_fingerprint
 
 
 #: series and instrument, by their numbers
@@ -275,54 +226,6 @@ class ChangeReading:
     versions: Sequence[RubricVersion]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftVerdict:
-    """Whether the product or the judge has changed, as far as is known; stands since `since`."""
-
-    instrument: InstrumentName
-    verdict: Verdict
-    #: one sentence without its full stop
-    reason: str
-    since: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryRun:
-    """One run of the canary of an instrument."""
-
-    run_id: str
-    instrument: InstrumentName
-    trigger: Trigger
-    started_at: datetime
-    finished_at: datetime
-    #: none: nothing to compare with. product: the judge reads what it read before
-    cause: Verdict
-    #: one sentence without its full stop
-    reason: str
-    baseline: bool
-    repeats: int
-    #: item -> score in [0, 1] of each repeat; items are named by a hash of what is judged
-    scores: Mapping[str, Sequence[float]]
-    #: item -> 1 passed, 0 not, of each repeat
-    passes: Mapping[str, Sequence[float]]
-    #: items of the label set, and those compared with the baseline
-    items: int
-    compared: int
-    #: when those were first judged; None where there was nothing to compare with
-    baseline_at: datetime | None = None
-    #: pass ratio now less then, with its interval of confidence 0.99; None where there is none
-    difference: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    #: the same of the mean score
-    score_difference: float | None = None
-    #: share of the items on which judge and label agree
-    agreement: float | None = None
-    calls: int = 0
-    failures: int = 0
-    spent_usd: float = 0.0
-
-
 # -- a step of the watch
 
 
@@ -424,7 +327,7 @@ def _move(connection: sa.Connection, reading: ChangeReading, moment: datetime) -
             "started_at": reading.started_at,
             "updated_at": moment,
         }
-        return bool(insert_rows(connection, change_watch, [row], _if_new))
+        return bool(insert_rows(connection, change_watch, [row], if_new))
     statement = (
         sa.update(change_watch)
         .where(change_watch.c.revision == reading.revision)
@@ -471,7 +374,7 @@ def _count_late(connection: sa.Connection, reading: ChangeReading) -> None:
             changed.append({"key_1": series_id, "key_2": instrument_id, "late": 0, "earlier": n - row.records})
         elif (late := n - row.records - row.earlier) > row.late:
             changed.append({"key_1": series_id, "key_2": instrument_id, "late": late, "earlier": row.earlier})
-    insert_rows(connection, change_streams, new, _if_new)
+    insert_rows(connection, change_streams, new, if_new)
     if changed:
         statement = sa.update(change_streams).where(
             change_streams.c.series_id == sa.bindparam("key_1"),
@@ -580,7 +483,7 @@ def acknowledge(database: Database, event: ChangeEvent, *, note: str, accept: bo
             # A step that was computed meanwhile knows the old detector: it must be computed again.
             connection.execute(sa.update(change_watch).values(revision=change_watch.c.revision + 1))
         if accept and event.kind == "verdict":
-            _accept_canary(connection, event.instrument)
+            accept_canary(connection, event.instrument)
         return True
 
     return database.write(work)
@@ -593,16 +496,6 @@ def _relearn(connection: sa.Connection, key: StreamKey) -> None:
         .where(change_streams.c.series_id == key[0], change_streams.c.instrument_id == key[1])
         .values(**blank)
     )
-
-
-def _accept_canary(connection: sa.Connection, instrument: InstrumentName) -> None:
-    """The latest run becomes the one to compare with."""
-    own = _of(canary_runs, instrument)
-    order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
-    latest = connection.execute(sa.select(canary_runs.c.run_id).where(own).order_by(*order).limit(1)).scalar()
-    if latest is not None:
-        statement = sa.update(canary_runs).where(canary_runs.c.run_id == latest)
-        connection.execute(statement.values(baseline=True, cause="none"))
 
 
 def _note(connection: sa.Connection, events: Collection[ChangeEvent], moment: datetime) -> None:
@@ -627,7 +520,7 @@ def _note(connection: sa.Connection, events: Collection[ChangeEvent], moment: da
         }
         for event in events
     ]
-    insert_rows(connection, change_events, rows, _if_new)
+    insert_rows(connection, change_events, rows, if_new)
 
 
 def _forget_events(connection: sa.Connection, moment: datetime) -> None:
@@ -646,26 +539,13 @@ def _resolve(connection: sa.Connection, resolution: Resolution) -> None:
     )
 
 
-# -- verdicts
-
-
-def read_verdicts(database: Database) -> list[DriftVerdict]:
-    """See `Store.drift_verdicts`."""
-    with database.read() as connection:
-        rows = connection.execute(sa.select(drift_verdicts).order_by(*drift_verdicts.primary_key)).all()
-    return [
-        DriftVerdict(instrument=_instrument_of(row), verdict=row.verdict, reason=row.reason, since=row.since)
-        for row in rows
-    ]
-
-
 def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) -> bool:
     """See `Store.save_verdict`."""
     moment = now()
-    own = _of(drift_verdicts, verdict.instrument)
+    own = of_instrument(drift_verdicts, verdict.instrument)
 
     def work(connection: sa.Connection) -> bool:
-        insert_rows(connection, drift_verdicts, [_verdict_row(verdict.instrument, moment)], _if_new)
+        insert_rows(connection, drift_verdicts, [verdict_row(verdict.instrument, moment)], if_new)
         changed = (
             sa.update(drift_verdicts)
             .where(own, drift_verdicts.c.verdict != verdict.verdict)
@@ -677,7 +557,7 @@ def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) 
         else:
             connection.execute(sa.update(drift_verdicts).where(own).values(reason=text(verdict.reason)))
         open_drops = sa.update(change_events).where(
-            _of(change_events, verdict.instrument),
+            of_instrument(change_events, verdict.instrument),
             change_events.c.kind == "drop",
             change_events.c.resolved_at.is_(None),
         )
@@ -685,96 +565,6 @@ def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) 
         return is_new
 
     return database.write(work)
-
-
-# -- the canary
-
-
-def claim_canary(database: Database, instrument: InstrumentName, seconds: float) -> bool:
-    """See `Store.claim_canary`."""
-    moment = now()
-    until = drift_verdicts.c.canary_until
-    free = sa.or_(until.is_(None), until < moment, until > moment + max(_MOST_CLAIMED, timedelta(seconds=seconds)))
-    claim = (
-        sa.update(drift_verdicts)
-        .where(_of(drift_verdicts, instrument), free)
-        .values(canary_until=moment + timedelta(seconds=seconds))
-    )
-
-    def work(connection: sa.Connection) -> bool:
-        insert_rows(connection, drift_verdicts, [_verdict_row(instrument, moment)], _if_new)
-        return connection.execute(claim).rowcount == 1
-
-    return database.write(work)
-
-
-def save_canary(database: Database, run: CanaryRun) -> None:
-    """See `Store.save_canary`."""
-    body = {name: getattr(run, name) for name in _BODY}
-    body["baseline_at"] = None if run.baseline_at is None else run.baseline_at.isoformat()
-    row = {
-        "run_id": run.run_id,
-        **run.instrument._asdict(),
-        **{name: getattr(run, name) for name in ("started_at", "finished_at", "cause", "baseline", "spent_usd")},
-        "body": dumps(body),
-    }
-    old = sa.delete(canary_runs).where(
-        canary_runs.c.finished_at < run.finished_at - _KEEP_RUNS, canary_runs.c.baseline.is_(sa.false())
-    )
-    free = sa.update(drift_verdicts).where(_of(drift_verdicts, run.instrument)).values(canary_until=None)
-
-    def work(connection: sa.Connection) -> None:
-        insert_rows(connection, canary_runs, [row], _if_new)
-        connection.execute(free)
-        connection.execute(old)
-
-    database.write(work)
-
-
-def free_canary(database: Database, instrument: InstrumentName) -> None:
-    """See `Store.free_canary`."""
-    statement = sa.update(drift_verdicts).where(_of(drift_verdicts, instrument)).values(canary_until=None)
-    database.write(lambda connection: connection.execute(statement))
-
-
-def read_canaries(database: Database, *, baselines: bool, told: bool = False) -> list[CanaryRun]:
-    """See `Store.canaries`."""
-    order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
-    by = (canary_runs.c.rubric, canary_runs.c.rubric_hash, canary_runs.c.judge_fingerprint)
-    ranked = sa.select(canary_runs, sa.func.row_number().over(partition_by=by, order_by=order).label("rank"))
-    if baselines:
-        ranked = ranked.where(canary_runs.c.baseline.is_(sa.true()))
-    if told:
-        ranked = ranked.where(canary_runs.c.cause != "unknown")
-    latest = ranked.subquery()
-    statement = sa.select(latest).where(latest.c.rank == 1).order_by(latest.c.finished_at)
-    with database.read() as connection:
-        return [_run(row) for row in connection.execute(statement)]
-
-
-def canary_spent(database: Database, since: datetime) -> float:
-    """See `Store.canary_spent`."""
-    statement = sa.select(sa.func.sum(canary_runs.c.spent_usd)).where(canary_runs.c.finished_at >= since)
-    with database.read() as connection:
-        return float(connection.execute(statement).scalar() or 0.0)
-
-
-_BODY = (
-    "trigger",
-    "reason",
-    "repeats",
-    "scores",
-    "passes",
-    "items",
-    "compared",
-    "difference",
-    "lower",
-    "upper",
-    "score_difference",
-    "agreement",
-    "calls",
-    "failures",
-)
 
 
 # -- rows
@@ -790,7 +580,7 @@ def _named(connection: sa.Connection, names: Names, pairs: set[StreamKey]) -> di
         pair: StreamName(
             app=key.app,
             cohort=names.cohort(key),
-            instrument=InstrumentName(*(getattr(key, name) for name in _INSTRUMENT)),
+            instrument=InstrumentName(*(getattr(key, name) for name in INSTRUMENT)),
         )
         for pair, key in found.items()
     }
@@ -824,43 +614,12 @@ def _event(row: sa.Row[Any]) -> ChangeEvent:
     same = ("event_id", "kind", "app", "happened_at", "message", "verdict", "noted_at")
     after = ("resolved_at", "resolution", "acknowledged_at", "note")
     return ChangeEvent(
-        instrument=_instrument_of(row),
+        instrument=instrument_of(row),
         key=None if row.series_id is None else (row.series_id, row.instrument_id),
         cohort=json.loads(row.cohort),
         details=json.loads(row.details),
         **{name: getattr(row, name) for name in (*same, *after)},
     )
-
-
-def _run(row: sa.Row[Any]) -> CanaryRun:
-    columns = ("run_id", "started_at", "finished_at", "cause", "baseline", "spent_usd")
-    body = json.loads(row.body)
-    compared_with = body.pop("baseline_at")
-    return CanaryRun(
-        instrument=_instrument_of(row),
-        baseline_at=None if compared_with is None else datetime.fromisoformat(compared_with),
-        **{name: getattr(row, name) for name in columns},
-        **body,
-    )
-
-
-def _verdict_row(instrument: InstrumentName, moment: datetime) -> dict[str, Any]:
-    nothing = {"verdict": "none", "reason": "nothing has changed", "since": moment, "canary_until": None}
-    return instrument._asdict() | nothing
-
-
-def _instrument_of(row: sa.Row[Any]) -> InstrumentName:
-    return InstrumentName(*(getattr(row, name) for name in _INSTRUMENT))
-
-
-def _of(table: sa.Table, instrument: InstrumentName) -> sa.ColumnElement[bool]:
-    names = ("rubric", "rubric_hash", "judge_fingerprint")
-    return sa.and_(*(table.c[name] == getattr(instrument, name) for name in names))
-
-
-def _if_new(insert: Any) -> sa.Insert:
-    new: sa.Insert = insert.on_conflict_do_nothing().returning(*insert.table.primary_key)
-    return new
 
 
 def _or_stream(insert: Any) -> sa.Insert:

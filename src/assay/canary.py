@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from assay.calibration.drift import CanaryResult, canary_compare
-from assay.changes import LEAST_ITEMS
 from assay.errors import ConfigError, SettingsError
 from assay.files import open_file
 from assay.gate import Version
@@ -28,6 +27,7 @@ from assay.labels import read_labels
 from assay.records import Failure, Score, now
 from assay.rubrics import Rubric
 from assay.store import CanaryRun, InstrumentName
+from assay.verdicts import LEAST_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

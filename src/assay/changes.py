@@ -8,7 +8,6 @@ docs/explanation/changes.md says how it works, docs/decisions/0008-changes.md wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from assay.calibration.drift import EDetector, is_kept
 from assay.calibration.proportions import clopper_pearson_interval
 from assay.records import now
-from assay.store import ChangeEvent, ChangeStream, DriftVerdict, InstrumentName, Resolution
+from assay.store import ChangeEvent, ChangeStream, InstrumentName, Resolution
+from assay.verdicts import settle_verdicts
 from assay.windows import DAY, HOUR, Sums, pass_ratio
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from assay.rubrics import Rubric
     from assay.store import (
-        CanaryRun,
         ChangeKind,
         ChangeReading,
         RubricVersion,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
         StreamKey,
         StreamName,
         StreamPhase,
-        Verdict,
         WatchedScore,
     )
 
@@ -50,10 +48,6 @@ _LEAST_MIRROR_RUN = 500.0
 _CONFIDENCE = 0.99
 #: A stream without a record for so long is over, and so is its alarm.
 _SILENT = timedelta(days=7)
-#: For so long the verdict says that the judge was changed, unless somebody acknowledges it or a canary finds no change.
-CHANGED_FOR = timedelta(hours=24)
-#: A canary run that compared fewer items says neither that the judge has changed nor that it has not.
-LEAST_ITEMS = 30
 _RATE_DAYS = 7
 #: Of the largest bet; about the best ones against a change by ten points from 90 %, and back.
 _BET, _MEND_BET = 0.1, 0.3
@@ -403,8 +397,8 @@ class _Step:
         self._resolutions: list[Resolution] = []
         #: instruments whose first score was looked at
         self._seen: set[tuple[str, str, str]] = set()
-        self._retired = {_version_key(v) for v in reading.versions if v.state == "retired"}
-        self._placed = {_version_key(v) for v in reading.versions}
+        self._retired = {InstrumentName.of(v).key for v in reading.versions if v.state == "retired"}
+        self._placed = {InstrumentName.of(v).key for v in reading.versions}
         counted = sum(1 for stream in self._stored.values() if stream.phase in ("watching", "alarmed"))
         self._streams = policy.streams or max(1, counted)
 
@@ -468,7 +462,7 @@ class _Step:
             return
         _log.warning("the pass ratio has dropped", extra=said | {"what": happening.message})
         event = ChangeEvent(
-            event_id=_digest("drop", *map(str, key), happening.record_id),
+            event_id=ChangeEvent.id_of("drop", *map(str, key), happening.record_id),
             kind="drop",
             instrument=name.instrument,
             app=name.app,
@@ -497,7 +491,7 @@ class _Step:
             if len(versions) < 2 or _activated(versions[-1]) < self._reading.started_at:
                 continue
             before, after = versions[-2:]
-            self._note_instrument(_name_of(before), _name_of(after), _activated(after))
+            self._note_instrument(InstrumentName.of(before), InstrumentName.of(after), _activated(after))
 
     def _note_unplaced(self, name: StreamName, score: WatchedScore) -> None:
         """The same for instruments that no gate has placed: the first score of a new one beside an older one."""
@@ -530,7 +524,7 @@ class _Step:
             return
         said = "first" if activated_at is None else activated_at.isoformat()
         event = ChangeEvent(
-            event_id=_digest("instrument", *after.key, said),
+            event_id=ChangeEvent.id_of("instrument", *after.key, said),
             kind=kind,
             instrument=after,
             happened_at=moment,
@@ -545,7 +539,7 @@ class _Step:
             return
         if stream.models:
             event = ChangeEvent(
-                event_id=_digest("model", *name.instrument.key, model),
+                event_id=ChangeEvent.id_of("model", *name.instrument.key, model),
                 kind="model_changed",
                 instrument=name.instrument,
                 happened_at=score.timestamp,
@@ -670,122 +664,5 @@ def _objectives(rubrics: Iterable[Rubric], versions: Iterable[RubricVersion]) ->
     return found
 
 
-# -- verdicts
-
-
-def judge_verdict(
-    *,
-    drops: Sequence[ChangeEvent],
-    canary: CanaryRun | None,
-    changed: ChangeEvent | None,
-    retired: bool = False,
-) -> tuple[Verdict, str]:
-    """Whose fault a change is, and why (one sentence without its full stop). Pure.
-
-    Args:
-        drops: open alarms of the instrument.
-        canary: its latest canary run.
-        changed: the event of its having taken another judge's place, while that counts.
-        retired: another version has taken its place.
-    """
-    if retired:
-        return "none", "another version took its place"
-    alike = canary is not None and changed is not None and canary.cause == "product" and canary.trigger == "change"
-    if changed is not None and not alike:
-        return "judge", changed.message
-    if canary is not None and canary.cause == "judge":
-        return "judge", canary.reason
-    if not drops:
-        return "none", "nothing has changed"
-    noted = [drop.noted_at for drop in drops if drop.noted_at is not None]
-    if canary is None:
-        return "unknown", "no canary has run: ASSAY_CANARY names label files to tell the judge from the product by"
-    if noted and canary.started_at < min(noted):
-        return "unknown", "the canary has not run since"
-    if canary.baseline_at is not None and canary.baseline_at > max(drop.happened_at for drop in drops):
-        return "unknown", "the canary was first run after the change: it cannot tell what the judge read before"
-    # A judge that may have moved by a point or two has not made the product drop by ten.
-    gap = max(float(drop.details.get("target", 0.0)) - float(drop.details.get("pass_ratio", 0.0)) for drop in drops)
-    explained = canary.lower is None or canary.lower <= -gap / 2
-    if canary.cause == "product" or not explained:
-        return "product", canary.reason if explained else f"{_at_most(canary.lower)}, and the drop is {100 * gap:.0f}"
-    return "unknown", canary.reason
-
-
-def _at_most(lower: float | None) -> str:
-    return f"the judge reads fixed records at most {max(0.0, -100 * (lower or 0.0)):.1f} points lower than before"
-
-
-def settle_verdicts(store: Store, *, clock: Callable[[], datetime] = now) -> int:
-    """Say anew, of every instrument, whose fault a change is; returns how many verdicts are others than before.
-
-    Raises:
-        StoreError: the store is away.
-    """
-    versions = store.rubric_versions()
-    retired = {_version_key(version) for version in versions if version.state == "retired"}
-    drops = store.change_events(open_only=True, limit=10_000)
-    latest = {run.instrument.key: run for run in store.canaries()}
-    for run in store.canaries(told=True):
-        # A judge that was found changed has not changed back because a later run could not ask it.
-        newest = latest.get(run.instrument.key)
-        if run.cause == "judge" and newest is not None and newest.cause == "unknown" and newest.compared < LEAST_ITEMS:
-            latest[run.instrument.key] = run
-    before = {verdict.instrument.key: verdict for verdict in store.drift_verdicts()}
-    since = clock() - CHANGED_FOR
-    judges: tuple[ChangeKind, ...] = ("judge_changed",)
-    changed = {
-        event.instrument.key: event
-        for event in reversed(store.change_events(kinds=judges, limit=200))
-        if event.happened_at > since and event.acknowledged_at is None
-    }
-    instruments = {event.instrument.key: event.instrument for event in (*drops, *changed.values())}
-    instruments |= {key: run.instrument for key, run in latest.items()}
-    instruments |= {key: verdict.instrument for key, verdict in before.items()}
-    n = 0
-    for key, instrument in instruments.items():
-        own = [drop for drop in drops if drop.instrument.key == key]
-        found, reason = judge_verdict(
-            drops=own,
-            canary=latest.get(key),
-            changed=changed.get(key),
-            retired=key in retired,
-        )
-        known = before.get(key)
-        was, why = ("none", reason) if known is None else (known.verdict, known.reason)
-        # A drop that came after the verdict, and a reason that is another now, are told as well.
-        if (found, reason) == (was, why) and all(drop.verdict == found for drop in own):
-            continue
-        moment = clock()
-        event = ChangeEvent(
-            event_id=_digest("verdict", *key, found, moment.isoformat()),
-            kind="verdict",
-            instrument=instrument,
-            happened_at=moment,
-            message=reason,
-            details={"before": was},
-            verdict=found,
-        )
-        if store.save_verdict(DriftVerdict(instrument=instrument, verdict=found, reason=reason), event):
-            n += 1
-            said = {"rubric": instrument.rubric, "judge": instrument.judge, "verdict": found, "reason": reason}
-            _log.log(logging.INFO if found == "none" else logging.WARNING, "drift verdict", extra=said)
-    return n
-
-
-def _name_of(version: RubricVersion) -> InstrumentName:
-    return InstrumentName(
-        version.rubric, version.rubric_version, version.rubric_hash, version.judge, version.judge_fingerprint
-    )
-
-
-def _version_key(version: RubricVersion) -> tuple[str, str, str]:
-    return version.rubric, version.rubric_hash, version.judge_fingerprint
-
-
 def _activated(version: RubricVersion) -> datetime:
     return version.activated_at or datetime.min.replace(tzinfo=UTC)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:16]

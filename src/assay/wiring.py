@@ -428,7 +428,7 @@ def run_canaries(settings: Settings, store: Store) -> list[CanaryRun]:
         StoreError: the store is away. ConfigError: rubrics, judge or ASSAY_CANARY are not configured rightly.
     """
     from assay.canary import run_due
-    from assay.changes import settle_verdicts
+    from assay.verdicts import settle_verdicts
 
     runs = run_due(store, read_rubrics(settings), judge_settings(settings), canary_policy(settings))
     if runs:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from assay.changes import ChangePolicy, Stream, settle_verdicts, step, watch
+from assay.changes import ChangePolicy, Stream, step, watch
 from assay.errors import ConfigError
 from assay.records import Failure, Outcome, Record
 from assay.rubrics import Rubric
@@ -26,6 +26,7 @@ from assay.store import (
     RubricVersion,
     Store,
 )
+from assay.verdicts import settle_verdicts
 from judging import binary
 from stores import EPOCH, HOUR_START, a_record, an_evaluation, commit, connected, with_payloads
 

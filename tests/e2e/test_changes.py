@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from assay.canary import CanaryPolicy, run_due
-from assay.changes import ChangePolicy, settle_verdicts, watch
+from assay.changes import ChangePolicy, watch
 from assay.enqueue import enqueue
 from assay.judges import JudgeSettings
 from assay.pipeline import Judges, evaluate
@@ -20,6 +20,7 @@ from assay.records import Record, now
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import Ask, FakeJudgeServer
+from assay.verdicts import settle_verdicts
 from deployment import Deployment, end, total, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from assay.calibration.drift import EDetector
-from assay.changes import ChangePolicy, Happening, Stream, judge_verdict, step
+from assay.changes import ChangePolicy, Happening, Stream, step
 from assay.store import (
     CanaryRun,
     ChangeEvent,
@@ -22,6 +22,7 @@ from assay.store import (
     StreamName,
     WatchedScore,
 )
+from assay.verdicts import judge_verdict
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 KEY = (1, 1)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.changes import ChangePolicy, settle_verdicts, watch
+from assay.changes import ChangePolicy, watch
 from assay.metrics._changes import add_changes
 from assay.metrics._families import Families
 from assay.store import CanaryRun, InstrumentName, Store
+from assay.verdicts import settle_verdicts
 from stores import EPOCH, HOUR_START, a_record, an_evaluation, commit, with_payloads
 
 POLICY = ChangePolicy(reference_records=200, settle_seconds=0, false_alarm_days=1)

@@ -124,7 +124,7 @@ def acknowledge(
             f"event {event.event_id[:12]} is of the whole deployment: acknowledge it with all apps in sight"
         )
     # numpy comes with it.
-    from assay.changes import settle_verdicts
+    from assay.verdicts import settle_verdicts
 
     # Whose fault a change is takes the evidence of all apps.
     settle_verdicts(store.of_all_apps())
@@ -139,7 +139,7 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
     has changed.
     """
     from assay.canary import active_versions, canary_files, instrument_of, run_canary
-    from assay.changes import settle_verdicts
+    from assay.verdicts import settle_verdicts
 
     settings = load_settings()
     store, judge = wiring.open_store(settings, apps=()), wiring.judge_settings(settings)

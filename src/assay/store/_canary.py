@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from assay.store._database import Database
+    from assay.store._rows import RubricVersion
 
 #: Whether the product or its judge has changed.
 Verdict = Literal["none", "product", "judge", "unknown"]
@@ -91,6 +92,11 @@ class InstrumentName(NamedTuple):
     rubric_hash: str
     judge: str
     judge_fingerprint: str
+
+    @classmethod
+    def of(cls, version: RubricVersion) -> InstrumentName:
+        """The one that a placed version is."""
+        return cls(*(getattr(version, name) for name in INSTRUMENT))
 
     @property
     def key(self) -> tuple[str, str, str]:

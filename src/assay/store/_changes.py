@@ -6,6 +6,7 @@ and only if nobody has saved since it read: so each score counts once, whatever 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -196,6 +197,11 @@ class ChangeEvent:
     resolution: str | None = None
     acknowledged_at: datetime | None = None
     note: str | None = None
+
+    @staticmethod
+    def id_of(*parts: str) -> str:
+        """An id made from what happened, so that the same is noted once."""
+        return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

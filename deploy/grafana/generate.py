@@ -838,6 +838,10 @@ def cost() -> dict[str, Any]:
                 "sum by (judge, direction) (rate(assay_judge_tokens_total[$__rate_interval]))",
                 "{{judge}} {{direction}}",
             ),
+            target(
+                "sum by (judge) (rate(assay_judge_cached_tokens_total[$__rate_interval]))",
+                "{{judge}} prompt, of it cached",
+            ),
             unit="cps",
             width=24,
             height=6,

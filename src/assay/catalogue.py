@@ -494,6 +494,13 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     ),
     _worker("assay_judge_in_flight", "gauge", "Requests to the judge that wait for an answer.", "judge"),
     _worker("assay_judge_tokens_total", "counter", "Tokens, prompt or completion.", "judge", "direction"),
+    _worker(
+        "assay_judge_cached_tokens_total",
+        "counter",
+        "Prompt tokens that the provider took from its cache, where the endpoint says so. They are among the prompt "
+        "tokens of assay_judge_tokens_total.",
+        "judge",
+    ),
     _worker("assay_judge_cost_usd_total", "counter", "Cost of the judge's requests, in US dollars.", "judge"),
     _worker(
         "assay_judge_unpriced_calls_total",

@@ -155,7 +155,7 @@ def record_schema() -> dict[str, Any]:
     definitions["Sampling"]["properties"]["probability"].update(exclusiveMinimum=0, maximum=1)
     definitions["Sampling"]["properties"]["rule"].update(maxLength=MAX_NAME)
     usage = definitions["Usage"]["properties"]
-    for name in ("prompt_tokens", "completion_tokens"):
+    for name in ("prompt_tokens", "completion_tokens", "cached_prompt_tokens"):
         _number_of(usage[name]).update(minimum=0, maximum=_MAX_TOKENS)
     _number_of(usage["cost_usd"]).update(minimum=0)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "assay record, version 1"}
@@ -275,7 +275,7 @@ def _check_numbers(record: Record) -> None:
     for path, value in _floats(record, ""):
         if not math.isfinite(value):
             raise RecordError(f"{value} is not a number that JSON knows", field=path)
-    for name in ("prompt_tokens", "completion_tokens"):
+    for name in ("prompt_tokens", "completion_tokens", "cached_prompt_tokens"):
         tokens = getattr(record.usage, name)
         if tokens is not None and not 0 <= tokens <= _MAX_TOKENS:
             raise RecordError("must be 0 or more, and less than 2 to the 53rd", field=f"usage.{name}")
@@ -357,6 +357,7 @@ _DESCRIPTIONS: Final[dict[type[Any], dict[str, str]]] = {
         "prompt_tokens": "Tokens read.",
         "completion_tokens": "Tokens written.",
         "cost_usd": "Price in US dollars.",
+        "cached_prompt_tokens": "Those of the tokens read that the provider took from its cache.",
     },
     Sampling: {
         "probability": "Probability with which this record was taken. Gauges weight it by the inverse.",

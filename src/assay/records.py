@@ -104,12 +104,15 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float | None = None
+    #: those of the prompt's that a provider took from its cache
+    cached_prompt_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             prompt_tokens=_plus(self.prompt_tokens, other.prompt_tokens),
             completion_tokens=_plus(self.completion_tokens, other.completion_tokens),
             cost_usd=_plus(self.cost_usd, other.cost_usd),
+            cached_prompt_tokens=_plus(self.cached_prompt_tokens, other.cached_prompt_tokens),
         )
 
     def split(self, parts: int) -> list[Usage]:
@@ -119,6 +122,7 @@ class Usage:
                 prompt_tokens=_share(self.prompt_tokens, parts, index),
                 completion_tokens=_share(self.completion_tokens, parts, index),
                 cost_usd=None if self.cost_usd is None else self.cost_usd / parts,
+                cached_prompt_tokens=_share(self.cached_prompt_tokens, parts, index),
             )
             for index in range(parts)
         ]

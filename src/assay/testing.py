@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os.path
 import random
 import re
 import signal
@@ -64,6 +65,9 @@ USUAL_FAULTS = ("429", "500", "hang", "garbage")
 
 #: Request parameters that the server can be told not to know; `json_schema` and `json_object` are response formats.
 PARAMETERS = ("json_schema", "json_object", "temperature", "logprobs", "max_tokens", "max_completion_tokens", "seed")
+
+#: OpenAI's cache takes beginnings of so many tokens on, in such steps; so many prompts are remembered.
+_LEAST_CACHED, _CACHED_STEP, _REMEMBERED = 1024, 128, 32
 
 _GOOD = ("pass", "supported", "yes")
 _BAD = ("fail", "unsupported", "no")
@@ -151,6 +155,8 @@ class Traffic:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    #: of the prompt tokens, from the cache that is played
+    cached_tokens: int = 0
     in_flight: int = 0
     max_in_flight: int = 0
     #: how often each fault was played; `ok` for none
@@ -172,6 +178,7 @@ class FakeJudgeServer:
         unsupported: names of `PARAMETERS` that are answered with 400.
         logprobs: give token probabilities to those who ask; otherwise the wish is ignored, as many servers do.
         api_key: refuse every other key with 401.
+        prompt_cache: tell how many of a prompt's tokens were cached, by OpenAI's rule, from the latest 32 prompts.
         retry_after_seconds: what 429 asks for.
         requests_per_minute: more are answered with 429; told in the headers of every answer, as OpenAI does.
         tokens_per_minute: the same in tokens.
@@ -190,6 +197,7 @@ class FakeJudgeServer:
         unsupported: Collection[str] = (),
         logprobs: bool = False,
         api_key: str | None = None,
+        prompt_cache: bool = False,
         retry_after_seconds: float = 1.0,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
@@ -217,6 +225,8 @@ class FakeJudgeServer:
         self._admitted: dict[str, deque[list[float]]] = {"requests": deque(), "tokens": deque()}
         self._host = host
         self._port = port
+        #: the latest prompts, where a cache is played
+        self._prompts: deque[str] | None = deque(maxlen=_REMEMBERED) if prompt_cache else None
         self._script: deque[Reply | str] = deque()
         self._seen: Counter[bytes] = Counter()
 
@@ -293,6 +303,7 @@ class FakeJudgeServer:
                 "calls": traffic.calls,
                 "prompt_tokens": traffic.prompt_tokens,
                 "completion_tokens": traffic.completion_tokens,
+                "cached_tokens": traffic.cached_tokens,
                 "max_in_flight": traffic.max_in_flight,
                 "played": dict(traffic.played),
             }
@@ -423,9 +434,20 @@ class FakeJudgeServer:
                 "completion_tokens": completion_tokens,
                 "total_tokens": prompt_tokens + completion_tokens,
             }
+            if self._prompts is not None:
+                cached = self._from_cache(text)
+                self.traffic.cached_tokens += cached
+                completion["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
         elif reply.usage is not False:
             completion["usage"] = reply.usage
         return completion
+
+    def _from_cache(self, text: str) -> int:
+        """Tokens of the longest beginning that a latest prompt shares, by OpenAI's rule; the prompt is remembered."""
+        assert self._prompts is not None  # noqa: S101 - asked of a server with a cache
+        shared = max((len(os.path.commonprefix([text, other])) for other in self._prompts), default=0) // 4  # noqa: RUF071 - no paths
+        self._prompts.append(text)
+        return shared // _CACHED_STEP * _CACHED_STEP if shared >= _LEAST_CACHED else 0
 
     def _verdicts(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or _shape_in(body)
@@ -704,6 +726,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bad-when", help="records that contain this text get the worst verdicts, others the best")
     parser.add_argument("--unsupported", default="", help=f"answered with 400, from {','.join(PARAMETERS)}")
     parser.add_argument("--logprobs", action="store_true", help="give token probabilities to those who ask")
+    parser.add_argument("--prompt-cache", action="store_true", help="tell cached tokens, as OpenAI caches prompts")
     parser.add_argument("--requests-per-minute", type=int, help="more are answered with 429")
     parser.add_argument("--tokens-per-minute", type=int, help="the same in tokens")
     parser.add_argument("--limit-window", type=float, default=60.0, help="seconds in which both are counted")
@@ -721,6 +744,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unsupported=_split(given.unsupported),
         logprobs=given.logprobs,
         api_key=given.api_key,
+        prompt_cache=given.prompt_cache,
         requests_per_minute=given.requests_per_minute,
         tokens_per_minute=given.tokens_per_minute,
         limit_window_seconds=given.limit_window,

@@ -55,7 +55,7 @@ def test_whole_record() -> None:
         prompt_version="7",
         cohort={"tenant": "blue"},
         sampling=Sampling(probability=0.05, rule="canary"),
-        usage=Usage(prompt_tokens=10, completion_tokens=0, cost_usd=0.001),
+        usage=Usage(prompt_tokens=10, completion_tokens=0, cost_usd=0.001, cached_prompt_tokens=4),
         latency_seconds=1.5,
         finish_reason="stop",
         tool_events=(ToolEvent(name="search", arguments="{}", result="[]"), ToolEvent(name="mail", error="refused")),
@@ -108,7 +108,13 @@ records = st.builds(
     sampling=st.builds(
         Sampling, probability=st.floats(min_value=0, max_value=1, exclude_min=True), rule=names.filter(bool)
     ),
-    usage=st.builds(Usage, prompt_tokens=counts, completion_tokens=counts, cost_usd=st.none() | st.floats(0, 1e6)),
+    usage=st.builds(
+        Usage,
+        prompt_tokens=counts,
+        completion_tokens=counts,
+        cost_usd=st.none() | st.floats(0, 1e6),
+        cached_prompt_tokens=counts,
+    ),
     latency_seconds=st.none() | st.floats(0, 1e9),
     tool_events=st.lists(st.builds(ToolEvent, name=texts, arguments=st.none() | texts), max_size=2).map(tuple),
     feedback=st.none() | st.builds(Feedback, thumb=st.sampled_from([None, "up", "down"]), rating=st.none() | finite),
@@ -225,6 +231,7 @@ def test_ten_megabytes_are_refused_by_default() -> None:
         ({"latency_seconds": float("nan")}, "latency_seconds", "finite"),
         ({"usage": {"prompt_tokens": -1}}, "usage.prompt_tokens", "0 or more"),
         ({"usage": {"completion_tokens": 2**53}}, "usage.completion_tokens", "2 to the 53rd"),
+        ({"usage": {"cached_prompt_tokens": -1}}, "usage.cached_prompt_tokens", "0 or more"),
         ({"usage": {"prompt_tokens": 1.5}}, "usage.prompt_tokens", "whole number"),
         ({"usage": {"cost_usd": -0.01}}, "usage.cost_usd", "negative"),
         ({"usage": {"cost_usd": float("inf")}}, "usage.cost_usd", "JSON"),

@@ -804,7 +804,7 @@ def a_busy_worker() -> WorkerMetrics:
     metrics.call_started("openai:m")
     metrics.call_started("openai:m")
     metrics.circuit("openai:m", is_open=True)
-    used = Usage(prompt_tokens=1000, completion_tokens=100, cost_usd=0.25)
+    used = Usage(prompt_tokens=1000, completion_tokens=100, cost_usd=0.25, cached_prompt_tokens=640)
     metrics.call_ended("openai:m", 0.3, "ok", used, TRACE)
     metrics.call_started("local:m")
     metrics.call_ended("local:m", 3.0, "rate_limited", Usage(prompt_tokens=5), None)
@@ -824,6 +824,8 @@ def test_what_a_worker_did() -> None:
     assert got.value("assay_judge_request_seconds_sum", judge="local:m", outcome="rate_limited") == 3.0
     assert got.value("assay_judge_tokens_total", judge="openai:m", direction="prompt") == 1000
     assert got.value("assay_judge_tokens_total", judge="openai:m", direction="completion") == 100
+    assert got.value("assay_judge_cached_tokens_total", judge="openai:m") == 640
+    assert got.value("assay_judge_cached_tokens_total", judge="local:m") is None
     assert got.value("assay_judge_cost_usd_total", judge="openai:m") == 0.25
     assert got.value("assay_judge_cost_usd_total", judge="local:m") is None
     assert got.value("assay_judge_unpriced_calls_total", judge="local:m") == 1
@@ -852,7 +854,7 @@ def test_a_worker_has_exemplars_and_no_creation_times() -> None:
     "usage",
     [
         Usage(),
-        Usage(prompt_tokens=-5, completion_tokens=-1, cost_usd=-0.5),
+        Usage(prompt_tokens=-5, completion_tokens=-1, cost_usd=-0.5, cached_prompt_tokens=-3),
         Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0),
         Usage(cost_usd=math.nan),
         Usage(cost_usd=math.inf),
@@ -864,6 +866,7 @@ def test_a_counter_only_grows_whatever_an_endpoint_says_it_used(usage: Usage) ->
     metrics.call_ended("j", 0.1, "ok", usage, None)
     got = Exposition.of(metrics.collect())
     assert got.sum("assay_judge_tokens_total") == 0
+    assert got.sum("assay_judge_cached_tokens_total") == 0
     assert got.sum("assay_judge_cost_usd_total") == 0
     assert got.sum("assay_judge_unpriced_calls_total") == 0
 

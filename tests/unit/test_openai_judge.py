@@ -133,6 +133,45 @@ class TestScores:
         assert sum(outcome.usage.cost_usd for outcome in outcomes) == pytest.approx(
             (601 * 0.25 + 400 * 0.025 + 100 * 2.0) / 1e6
         )
+        assert [outcome.usage.cached_prompt_tokens for outcome in outcomes] == [200, 200]
+
+    @pytest.mark.parametrize(
+        ("said", "cached"),
+        [
+            ({"prompt_tokens_details": {"cached_tokens": 640}}, 640),  # OpenAI, vLLM, Gemini
+            ({"prompt_cache_hit_tokens": 640, "prompt_cache_miss_tokens": 360}, 640),  # DeepSeek
+            ({"cache_read_input_tokens": 640, "prompt_tokens_details": {"cached_tokens": 0}}, 640),  # LiteLLM
+            ({"prompt_tokens_details": {"cached_tokens": 0}}, 0),
+            ({"prompt_tokens_details": None}, None),
+            ({"prompt_tokens_details": {"cached_tokens": "many"}}, None),
+            ({"prompt_tokens_details": {"cached_tokens": -1}}, None),
+            ({"cache_read_input_tokens": 9_000}, 1_000),
+        ],
+    )
+    def test_cached_tokens_are_told_and_priced_by_whatever_name(self, server, said, cached):
+        usage = {"prompt_tokens": 1_000, "completion_tokens": 100} | said
+        server.script(Reply(content=json.dumps({"relevance": level(4)}), usage=usage))
+        used = only(ask(server.base_url, [ordinal()])).usage
+        assert (used.prompt_tokens, used.cached_prompt_tokens) == (1_000, cached)
+        assert used.cost_usd == pytest.approx(
+            ((1_000 - (cached or 0)) * 0.25 + (cached or 0) * 0.025 + 100 * 2.0) / 1e6
+        )
+
+    def test_a_repair_profits_from_the_cache_and_its_tokens_add_up(self):
+        record = a_record(contexts=("All work and no play makes a dull day. " * 200,))
+        with FakeJudgeServer(prompt_cache=True) as server:
+            server.script("off_scale", "ok")
+            used = only(ask(server.base_url, [ordinal()], record)).usage
+        assert used.prompt_tokens == server.traffic.prompt_tokens
+        assert used.cached_prompt_tokens == server.traffic.cached_tokens >= 1_024
+        assert used.cost_usd == pytest.approx(
+            (
+                (used.prompt_tokens - used.cached_prompt_tokens) * 0.25
+                + used.cached_prompt_tokens * 0.025
+                + used.completion_tokens * 2.0
+            )
+            / 1e6
+        )
 
     @pytest.mark.parametrize(
         "usage",

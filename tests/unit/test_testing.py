@@ -157,6 +157,25 @@ class TestServer:
         assert (seen["calls"], seen["played"]) == (2, {"401": 1, "ok": 1})
         assert seen["prompt_tokens"] == server.traffic.prompt_tokens > 0
 
+    def test_it_caches_prompts_as_openai_does_when_told_to(self):
+        long = a_record(contexts=("Refunds take five days. " * 400,))
+        other = a_record(record_id="r-2", input="Anything else?", contexts=("Returns are free. " * 400,))
+        short = a_record(record_id="r-3", contexts=("Short.",))
+        with FakeJudgeServer(prompt_cache=True) as server:
+            seen = []
+            for record in (long, other, long, short, short):
+                _, body, _ = post(server.base_url, asking([ordinal()], record))
+                seen.append(json.loads(body)["usage"])
+            cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in seen]
+            assert cached[:2] == cached[3:] == [0, 0]
+            # The whole prompt was there before: all of it but what is left of the last step.
+            assert 0 <= seen[2]["prompt_tokens"] - cached[2] < 128
+            assert cached[2] % 128 == 0
+            assert server.traffic.cached_tokens == sum(cached) > 1_024
+        with FakeJudgeServer() as server:
+            _, body, _ = post(server.base_url, asking([ordinal()], long))
+            assert "prompt_tokens_details" not in json.loads(body)["usage"]
+
     def test_names_that_it_does_not_know_are_refused_at_once(self):
         for make in (
             lambda: FakeJudgeServer(faults={"fire": 1.0}),

@@ -217,6 +217,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
         "latency_seconds": outcome.latency_seconds,
         "prompt_tokens": outcome.usage.prompt_tokens,
         "completion_tokens": outcome.usage.completion_tokens,
+        "cached_prompt_tokens": outcome.usage.cached_prompt_tokens,
         "cost_usd": outcome.usage.cost_usd,
     }
     match outcome:
@@ -257,4 +258,5 @@ def _print_verdicts(evaluations: Sequence[Evaluation]) -> None:
     print_table("Verdicts", ("rubric", "version", "judge", "verdict", "value>", "defect", "explanation"), rows)
     if total.prompt_tokens is not None:
         cost = "unknown (no price for the model)" if total.cost_usd is None else f"{total.cost_usd:.6f} USD"
-        output.print(f"{total.prompt_tokens} prompt + {total.completion_tokens} completion tokens, cost {cost}")
+        cached = f" ({total.cached_prompt_tokens} cached)" if total.cached_prompt_tokens else ""
+        output.print(f"{total.prompt_tokens} prompt{cached} + {total.completion_tokens} completion tokens, cost {cost}")

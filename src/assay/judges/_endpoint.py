@@ -398,7 +398,7 @@ class Endpoint:
         if usage.prompt_tokens is None or not isinstance(counted, Mapping):
             return
         characters = sum(len(message["content"]) for message in messages)
-        tokens = usage.prompt_tokens + _cached(counted)
+        tokens = usage.prompt_tokens + (_cached(counted) or 0)
         if characters <= tokens * _MOST_CHARACTERS_PER_TOKEN:
             return
         characters = sum(len(_RUN.sub(" ", message["content"])) for message in messages)
@@ -416,13 +416,18 @@ class Endpoint:
         prompt, completion = _count(counted.get("prompt_tokens")), _count(counted.get("completion_tokens"))
         # A prompt of no tokens is a server that does not count.
         prompt = prompt or None
+        cached = _cached(counted)
         price = self._prices.of(asked, model)
         cost = None
         if price is not None and prompt is not None and completion is not None:
-            cost = price.cost_usd(
-                prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=_cached(counted)
-            )
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
+            cost = price.cost_usd(prompt_tokens=prompt, completion_tokens=completion, cached_prompt_tokens=cached or 0)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cost_usd=cost,
+            # Some count what was cached beside the prompt and not in it: never more than we call the prompt.
+            cached_prompt_tokens=None if prompt is None or cached is None else min(cached, prompt),
+        )
 
 
 def _text(content: object) -> str:
@@ -445,8 +450,11 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
 
 
-def _cached(counted: Mapping[str, Any]) -> int:
+def _cached(counted: Mapping[str, Any]) -> int | None:
+    """Prompt tokens from the provider's cache, by the names that endpoints have for them; None: it does not say."""
     details = counted.get("prompt_tokens_details")
-    if isinstance(details, Mapping) and _count(details.get("cached_tokens")) is not None:
-        return _count(details["cached_tokens"]) or 0
-    return _count(counted.get("prompt_cache_hit_tokens")) or _count(counted.get("cache_read_input_tokens")) or 0
+    named = [details.get("cached_tokens")] if isinstance(details, Mapping) else []
+    named += [counted.get("prompt_cache_hit_tokens"), counted.get("cache_read_input_tokens")]
+    counts = [count for count in map(_count, named) if count is not None]
+    # An adapter may fill in one of them and leave 0 in another.
+    return max(counts, default=None)

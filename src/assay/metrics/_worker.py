@@ -38,6 +38,7 @@ class WorkerMetrics:
         )
         self._in_flight = Gauge(*_declare("assay_judge_in_flight"), registry=registry)
         self._tokens = Counter(*_declare("assay_judge_tokens_total"), registry=registry)
+        self._cached = Counter(*_declare("assay_judge_cached_tokens_total"), registry=registry)
         self._cost = Counter(*_declare("assay_judge_cost_usd_total"), registry=registry)
         self._unpriced = Counter(*_declare("assay_judge_unpriced_calls_total"), registry=registry)
         self._reused = Counter(*_declare("assay_judge_reused_total"), registry=registry)
@@ -67,6 +68,9 @@ class WorkerMetrics:
             if tokens is not None and tokens > 0:
                 used += tokens
                 self._tokens.labels(judge, direction).inc(tokens)
+        if usage.cached_prompt_tokens is not None and usage.cached_prompt_tokens >= 0:
+            # From 0 on: an endpoint that tells of its cache and never uses it is worth seeing.
+            self._cached.labels(judge).inc(usage.cached_prompt_tokens)
         if usage.cost_usd is not None and isfinite(usage.cost_usd) and usage.cost_usd > 0:
             self._cost.labels(judge).inc(usage.cost_usd)
         elif usage.cost_usd is None and used:

@@ -1,6 +1,6 @@
 """The main job on its real parts: nothing lost, nothing doubled, on a judge that fails and workers that die.
 
-`ASSAY_E2E_RECORDS` sets the number of records (10,000 by default for the runs in which a worker is killed).
+`ASSAY_E2E_RECORDS` sets the number of records where a worker is killed: 4,000 by default, 10,000 is what is claimed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deployment import Deployment, end, record, resident_bytes, total, wait_unti
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-RECORDS = int(os.environ.get("ASSAY_E2E_RECORDS", "10000"))
+RECORDS = int(os.environ.get("ASSAY_E2E_RECORDS", "4000"))
 RUBRICS = [rubric.name for rubric in load_rubrics()]
 QUICK_RETRIES = {"retry_base_seconds": 0.5, "retry_max_seconds": 5, "judge_timeout_seconds": 3, "lease_seconds": 4}
 

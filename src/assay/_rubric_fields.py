@@ -32,7 +32,9 @@ DIMENSIONS = get_args(Dimension)
 REQUIRABLE = ("input", "output", "contexts", "reference", "tool_events")
 
 #: Fields whose change gives scores a new identity. `name` is among them because the judge is shown it.
-HASHED = frozenset({"name", "dimension", "requires", "instructions", "scale", "pass_threshold", "ask", "defects"})
+HASHED = frozenset(
+    {"name", "dimension", "requires", "instructions", "scale", "pass_threshold", "ask", "repeats", "defects"}
+)
 
 _NAME = {
     "type": "string",
@@ -212,6 +214,34 @@ _JUDGE = {
     "additionalProperties": False,
 }
 
+_REPEATS = {
+    "type": "object",
+    "description": "Asks the judge for more than one verdict on a record: the value is their mean. Needs a judge at a "
+    "temperature above 0. Default: one verdict.",
+    "examples": [{"most": 5, "band": [0.4, 0.8]}],
+    "properties": {
+        "most": {
+            "type": "integer",
+            "minimum": 2,
+            "maximum": 9,
+            "description": "Verdicts at most, the first included.",
+            "examples": [5],
+        },
+        "band": {
+            "type": "array",
+            "items": {"type": "number", "minimum": 0, "maximum": 1, "examples": [0.4]},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "Lowest and highest value that are in doubt; `pass_threshold` lies between them. More "
+            "verdicts are asked for only while their mean lies there, and could still come to pass or to fail. A first "
+            "verdict on a `binary` scale without token probabilities is always in doubt. Default: always `most`.",
+            "examples": [[0.4, 0.8]],
+        },
+    },
+    "required": ["most"],
+    "additionalProperties": False,
+}
+
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "assay rubric",
@@ -278,6 +308,7 @@ SCHEMA: dict[str, Any] = {
             "a call of its own, undisturbed by the others.",
             "examples": ["together"],
         },
+        "repeats": _REPEATS,
         "defects": {
             "type": "array",
             "uniqueItems": True,
@@ -335,6 +366,7 @@ def rubric_fields_markdown() -> str:
         for name, schema in scale["properties"].items():
             if schema.get("type") == "array":
                 lines += ["", f"An entry of `{name}`:", "", *_table(schema["items"])]
+    lines += ["", "## repeats", "", str(_REPEATS["description"]), "", *_table(_REPEATS)]
     lines += ["", "## judge", "", str(_JUDGE["description"]), "", *_table(_JUDGE)]
     return "\n".join(lines) + "\n"
 
@@ -359,7 +391,8 @@ def _kind(field: Mapping[str, Any]) -> str:
     if "const" in field:
         return f"`{field['const']}`"
     if field["type"] == "array":
-        return f"list of {_kind(field['items'])}" if "enum" in field["items"] else "list of entries"
+        of_entries = field["items"]["type"] == "object"
+        return "list of entries" if of_entries else f"list of {_kind(field['items'])}"
     if field["type"] == "object":
         return "fields"
     kind = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}[field["type"]]

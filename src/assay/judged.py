@@ -66,7 +66,9 @@ class JudgedOutcomes:
 
     def __init__(self, directory: Path, rubric: Rubric, judge_fingerprint: str) -> None:
         self._rubric, self._fingerprint = rubric, judge_fingerprint
-        self._question = replace(rubric, pass_threshold=1.0).hash
+        # What is asked once more is asked because of the threshold: under another one the verdicts would be others.
+        free_of_it = rubric.repeats is None or rubric.repeats.band is None
+        self._question = replace(rubric, pass_threshold=1.0).hash if free_of_it else rubric.hash
         self.path = directory / f"{rubric.name}.{judge_fingerprint[:16]}.jsonl"
         self._file: BinaryIO | None = None
 

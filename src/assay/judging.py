@@ -18,6 +18,7 @@ from assay.judges import ASKING, describe_judge, preview, resolve
 from assay.judges._prices import load_prices
 from assay.pipeline import Judges, evaluate
 from assay.records import Failure, NotApplicable, Usage
+from assay.repeats import verdicts_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -303,7 +304,7 @@ class _Run:
         return outcome
 
     def _take(self, record: Record, evaluations: Sequence[Evaluation]) -> Outcome:
-        self.result.calls += 1
+        self.result.calls += max([1, *(verdicts_in(evaluation.outcome) for evaluation in evaluations)])
         for evaluation in evaluations:
             self.result.usage += evaluation.outcome.usage
         for kept, rubric, evaluation in zip(self._kept, self._asked, evaluations, strict=True):
@@ -388,7 +389,7 @@ def _cost(evaluations: Sequence[Evaluation]) -> float | None:
 
 
 def _most(instrument: Instrument, record: Record) -> float:
-    """The most that one call for a record can cost in USD, its repair included."""
+    """The most that judging a record can cost in USD, repairs and repeats included."""
     price = instrument.price
     if instrument.is_free or price is None:
         return 0.0
@@ -397,7 +398,13 @@ def _most(instrument: Instrument, record: Record) -> float:
     prompt += sum(len(message["content"].encode(errors="replace")) for message in messages)
     reply = instrument.judge.max_tokens
     first = price.cost_usd(prompt_tokens=prompt, completion_tokens=reply)
-    return first + price.cost_usd(prompt_tokens=2 * prompt + reply + _REPAIR_TOKENS, completion_tokens=reply)
+    repair = price.cost_usd(prompt_tokens=2 * prompt + reply + _REPAIR_TOKENS, completion_tokens=reply)
+    return (first + repair) * _most_verdicts(instrument)
+
+
+def _most_verdicts(instrument: Instrument) -> int:
+    """Calls for one record at most, repairs aside."""
+    return max([1, *(rubric.repeats.most for rubric in instrument.asked if rubric.repeats is not None)])
 
 
 def _forecast(
@@ -414,12 +421,15 @@ def _forecast(
     if instrument.judge.engine == "ragas":
         cost = None if todo else 0.0
     elif todo and not instrument.is_free:
-        replies = [o.usage.completion_tokens for o in found if o.usage.completion_tokens is not None]
-        verdict = sum(replies) / len(replies) if replies else _VERDICT_TOKENS
+        asked = [o for o in found if o.usage.completion_tokens is not None]
+        replies = [o.usage.completion_tokens or 0 for o in asked]
+        # How many are in doubt is known from those that are there; before the first, all may be.
+        often = sum(max(1, verdicts_in(o)) for o in asked) / len(asked) if asked else _most_verdicts(instrument)
+        verdict = sum(replies) / len(replies) if replies else _VERDICT_TOKENS * often
         completion = round(len(todo) * len(instrument.asked) * verdict)
         sent = (preview(instrument.asked, record, guarded=instrument.judge.guarded)[0] for record, _ in todo)
         characters = (sum(len(message["content"]) for message in messages) for messages in sent)
-        prompt = sum(-(-count // _CHARACTERS_PER_TOKEN) for count in characters)
+        prompt = round(sum(-(-count // _CHARACTERS_PER_TOKEN) for count in characters) * often)
         price = instrument.price
         cost = None if price is None else price.cost_usd(prompt_tokens=prompt, completion_tokens=completion)
     return Forecast(

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from assay.circuits import DOWN
 from assay.defects import settled
-from assay.errors import JudgeError
+from assay.errors import JudgeError, SettingsError
 from assay.judges import build_judge, resolve
 from assay.records import Evaluation, Failure, NotApplicable, Score, Usage
+from assay.repeats import Poll
+from assay.scales import Binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,7 +86,7 @@ class Judges:
             fallback: the same of one whose endpoint is down.
 
         Raises:
-            ConfigError: see `build_judge`.
+            ConfigError: see `build_judge`; a rubric with repeats has a judge that would say the same again.
         """
         built = {settings: build_judge(None, settings, observer, purse, limits)}
         judges = cls(built[settings], reuse=reuse)
@@ -98,6 +100,7 @@ class Judges:
             return built[wanted]
 
         for rubric in rubrics:
+            _check_repeats(rubric, resolve(rubric.judge, settings))
             judges._by_spec[rubric.judge] = judge_of(rubric.judge)
             for why, own, usual in _stand_in_specs(rubric, cheaper, fallback):
                 spec = own or usual
@@ -140,7 +143,8 @@ async def evaluate(
 
     A record without what a rubric requires costs no call. Rubrics that share a judge and are to be asked together
     make one call, in an order that depends on the record alone; the others make a call each, and so does a second
-    version of a rubric. All calls run at once.
+    version of a rubric. All calls run at once, but repeats come one after the other, for those rubrics of a call that
+    are still in doubt. Once there is one verdict, there is a score: a repeat that fails takes nothing away from it.
 
     What a judge could not be asked, for want of a budget or because its endpoint is down, is then asked of the rubric's
     cheaper or fallback judge, if it has one and `stand_in`: that evaluation bears that judge's name and fingerprint.
@@ -205,6 +209,19 @@ def _stand_in_specs(
     yield "circuit", rubric.fallback_judge, fallback
 
 
+def _check_repeats(rubric: Rubric, judge: JudgeSettings) -> None:
+    """Raises SettingsError where all repeats would be paid for and say what the first verdict said."""
+    if rubric.repeats is None:
+        return
+    if judge.engine == "ragas":
+        raise SettingsError(f"rubric {rubric.name}: the engine ragas is asked once: remove `repeats`")
+    if judge.engine == "openai" and judge.temperature == 0:
+        raise SettingsError(
+            f"rubric {rubric.name}: at temperature 0 its judge says the same again: for its `repeats` write "
+            "`judge: {temperature: 0.7}` in the rubric, or set ASSAY_JUDGE_TEMPERATURE"
+        )
+
+
 def _classed(outcome: Outcome, rubric: Rubric) -> Outcome:
     """The outcome with a defect of the rubric's, whatever its judge made of it."""
     if not isinstance(outcome, Score):
@@ -255,9 +272,33 @@ def balanced_orders(count: int) -> tuple[tuple[int, ...], ...]:
 async def _answers(judge: Judge, record: Record, rubrics: Sequence[Rubric], reuse: Reuse | None) -> Sequence[Outcome]:
     """What is known of this judge, where it would say the same again; the rest is asked."""
     if reuse is None or not getattr(judge, "repeatable", False):
-        return await _judge(judge, record, rubrics)
+        return await _polled(judge, record, rubrics)
     ask = partial(_judge, judge, record)
     return await reuse.outcomes(record, rubrics, judge=judge.name, fingerprint=judge.fingerprint, ask=ask)
+
+
+async def _polled(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:
+    """An outcome for each; of a rubric with repeats, what its verdicts come to. Who never varies is asked once."""
+    outcomes = list(await _judge(judge, record, rubrics))
+    if not getattr(judge, "varies", False):
+        return outcomes
+    polls = {
+        place: Poll(
+            rubric.repeats,
+            pass_threshold=rubric.pass_threshold,
+            plain=isinstance(rubric.scale, Binary),
+            first=first,
+        )
+        for place, (rubric, first) in enumerate(zip(rubrics, outcomes, strict=True))
+        if rubric.repeats is not None and isinstance(first, Score)
+    }
+    while in_doubt := [place for place, poll in polls.items() if poll.asks_again]:
+        again = await _judge(judge, record, [rubrics[place] for place in in_doubt])
+        for place, outcome in zip(in_doubt, again, strict=True):
+            polls[place].add(outcome)
+    for place, poll in polls.items():
+        outcomes[place] = poll.outcome
+    return outcomes
 
 
 async def _judge(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:

@@ -13,19 +13,20 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from assay import _yaml
-from assay._rubric_fields import DIMENSIONS, HASHED, SCHEMA, rubric_fields_markdown
+from assay._rubric_fields import DIMENSIONS, HASHED, SCHEMA, Engine, rubric_fields_markdown
 from assay._yaml import Mistake
 from assay.defects import ALL
 from assay.errors import RubricError
+from assay.repeats import Repeats
 from assay.scales import VERDICT_VERSION, Binary, Checklist, Claims, Item, Level, Ordinal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from assay._rubric_fields import Ask, Dimension, Engine, GateLevel, Metric
+    from assay._rubric_fields import Ask, Dimension, GateLevel, Metric
     from assay._yaml import Node
     from assay.defects import Defect
     from assay.records import Record
@@ -91,6 +92,8 @@ class Rubric:
     objective: float | None = None
     #: in one call with the other rubrics of the same judge, or in a call of its own
     ask: Ask = "together"
+    #: asked for more than one verdict; None: for one
+    repeats: Repeats | None = None
     judge: JudgeSpec | None = None
     #: asked instead while the budget of the judge is spent
     cheaper_judge: JudgeSpec | None = None
@@ -139,6 +142,11 @@ class Rubric:
         values["defects"] = list(self.defects)
         values["scale"] = self.scale.to_dict()
         values["pass_threshold"] = float(self.pass_threshold)
+        if self.repeats is None:
+            # Workers of the release before read this out of the store, and know no such field.
+            del values["repeats"]
+        else:
+            values["repeats"] = _given({"most": self.repeats.most, "band": self.repeats.band and [*self.repeats.band]})
         for name in ("judge", "cheaper_judge", "fallback_judge"):
             values[name] = None if values[name] is None else _given(asdict(values[name]))
         return values
@@ -307,6 +315,7 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
         requires=tuple(data.get("requires", ())),
         objective=data.get("objective"),
         ask=data.get("ask", "together"),
+        repeats=_repeats(data["repeats"]) if "repeats" in data else None,
         judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
         cheaper_judge=JudgeSpec(**data["cheaper_judge"]) if "cheaper_judge" in data else None,
         fallback_judge=JudgeSpec(**data["fallback_judge"]) if "fallback_judge" in data else None,
@@ -315,6 +324,11 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
         defects=tuple(defect for defect in ALL if defect in data.get("defects", ALL)),
         path=path,
     )
+
+
+def _repeats(data: Mapping[str, Any]) -> Repeats:
+    band = data.get("band")
+    return Repeats(most=data["most"], band=None if band is None else (float(band[0]), float(band[1])))
 
 
 def _scale(data: Mapping[str, Any]) -> Scale:
@@ -356,9 +370,34 @@ def _check_meaning(node: Node) -> Iterator[Mistake]:
         yield from _check_slots(instructions)
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
+    yield from _check_repeats(node)
     for judge in (node.get("judge"), node.get("cheaper_judge"), node.get("fallback_judge")):
         if judge is not None and judge.kind == "object":
             yield from _check_judge(judge)
+
+
+def _check_repeats(node: Node) -> Iterator[Mistake]:
+    repeats, threshold, judge = node.get("repeats"), node.get("pass_threshold"), node.get("judge")
+    if repeats is None or repeats.kind != "object":
+        return
+    band = repeats.get("band")
+    edges = [edge.value for edge in band.value if edge.kind == "number"] if band and band.kind == "array" else []
+    if band is not None and len(edges) == 2:
+        low, high = edges
+        if not low < high:
+            yield Mistake(band.line, band.field, f"{low} is not below {high}: write the lowest value in doubt first")
+        elif threshold is not None and threshold.kind == "number" and not low <= threshold.value <= high:
+            message = f"{threshold.value}, the pass_threshold, lies outside: what is near it is what is in doubt"
+            yield Mistake(band.line, band.field, message)
+    if judge is None or judge.kind != "object":
+        return
+    engine, temperature = judge.get("engine"), judge.get("temperature")
+    if engine is not None and engine.value in get_args(Engine) and engine.value != "openai":
+        message = f"the engine {engine.value} is asked once: remove repeats, or write `engine: openai`"
+        yield Mistake(repeats.line, "repeats", message)
+    elif temperature is not None and temperature.kind == "number" and temperature.value == 0:
+        message = "at temperature 0 a judge says the same again: raise it, to 0.7 say, or remove repeats"
+        yield Mistake(temperature.line, "judge.temperature", message)
 
 
 #: Fields of a judge that these engines alone know.

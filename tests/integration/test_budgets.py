@@ -28,6 +28,7 @@ from assay.judges import JudgeSettings
 from assay.pipeline import Judges, evaluate
 from assay.queue import Queue
 from assay.records import Failure, Record, Score, Usage
+from assay.repeats import Repeats
 from assay.rubrics import JudgeSpec, Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import FakeJudgeServer, Reply
@@ -423,6 +424,34 @@ def tokens_of(evaluations: list[Any]) -> int:
 
 
 MANY = Budgets(budgets=(Budget(name="total", per="month", tokens=10**9),))
+
+
+def test_each_repeat_is_reserved_and_a_budget_that_is_spent_leaves_the_score_of_what_there_is(
+    redis_url: str, prices: Path
+) -> None:
+    rubric = ordinal("relevance", ask="alone", repeats=Repeats(most=5))
+    model: dict[str, Any] = {"prices_path": prices, "temperature": 0.7, "max_tokens": 100}
+    with FakeJudgeServer() as server:
+        (whole,) = ask(redis_url, MANY, server, [rubric], **model)
+        assert server.traffic.calls == 5
+        assert spent(redis_url, MANY) == (tokens_of([whole]), 0)
+        assert whole.outcome.details["verdicts"] == [whole.outcome.value] * 5
+        each = tokens_of([whole]) // 5
+        # The bound of a call is bytes, not tokens: some five times what it takes.
+        few = Budgets(budgets=(Budget(name="few", per="month", tokens=9 * each),))
+        (cut,) = ask(redis_url, few, server, [rubric], **model)
+        used, reserved = spent(redis_url, few)
+        assert isinstance(cut.outcome, Score)
+        verdicts = cut.outcome.details["verdicts"]
+        assert 1 <= len(verdicts) < 5
+        assert cut.outcome.details["ended_by"] == "budget"
+        assert (used, reserved) == (tokens_of([cut]), 0)
+        assert used <= 9 * each
+        assert server.traffic.calls == 5 + len(verdicts)
+        none = Budgets(budgets=(Budget(name="none", per="month", tokens=each),))
+        (refused,) = ask(redis_url, none, server, [rubric], **model)
+    assert isinstance(refused.outcome, Failure)
+    assert refused.outcome.kind == "budget"
 
 
 def test_a_call_costs_what_the_endpoint_counted(redis_url: str, prices: Path) -> None:

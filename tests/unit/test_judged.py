@@ -34,6 +34,7 @@ from assay.records import (
     ToolEvent,
     Usage,
 )
+from assay.repeats import Repeats
 from assay.rubrics import diff_rubrics, load_rubrics
 from judging import NOON, a_record, binary, ordinal
 
@@ -207,6 +208,15 @@ def test_a_kept_outcome_of_before_there_were_defects_is_read(tmp_path: Path) -> 
     path.write_text(path.read_text().replace(',"defect":null', ""))
     assert "defect" not in path.read_text()
     assert find(tmp_path, record) == MODEL_SCORE
+
+
+def test_verdicts_that_were_asked_for_because_of_the_threshold_hold_under_it_only(tmp_path: Path) -> None:
+    record = a_record()
+    for repeats, holds in ((Repeats(most=5, band=(0.6, 0.8)), False), (Repeats(most=5), True)):
+        add(tmp_path, record, MODEL_SCORE, ordinal(pass_threshold=0.7, repeats=repeats))
+        assert find(tmp_path, record, ordinal(pass_threshold=0.7, repeats=repeats)) == MODEL_SCORE
+        assert (find(tmp_path, record, ordinal(pass_threshold=0.75, repeats=repeats)) == MODEL_SCORE) is holds
+    assert find(tmp_path, record, ordinal(pass_threshold=0.7)) is None
 
 
 def test_a_keyless_answer_holds_under_its_own_threshold_only(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from assay.judges._prices import load_prices
 from assay.judges._prompt import DEFECTS
 from assay.judging import Forecast, Instrument, JudgingPlan, JudgingResult, Tries, judge_items, plan_judging
 from assay.records import Failure, NotApplicable, Record, Score
+from assay.repeats import Repeats
 from assay.rubrics import JudgeSpec, Rubric, load_rubrics
 from assay.testing import FakeJudgeServer, Reply
 from judging import a_record, binary, checklist, claims, ordinal
@@ -98,6 +99,27 @@ def test_an_edit_of_the_rubric_asks_again_and_taking_it_back_does_not(server: Fa
     for rubric, calls in ((before, 6), (after, 12), (before, 12), (after, 12)):
         judge(plan(items, tmp_path, openai(server), rubric=rubric))
         assert server.traffic.calls == calls
+
+
+def test_repeats_are_forecast_counted_and_bounded(server: FakeJudgeServer, tmp_path: Path) -> None:
+    rubric = ordinal(ask="alone", repeats=Repeats(most=3))
+    settings = openai(server, temperature=0.7, max_tokens=200)
+    once = plan(records(8), tmp_path, settings).forecast
+    made = plan(records(8), tmp_path, settings, rubric=rubric)
+    assert made.forecast.prompt_tokens == pytest.approx(3 * once.prompt_tokens, abs=1)
+    assert made.forecast.cost_usd == pytest.approx(3 * (once.cost_usd or 0), rel=0.01)
+    result = judge(made, tries=ONCE)
+    assert result.calls == server.traffic.calls == 24
+    assert result.spent_usd == pytest.approx(paid(server))
+    # Of what is known, a forecast learns how many are in doubt.
+    later = plan(records(12), tmp_path, settings, rubric=rubric).forecast
+    assert (later.known, later.calls) == (8, 4)
+    assert later.prompt_tokens == pytest.approx(made.forecast.prompt_tokens / 2, rel=0.02)
+    budget = result.spent_usd / 2
+    other = plan(records(8), tmp_path / "other", settings, rubric=rubric)
+    before = paid(server)
+    assert judge(other, tries=ONCE, budget_usd=budget).stopped is not None
+    assert paid(server) - before <= budget
 
 
 def test_an_edit_of_the_threshold_asks_nobody(server: FakeJudgeServer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from assay.errors import ConfigError, RubricError
 from assay.records import Context, Message, Record, ToolEvent
+from assay.repeats import Repeats
 from assay.rubrics import (
     JudgeSpec,
     Rubric,
@@ -399,6 +400,69 @@ class TestJudgeFields:
         rubric = load(f"{SMALL}judge: {{engine: ragas, metric: context_recall, model: m}}\n")
         assert rubric.judge == JudgeSpec(engine="ragas", metric="context_recall", model="m")
         assert rubric.to_dict()["judge"] == {"engine": "ragas", "metric": "context_recall", "model": "m"}
+
+
+REPEATED = SMALL + "repeats: {most: 5, band: [0.3, 0.7]}\n"
+
+
+class TestRepeats:
+    def test_they_are_read_written_and_part_of_the_hash(self, load):
+        rubric = load(REPEATED)
+        assert rubric.repeats == Repeats(most=5, band=(0.3, 0.7))
+        assert rubric.to_dict()["repeats"] == {"most": 5, "band": [0.3, 0.7]}
+        assert Rubric.from_dict(json.loads(json.dumps(rubric.to_dict()))) == replace(rubric, path=None)
+        fixed = load(SMALL + "repeats: {most: 5}\n")
+        assert fixed.repeats == Repeats(most=5)
+        assert Rubric.from_dict(fixed.to_dict()) == replace(fixed, path=None)
+        texts = [SMALL, REPEATED, REPEATED.replace("5,", "3,"), REPEATED.replace("0.3", "0.4")]
+        assert len({load(text).hash for text in texts} | {fixed.hash}) == 5
+        changed = [change for change in diff_rubrics(load(SMALL), rubric) if change.field.startswith("repeats")]
+        assert [(change.field, change.changes_hash) for change in changed] == [
+            ("repeats.most", True),
+            ("repeats.band", True),
+        ]
+
+    def test_a_rubric_without_them_is_written_as_workers_of_the_release_before_read_it(self, load):
+        assert "repeats" not in load(SMALL).to_dict()
+
+    @pytest.mark.parametrize(
+        ("repeats", "message"),
+        [
+            ("{most: 1}", "2"),
+            ("{most: 10}", "9"),
+            ("{most: 2.5}", "whole number"),
+            ("{band: [0.3, 0.7]}", "most"),
+            ("5", "most"),
+            ("{most: 5, band: 0.3}", "list"),
+            ("{most: 5, band: [0.3]}", "2"),
+            ("{most: 5, band: [0.3, 0.5, 0.7]}", "2"),
+            ("{most: 5, band: [0.3, 1.7]}", "1"),
+            ("{most: 5, band: [a, b]}", "number"),
+            ("{most: 5, band: [0.7, 0.3]}", "not below"),
+            ("{most: 5, band: [0.5, 0.5]}", "not below"),
+            ("{most: 5, band: [0.6, 0.7]}", "0.5, the pass_threshold, lies outside"),
+            ("{most: 5, least: 2}", "least"),
+        ],
+    )
+    def test_a_mistake_in_them_is_said(self, load, repeats, message):
+        with pytest.raises(RubricError, match=message) as error:
+            load(f"{SMALL}repeats: {repeats}\n")
+        assert error.value.line == SMALL.count("\n") + 1
+
+    @pytest.mark.parametrize(
+        ("judge", "message", "line"),
+        [
+            ("{engine: lexical}", "lexical is asked once", 9),
+            ("{engine: ragas, metric: faithfulness}", "ragas is asked once", 9),
+            ("{engine: openai, temperature: 0}", "says the same again", 10),
+            ("{temperature: 0.0}", "says the same again", 10),
+        ],
+    )
+    def test_a_judge_that_would_say_the_same_again_is_a_mistake(self, load, judge, message, line):
+        with pytest.raises(RubricError, match=message) as error:
+            load(f"{REPEATED}judge: {judge}\n")
+        assert error.value.line == line
+        assert load(REPEATED + "judge: {temperature: 0.7}\n").repeats is not None
 
 
 # What a record must have.

@@ -117,6 +117,7 @@ class Endpoint:
         *,
         logprobs: bool,
         deadline: float,
+        seeded: bool = True,
         trace_id: str | None = None,
     ) -> Answer:
         """One reply to `messages`, before `deadline` (in the event loop's time), in whatever dialect it takes.
@@ -129,7 +130,7 @@ class Endpoint:
         tried: set[Dialect] = set()
         while True:
             tried.add(dialect)
-            body = self._body(messages, schema, dialect, logprobs=logprobs)
+            body = self._body(messages, schema, dialect, logprobs=logprobs, seeded=seeded)
             try:
                 answer = await self._observed(
                     self._within("/chat/completions", body, deadline, partial(self._read, messages=messages)), trace_id
@@ -206,7 +207,13 @@ class Endpoint:
             await self._wire.aclose()
 
     def _body(
-        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], dialect: Dialect, *, logprobs: bool
+        self,
+        messages: Sequence[Mapping[str, str]],
+        schema: Mapping[str, Any],
+        dialect: Dialect,
+        *,
+        logprobs: bool,
+        seeded: bool,
     ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self._model, "messages": messages}
         if dialect.format == "json_schema":
@@ -217,7 +224,7 @@ class Endpoint:
         temperature = self._settings.temperature
         if temperature is not None and "temperature" not in dialect.without:
             body["temperature"] = temperature
-        if temperature and "seed" not in dialect.without:
+        if temperature and seeded and "seed" not in dialect.without:
             body["seed"] = 0
         if logprobs and "logprobs" not in dialect.without:
             body |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}

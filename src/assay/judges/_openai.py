@@ -51,6 +51,8 @@ class OpenAIJudge:
         self.name, self.fingerprint, _ = self._endpoint.identity
         #: whether it may be taken to say the same of the same texts again: a verdict of it may be reused
         self.repeatable = settings.temperature == 0
+        #: whether it may say something else when it is asked again: only then are repeats asked for
+        self.varies = not self.repeatable
         self._settings = settings
         self._purse = purse
         self._slots = Slots(settings.max_in_flight)
@@ -177,6 +179,8 @@ class _Exchange:
                 messages,
                 schema(rubrics),
                 logprobs=self._logprobs and any(rubric.scale.grade_field for rubric in rubrics),
+                # One seed would be one verdict, however often it is asked for.
+                seeded=all(rubric.repeats is None for rubric in rubrics),
                 deadline=deadline,
                 trace_id=self._record.trace_id,
             )

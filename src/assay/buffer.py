@@ -36,6 +36,7 @@ from assay.sampling import share_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from assay.sampling import Sampler
 
@@ -136,7 +137,7 @@ class Buffer:
         redact: Callable[[Record], Record] | None,
         salt: str | bytes | None,
         cohort: Mapping[str, str],
-        connect: Callable[[], Transport],
+        connect: Callable[[], AbstractContextManager[Transport]],
     ) -> None:
         self._app = app
         self._limits = limits
@@ -177,6 +178,7 @@ class Buffer:
         self._warned: dict[str, float] = {}
         # From here on, the sender's thread alone.
         self._transport: Transport | None = None
+        self._opened = contextlib.ExitStack()
         self._carried: tuple[str, int] | None = None  # a record that did not fit its batch, and its bytes
         self._failing = False
         self._built = 0
@@ -339,9 +341,17 @@ class Buffer:
         except Exception as error:  # noqa: BLE001 - the next record starts a new thread
             self.warn("run", "the sender's thread ended: %s", type(error).__name__)
         finally:
+            self._disconnect()
             self._running = False
             if self._closed:
                 self._abandon()
+
+    def _disconnect(self) -> None:
+        self._transport = None
+        try:
+            self._opened.close()
+        except Exception as error:  # noqa: BLE001 - what was to be sent was sent, or counted as dropped
+            _LOG.debug("closing the connection failed: %s", type(error).__name__)
 
     def _send(self, *, partial: bool) -> None:
         """Send all that is buffered in full batches, and with `partial` the rest too."""
@@ -470,7 +480,7 @@ class Buffer:
 
     def _connected(self) -> Transport:
         if self._transport is None:
-            self._transport = self._connect()
+            self._transport = self._opened.enter_context(self._connect())
         return self._transport
 
     def _resolve(self, records: int, reason: DropReason | None) -> None:

@@ -13,6 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Generator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
@@ -122,7 +123,8 @@ class Client:
             redact=redact,
             salt=user_id_salt or os.environ.get("ASSAY_USER_ID_SALT"),
             cohort=cohort or {},
-            connect=(lambda: open_queue(url, name)) if transport is None else (lambda: transport),
+            # A transport of the app's own is the app's to close.
+            connect=(lambda: closing(open_queue(url, name))) if transport is None else (lambda: nullcontext(transport)),
         )
         self._enabled = _environment_enabled() if enabled is None else enabled
         if self._enabled and transport is None:

@@ -65,6 +65,30 @@ def test_up(redis_url: str) -> None:
     queue.close()
 
 
+def test_closed_it_leaves_no_connection(redis_server: RedisServer) -> None:
+    def connections() -> int:
+        return len(raw.client_list(_type="normal"))
+
+    with redis.Redis.from_url(redis_server.url) as raw:
+        before = connections()
+        client = Client(redis_url=redis_server.url, flush_seconds=0.02)
+        record_many(client, 10)
+        assert client.flush(30)
+        assert connections() > before
+        client.close(10)
+        # Redis may hear of it a moment later.
+        assert until(lambda: connections() == before)
+
+
+def test_an_apps_own_transport_is_not_closed(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as raw:
+        client = Client(transport=Queue(raw, "q"), flush_seconds=0.02)
+        record_many(client, 10)
+        client.close(10)
+        (connection,) = raw.connection_pool._available_connections
+        assert connection._sock is not None
+
+
 def test_down_then_up(redis_server: RedisServer) -> None:
     redis_server.stop()
     client = Client(redis_url=redis_server.url, flush_seconds=0.02, buffer_records=100)

@@ -280,11 +280,11 @@ def test_batches_are_bounded_in_records_and_bytes(transport: MemoryTransport) ->
     with Client(transport=transport, flush_seconds=60) as client:
         for _ in range(60):
             client.record(input="small")
-        assert client.flush()
+        assert client.flush(30)
         assert transport.sizes == [25, 25, 10]
         for _ in range(10):
             client.record(input="x" * 900_000)
-        assert client.flush()
+        assert client.flush(30)
         assert transport.sizes[3:] == [4, 4, 2]
         for batch in transport.batches:
             assert sum(len(raw) for raw in batch.records) < MAX_BATCH_BYTES

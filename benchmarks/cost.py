@@ -5,7 +5,8 @@ python benchmarks/cost.py [--records 300] [--write]
 Synthetic records of a question, four passages and an answer of about 120 words each, under the four shipped rubrics,
 are judged by a local server that counts tokens (characters / 4) and whose replies are of the length that judges write.
 Dollars are those of gpt-4o-mini in the shipped price table. What a provider's prompt cache would take is computed from
-the prompts that were made, by the rule that OpenAI publishes; no provider is asked. Agreement with people is not
+the prompts that were made, by the rule that OpenAI publishes; no provider is asked. Repeats are measured with a judge
+that wavers, as it is told to, on a part of what it is asked. Agreement with people is not
 measured: that takes a real model and labels (`assay calibrate`).
 """
 
@@ -16,12 +17,15 @@ import asyncio
 import hashlib
 import json
 import os.path
+import random
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -33,13 +37,20 @@ from assay.judges._prices import load_prices
 from assay.judges._prompt import render, schema
 from assay.pipeline import Judges, balanced_orders, evaluate
 from assay.records import Record, Score
+from assay.repeats import Repeats
 from assay.reuse import Reuse
 from assay.rubrics import Rubric, load_rubrics
+from assay.testing import Ask, FakeJudgeServer
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "cost.md"
 MODEL = "gpt-4o-mini"
 #: OpenAI caches prompts from so many tokens on, in such steps.
 LEAST_CACHED, CACHED_STEP = 1024, 128
+#: What is in doubt of the shipped rubrics that are asked again. Safety passes at 1 only: there is no above.
+BANDS = {"relevance": (0.5, 0.9), "completeness": (0.6, 0.95), "faithfulness": (0.75, 0.95)}
+MOST = 5
+#: Share of the yes/no questions on which the wavering judge says either as often; of the rest it is nearly sure.
+WAVERING = 0.05
 #: Calls at once.
 IN_FLIGHT = 16
 #: How many earlier calls a call's beginning is looked for in.
@@ -68,29 +79,39 @@ class Mode:
         )
 
 
-async def judged(records: Sequence[Record], rubrics: Sequence[Rubric], url: str, reuse: Reuse | None) -> float:
-    """What the evaluations of these say that they cost, in USD."""
-    settings = JudgeSettings(engine="openai", model=MODEL, base_url=url, api_key="synthetic", logprobs=False)
+async def judged(
+    records: Sequence[Record], rubrics: Sequence[Rubric], url: str, reuse: Reuse | None = None, temperature: float = 0.0
+) -> list[dict[str, Score]]:
+    """The scores of each record, by rubric name."""
+    settings = JudgeSettings(
+        engine="openai", model=MODEL, base_url=url, api_key="synthetic", logprobs=False, temperature=temperature
+    )
     judges = Judges.build(rubrics, settings, reuse=reuse)
     turns = asyncio.Semaphore(IN_FLIGHT)
 
-    async def one(record: Record) -> float:
+    async def one(record: Record) -> dict[str, Score]:
         async with turns:
-            outcomes = [evaluation.outcome for evaluation in await evaluate(record, rubrics, judges)]
-        if not all(isinstance(outcome, Score) for outcome in outcomes):
-            raise RuntimeError(f"not all were scored: {outcomes}")
-        return sum(outcome.usage.cost_usd or 0.0 for outcome in outcomes)
+            evaluations = await evaluate(record, rubrics, judges)
+        scores = {e.rubric: e.outcome for e in evaluations if isinstance(e.outcome, Score)}
+        if len(scores) < len(rubrics):
+            raise RuntimeError(f"not all were scored: {evaluations}")
+        return scores
 
     try:
-        return sum(await asyncio.gather(*map(one, records)))
+        return await asyncio.gather(*map(one, records))
     finally:
         await judges.aclose()
+
+
+def cost_of(scores: Sequence[dict[str, Score]]) -> float:
+    """What the scores say that they cost, in USD."""
+    return sum(score.usage.cost_usd or 0.0 for record in scores for score in record.values())
 
 
 def measured(name: str, records: Sequence[Record], rubrics: Sequence[Rubric], reuse: Reuse | None = None) -> Mode:
     """One mode through a server of its own."""
     with judge_server("--latency", "0.01") as url:
-        cost = asyncio.run(judged(records, rubrics, url, reuse))
+        cost = cost_of(asyncio.run(judged(records, rubrics, url, reuse)))
         seen = traffic(url)
     return Mode(name, len(records), seen["calls"], seen["prompt_tokens"], seen["completion_tokens"], cost)
 
@@ -112,6 +133,87 @@ def modes(count: int) -> list[Mode]:
             measured("together, every text came twice", twice, rubrics),
             measured("the same with `ASSAY_REUSE_SECONDS`", twice, rubrics, Reuse(redis.url, "benchmark", seconds=600)),
         ]
+
+
+# -- repeats
+
+
+class Wavering:
+    """Verdicts of a judge that is told how sure it is: the n-th answer to a question is the same in every run."""
+
+    _REASON = " ".join(["The output says what the passages give, and leaves nothing out that was asked for."] * 2)
+
+    def __init__(self) -> None:
+        self._asked: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, ask: Ask) -> dict[str, Any] | None:
+        """The verdict object, of the length that judges write."""
+        found = re.search(r"^=== (\w+) context 1 ===\n(.*?)\n=== \1 ", ask.text, re.MULTILINE | re.DOTALL)
+        if found is None:
+            return None
+        self._asked[found[1], ask.rubric] += 1
+        # Of the record: what the judge thinks. Of the call: what it says this time.
+        mind = random.Random(found[1] + ask.rubric)
+        mouth = random.Random(f"{found[1]}{ask.rubric}{self._asked[found[1], ask.rubric]}")
+
+        def yes() -> bool:
+            sure = 0.99 if mind.random() < 0.95 else 0.02
+            return mouth.random() < (0.5 if mind.random() < WAVERING else sure)
+
+        properties = ask.schema["properties"]
+        if "level" in properties:
+            centre = mind.betavariate(4.0, 1.0)
+            return {"explanation": self._REASON, "level": round(1 + 4 * min(1.0, max(0.0, mouth.gauss(centre, 0.12))))}
+        if "items" in properties:
+            items = {name: "yes" if yes() else "no" for name in properties["items"]["properties"]}
+            return {"explanation": self._REASON, "items": items}
+        quote = " ".join(found[2].split()[:8])
+        claims = [
+            {
+                "claim": self._REASON[:60],
+                "quote": quote,
+                "context": 1,
+                "verdict": "supported" if yes() else "unsupported",
+            }
+            for _ in range(5)
+        ]
+        return {"claims": claims}
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A way to repeat, and what came of it."""
+
+    mode: Mode
+    #: by rubric, for each record: whether it passed
+    passes: dict[str, list[bool]]
+
+    def row(self, base: float, always: Repeated) -> str:
+        """A line of the table: the cost, and what the repeated rubrics made of it, against `always`."""
+        pairs = [pair for name in BANDS for pair in zip(self.passes[name], always.passes[name], strict=True)]
+        ratio = sum(own for own, _ in pairs) / len(pairs)
+        differs = sum(own != other for own, other in pairs) / len(pairs)
+        return f"{self.mode.row(base)} {ratio:.3f} | {differs:.3f} |"
+
+
+def repeated(count: int) -> list[Repeated]:
+    """One verdict, more where it is in doubt, always more; of the same judge, who says the same in each way."""
+    once = load_rubrics()
+    adaptive = [replace(r, repeats=Repeats(most=MOST, band=BANDS[r.name])) if r.name in BANDS else r for r in once]
+    always = [replace(r, repeats=Repeats(most=MOST)) if r.name in BANDS else r for r in once]
+    records = [rag_record(index) for index in range(count)]
+    found = []
+    for name, rubrics in (
+        ("one verdict", once),
+        (f"`repeats: {{most: {MOST}, band: ...}}`", adaptive),
+        (f"`repeats: {{most: {MOST}}}`", always),
+    ):
+        with FakeJudgeServer(verdict=Wavering()) as server:
+            scores = asyncio.run(judged(records, rubrics, server.base_url, temperature=0.7))
+            seen = server.traffic
+        mode = Mode(name, count, seen.calls, seen.prompt_tokens, seen.completion_tokens, cost_of(scores))
+        found.append(Repeated(mode, {r.name: [record[r.name].passed for record in scores] for r in once}))
+    return found
 
 
 # -- prompt caches
@@ -167,7 +269,17 @@ def page(count: int) -> dict[str, str]:
     found = modes(count)
     base = found[0].cost_usd / found[0].records * 1000
     records = [rag_record(index) for index in range(count)]
+    ways = repeated(count)
+    one_verdict = ways[0].mode.cost_usd / count * 1000
     return {
+        "repeats": "\n".join(
+            [
+                "| asked | calls/record | prompt tokens | completion tokens | USD per 1,000 records | of one verdict "
+                "| pass ratio | outcomes unlike always |",
+                "|---|--:|--:|--:|--:|--:|--:|--:|",
+                *(way.row(one_verdict, ways[-1]) for way in ways),
+            ]
+        ),
         "modes": "\n".join(
             [
                 "| mode | calls/record | prompt tokens | completion tokens | USD per 1,000 records | of the default |",

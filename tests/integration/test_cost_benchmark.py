@@ -1,6 +1,6 @@
 """What `benchmarks/cost.py` counts: in ratios that hold whatever the prompts say."""
 
-from benchmarks.cost import all_orders, few_orders, modes, one_order, prefixes
+from benchmarks.cost import BANDS, all_orders, few_orders, modes, one_order, prefixes, repeated
 from throughput import rag_record
 
 
@@ -13,6 +13,22 @@ def test_each_mode_costs_what_it_sends() -> None:
     assert abs(reused.cost_usd / twice.cost_usd - 0.5) < 0.02
     for mode in (together, alone, reused):
         assert abs(mode.cost_usd - (mode.prompt_tokens * 0.15 + mode.completion_tokens * 0.60) / 1e6) < 1e-9
+
+
+def test_adaptive_repeats_cost_less_than_fixed_ones_and_decide_nearly_as_they_do() -> None:
+    once, adaptive, always = repeated(40)
+    assert (once.mode.calls, always.mode.calls) == (40, 200)
+    assert 40 < adaptive.mode.calls < 200
+    assert once.mode.cost_usd < adaptive.mode.cost_usd < 0.75 * always.mode.cost_usd
+    unlike = {
+        way.mode.name: sum(
+            own != other for name in BANDS for own, other in zip(way.passes[name], always.passes[name], strict=True)
+        )
+        for way in (once, adaptive)
+    }
+    assert unlike[adaptive.mode.name] < 0.6 * unlike[once.mode.name]
+    # What is not repeated is the first verdict in each of them.
+    assert once.passes["safety"] == adaptive.passes["safety"] == always.passes["safety"]
 
 
 def test_few_orders_share_nearly_as_much_as_one() -> None:

@@ -509,6 +509,15 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
         "judge",
     ),
     _worker(
+        "assay_judge_repeats_total",
+        "counter",
+        "Verdicts asked for beyond the first, where a rubric's `repeats` wanted them: ok, not_applicable, or the kind "
+        "of failure. After budget, rate_limited, timeout, unavailable and unauthorized no more are asked for, and the "
+        "score is that of the verdicts before.",
+        "judge",
+        "outcome",
+    ),
+    _worker(
         "assay_judge_reused_total",
         "counter",
         "Verdicts taken from a record with the same texts, for which no request was sent (ASSAY_REUSE_SECONDS).",

@@ -57,6 +57,7 @@ class Judges:
         self._stand_ins: dict[tuple[Refusal, JudgeSpec | None, JudgeSpec | None], Judge] = {}
         self._purse: Purse | None = None
         self._limits: Limits | None = None
+        self._observer: JudgeObserver | None = None
         #: verdicts that are known already; None: every record is asked about
         self.reuse = reuse
 
@@ -92,6 +93,7 @@ class Judges:
         judges = cls(built[settings], reuse=reuse)
         judges._purse = purse
         judges._limits = limits
+        judges._observer = observer
 
         def judge_of(spec: JudgeSpec | None) -> Judge:
             wanted = resolve(spec, settings)
@@ -118,6 +120,12 @@ class Judges:
             why: self._stand_ins.get((why, rubric.judge, own)) for why, own, _ in _stand_in_specs(rubric, None, None)
         }
         return {why: judge for why, judge in found.items() if judge is not None}
+
+    def repeated(self, judge: Judge, outcome: Outcome) -> None:
+        """A verdict beyond the first was asked for, and this came of it."""
+        if self._observer is not None:
+            kind = outcome.kind if isinstance(outcome, Failure) else "ok" if isinstance(outcome, Score) else None
+            self._observer.repeated(judge.name, kind or "not_applicable")
 
     def __iter__(self) -> Iterator[Judge]:
         """Each judge once."""
@@ -156,12 +164,12 @@ async def evaluate(
             outcomes[index] = NotApplicable(reason=reason)
     asked = [judges.of(rubric) for rubric in rubrics]
     todo = [(i, rubric, asked[i]) for i, rubric in enumerate(rubrics) if i not in outcomes]
-    outcomes |= await _ask(record, todo, judges.reuse)
+    outcomes |= await _ask(record, todo, judges)
     if stand_in:
         whys = [(i, rubric, _refusal(outcomes[i])) for i, rubric, _ in todo]
         refused = [(i, rubric, judges.stand_ins(rubric).get(why)) for i, rubric, why in whys if why is not None]
         again = [(i, rubric, judge) for i, rubric, judge in refused if judge is not None]
-        for (i, _, judge), outcome in zip(again, (await _ask(record, again, judges.reuse)).values(), strict=True):
+        for (i, _, judge), outcome in zip(again, (await _ask(record, again, judges)).values(), strict=True):
             if _refusal(outcome) is None:
                 # What a judge took before its repair was refused is not forgotten.
                 outcomes[i] = replace(outcome, usage=outcome.usage + outcomes[i].usage)
@@ -180,11 +188,11 @@ async def evaluate(
     ]
 
 
-async def _ask(record: Record, wanted: Sequence[_Asked], reuse: Reuse | None) -> dict[int, Outcome]:
+async def _ask(record: Record, wanted: Sequence[_Asked], judges: Judges) -> dict[int, Outcome]:
     """The outcomes of these, by index and in their order."""
     groups = _groups(record, wanted)
     answers = await asyncio.gather(
-        *(_answers(judge, record, [rubric for _, rubric in members], reuse) for judge, members in groups)
+        *(_answers(judge, record, [rubric for _, rubric in members], judges) for judge, members in groups)
     )
     outcomes: dict[int, Outcome] = {}
     for (_, members), answer in zip(groups, answers, strict=True):
@@ -269,15 +277,16 @@ def balanced_orders(count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(orders)
 
 
-async def _answers(judge: Judge, record: Record, rubrics: Sequence[Rubric], reuse: Reuse | None) -> Sequence[Outcome]:
+async def _answers(judge: Judge, record: Record, rubrics: Sequence[Rubric], judges: Judges) -> Sequence[Outcome]:
     """What is known of this judge, where it would say the same again; the rest is asked."""
+    reuse = judges.reuse
     if reuse is None or not getattr(judge, "repeatable", False):
-        return await _polled(judge, record, rubrics)
+        return await _polled(judge, record, rubrics, judges)
     ask = partial(_judge, judge, record)
     return await reuse.outcomes(record, rubrics, judge=judge.name, fingerprint=judge.fingerprint, ask=ask)
 
 
-async def _polled(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:
+async def _polled(judge: Judge, record: Record, rubrics: Sequence[Rubric], judges: Judges) -> Sequence[Outcome]:
     """An outcome for each; of a rubric with repeats, what its verdicts come to. Who never varies is asked once."""
     outcomes = list(await _judge(judge, record, rubrics))
     if not getattr(judge, "varies", False):
@@ -296,6 +305,7 @@ async def _polled(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Se
         again = await _judge(judge, record, [rubrics[place] for place in in_doubt])
         for place, outcome in zip(in_doubt, again, strict=True):
             polls[place].add(outcome)
+            judges.repeated(judge, outcome)
     for place, poll in polls.items():
         outcomes[place] = poll.outcome
     return outcomes

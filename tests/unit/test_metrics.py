@@ -811,6 +811,8 @@ def a_busy_worker() -> WorkerMetrics:
     metrics.batch("done")
     metrics.retry("rate_limited")
     metrics.reused("openai:m")
+    metrics.repeated("openai:m", "ok")
+    metrics.repeated("openai:m", "budget")
     metrics.lag(12.5, TRACE)
     metrics.commit(0.004)
     return metrics
@@ -831,6 +833,8 @@ def test_what_a_worker_did() -> None:
     assert got.value("assay_judge_unpriced_calls_total", judge="local:m") == 1
     assert got.value("assay_judge_unpriced_calls_total", judge="openai:m") is None
     assert got.value("assay_judge_info", judge="openai:m", judge_fingerprint="f" * 64) == 1
+    assert got.value("assay_judge_repeats_total", judge="openai:m", outcome="ok") == 1
+    assert got.value("assay_judge_repeats_total", judge="openai:m", outcome="budget") == 1
     assert got.value("assay_judge_circuit_open", judge="openai:m") == 1
     assert got.value("assay_batches_total", outcome="done") == 1
     assert got.value("assay_retries_total", kind="rate_limited") == 1

@@ -13,11 +13,13 @@ import pytest
 
 from assay.errors import SettingsError
 from assay.judges import JudgeSettings
+from assay.metrics import WorkerMetrics
 from assay.pipeline import Judges, evaluate
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.repeats import Poll, Repeats, verdicts_in
 from assay.rubrics import JudgeSpec
 from assay.testing import FakeJudgeServer, Reply
+from exposition import Exposition
 from judging import a_record, binary, ordinal
 
 ADAPTIVE = Repeats(most=5, band=(0.3, 0.7))
@@ -194,12 +196,12 @@ def doubting(**by_rubric):
     return verdict
 
 
-def judged(server, rubrics, temperature: float | None = 0.7, **settings):
+def judged(server, rubrics, temperature: float | None = 0.7, observer=None, **settings):
     """The outcomes of one record by rubric name, through the pipeline."""
     given = {"engine": "openai", "model": "gpt-5-mini", "base_url": server.base_url, "logprobs": False}
 
     async def run():
-        judges = Judges.build(rubrics, JudgeSettings(**given, temperature=temperature, **settings))
+        judges = Judges.build(rubrics, JudgeSettings(**given, temperature=temperature, **settings), observer)
         try:
             return await evaluate(a_record(), rubrics, judges)
         finally:
@@ -277,7 +279,12 @@ class TestJudge:
                 Reply(content=good, usage=usage),
                 "500",
             )
-            outcome = judged(server, [ordinal(repeats=Repeats(most=5))])["relevance"]
+            seen = WorkerMetrics()
+            outcome = judged(server, [ordinal(repeats=Repeats(most=5))], observer=seen)["relevance"]
+        counted = Exposition.of(seen.collect())
+        for kind in ("ok", "unparsable", "unavailable"):
+            assert counted.value("assay_judge_repeats_total", judge="openai:gpt-5-mini", outcome=kind) == 1
+        assert counted.sum("assay_judge_repeats_total") == 3
         assert (outcome.value, outcome.details) == (0.75, {"verdicts": [0.75, 0.75], "ended_by": "unavailable"})
         assert outcome.usage.prompt_tokens == 4000
 

@@ -66,6 +66,9 @@ class JudgeObserver(Protocol):
         endpoint did not say; `trace_id` is the record's.
         """
 
+    def repeated(self, judge: str, outcome: str) -> None:
+        """One more verdict was asked for where a rubric has repeats: `ok`, `not_applicable`, or a failure kind."""
+
     def circuit(self, judge: str, *, is_open: bool) -> None:
         """Whether the judge's endpoint counts as down, whenever that was looked at."""
 

@@ -41,6 +41,7 @@ class WorkerMetrics:
         self._cached = Counter(*_declare("assay_judge_cached_tokens_total"), registry=registry)
         self._cost = Counter(*_declare("assay_judge_cost_usd_total"), registry=registry)
         self._unpriced = Counter(*_declare("assay_judge_unpriced_calls_total"), registry=registry)
+        self._repeats = Counter(*_declare("assay_judge_repeats_total"), registry=registry)
         self._reused = Counter(*_declare("assay_judge_reused_total"), registry=registry)
         self._circuits = Gauge(*_declare("assay_judge_circuit_open"), registry=registry)
         self._judges = Info(*_declare("assay_judge_info"), registry=registry)
@@ -75,6 +76,10 @@ class WorkerMetrics:
             self._cost.labels(judge).inc(usage.cost_usd)
         elif usage.cost_usd is None and used:
             self._unpriced.labels(judge).inc()
+
+    def repeated(self, judge: str, outcome: str) -> None:
+        """One more verdict was asked for where a rubric has repeats, and this came of it."""
+        self._repeats.labels(label(judge), outcome).inc()
 
     def circuit(self, judge: str, *, is_open: bool) -> None:
         """Whether the judge's endpoint counts as down."""

@@ -226,6 +226,40 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"{copied}')  # type: ignore[call-overload]
         return f"postgresql+psycopg://assay@127.0.0.1:{self.port}/{name}"
 
+    def require_password(self, url: str, password: str) -> str:
+        """The URL again, with a new user in it who owns the database and must show this password."""
+        import psycopg
+        from psycopg import sql
+
+        user, name = f"with_password_{next(self._count)}", url.rpartition("/")[2]
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        dsn = f"host=127.0.0.1 port={self.port} user=assay dbname=postgres"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            role, database = sql.Identifier(user), sql.Identifier(name)
+            create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
+            connection.execute(create)
+            connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, role))
+            connection.execute("SELECT pg_reload_conf()")
+            # It is done when the rules are read again, which takes a moment.
+            rule = "SELECT count(*) FROM pg_hba_file_rules WHERE %s = ANY (user_name)"
+            assert connection.execute(rule, [user]).fetchone() == (1,)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(f"host=127.0.0.1 port={self.port} user={user} password=wrong dbname={name}").close()
+            except psycopg.OperationalError as error:
+                if "password authentication failed" in str(error):
+                    break
+            assert time.monotonic() < deadline, "any password is taken"
+            time.sleep(0.05)
+        return url.replace("assay@", f"{user}:{password}@")
+
+    @property
+    def log(self) -> Path:
+        """What it has logged."""
+        return self._directory / "log"
+
     def close(self) -> None:
         try:
             self.stop()

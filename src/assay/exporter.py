@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import queue
+import re
 import socket
 import threading
 import time
@@ -44,6 +45,7 @@ _CACHE_SECONDS = 1.0
 #: How long closing waits for what is being answered.
 _CLOSE_SECONDS = 1.0
 
+_QUERY = re.compile(r"\?\S*")
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -201,7 +203,8 @@ class _Handler(WSGIRequestHandler):
         return SERVER_NAME
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
-        _log.debug(format, *args)
+        # Without the query: some put their token there, where it does not belong.
+        _log.debug(format, *(_QUERY.sub("?…", arg) if isinstance(arg, str) else arg for arg in args))
 
     def get_stderr(self) -> Any:
         # The app logs its own errors; what wsgiref would print here is about clients that went away.

@@ -22,6 +22,13 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+#: Loggers of libraries that are never heard below a warning, at whatever level.
+_TALKATIVE = (
+    "aiohttp", "alembic", "amqp", "asyncio", "celery", "httpcore", "httpcore2", "httpx", "httpx2", "kombu", "openai",
+    "psycopg", "redis",
+)  # fmt: skip
+
+
 def configure(settings: Settings) -> None:
     """Send every log line of this process to standard error, in the form that the settings ask for."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
@@ -43,8 +50,8 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
-    # These tell of every request and task, some of them with URLs that may hold keys.
-    for name in ("alembic", "celery", "httpcore", "httpx", "httpx2", "kombu", "openai"):
+    # These tell of every request, answer, command and task, some of them with URLs or headers that may hold keys.
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     # Of a Redis that is away the worker tells itself, in one line.
     logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)

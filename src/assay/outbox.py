@@ -17,9 +17,11 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from assay.codec import decode_record
+from assay.echoes import Texts
 from assay.errors import AssayError, RecordError, SettingsError, SinkError, StoreError
 from assay.records import now
 from assay.redaction import Redactor
@@ -355,6 +357,16 @@ class _Lane:
         return [result for result in results if result is not None]
 
     def _call(self, annotations: Sequence[Annotation]) -> Sequence[Delivery]:
+        """What became of each; no reason quotes the texts, for reasons are logged, and stored in plain."""
+        hidden = cache(Texts(_texts(annotations)).hidden)
+        try:
+            results = self._hand_over(annotations)
+        except SinkError as error:
+            error.args = (hidden(str(error)),)
+            raise
+        return [r if isinstance(r, Delivered) else dataclasses.replace(r, reason=hidden(r.reason)) for r in results]
+
+    def _hand_over(self, annotations: Sequence[Annotation]) -> Sequence[Delivery]:
         try:
             results = self._sink.deliver(annotations)
             if len(results) != len(annotations):
@@ -430,6 +442,11 @@ def owed_outcomes(sink: Sink, wanted: Sequence[str]) -> frozenset[OutcomeName]:
     """Which outcomes are owed to a sink, of those that the settings want to go out."""
     names: tuple[Literal["scored", "failed", "not_applicable"], ...] = ("scored", "failed", "not_applicable")
     return frozenset(name for name in names if name in wanted and (name == "scored" or sink.takes_failures))
+
+
+def _texts(annotations: Sequence[Annotation]) -> Iterator[str | None]:
+    for one in annotations:
+        yield from (one.explanation, one.message, one.input, one.output)
 
 
 def _key(claimed: Claimed) -> _Key:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from assay.circuits import DOWN
 from assay.defects import settled
+from assay.echoes import Texts
 from assay.errors import JudgeError, SettingsError
 from assay.judges import build_judge, resolve
 from assay.records import Evaluation, Failure, NotApplicable, Score, Usage
@@ -312,6 +313,18 @@ async def _polled(judge: Judge, record: Record, rubrics: Sequence[Rubric], judge
 
 
 async def _judge(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:
+    """One outcome of each. Failures' messages are seen by many: what they quote of the record is left out."""
+    outcomes = await _asked(judge, record, rubrics)
+    if not any(isinstance(outcome, Failure) for outcome in outcomes):
+        return outcomes
+    texts = Texts(record.texts())
+    return [
+        replace(outcome, message=texts.hidden(outcome.message)) if isinstance(outcome, Failure) else outcome
+        for outcome in outcomes
+    ]
+
+
+async def _asked(judge: Judge, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:
     try:
         outcomes = await judge.judge(record, rubrics)
         if len(outcomes) != len(rubrics) or not all(isinstance(o, Score | Failure | NotApplicable) for o in outcomes):

@@ -211,6 +211,12 @@ class Record:
             return self.input
         return "\n".join(f"{message.role}: {message.content}" for message in self.input)
 
+    def texts(self) -> list[str]:
+        """All that a judge may be shown of it."""
+        known = [self.input_text, self.output, self.reference, *(context.text for context in self.contexts)]
+        known += [t for event in self.tool_events for t in (event.arguments, event.result, event.error)]
+        return [text for text in known if text]
+
     @property
     def weight(self) -> float:
         """1 / inclusion probability: how many interactions this record stands for."""

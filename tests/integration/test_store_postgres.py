@@ -45,7 +45,7 @@ def test_a_password_that_the_server_repeats_is_struck_out(postgres_url: str) -> 
     with Store(url.render_as_string(hide_password=False)) as store:
         with pytest.raises(StoreError) as caught:
             store.ping()
-        assert 'database "***" does not exist' in str(caught.value)
+        assert 'database "[secret]" does not exist' in str(caught.value)
 
 
 def test_a_database_that_is_not_there_says_what_to_do(postgres_url: str) -> None:

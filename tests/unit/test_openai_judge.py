@@ -664,7 +664,7 @@ class TestKey:
             outcome = only(ask(server.base_url, [ordinal()], api_key=KEY))
             judge = build_judge(None, settings)
         assert outcome.kind == "unauthorized"
-        assert "[key]" in outcome.message
+        assert "[secret]" in outcome.message
         for text in (repr(settings), repr(judge), str(vars(judge)), judge.name, outcome.message, caplog.text):
             assert KEY not in text
             assert KEY[:12] not in text
@@ -672,7 +672,9 @@ class TestKey:
     def test_a_key_of_no_known_form_is_taken_out_as_well(self):
         with FakeJudgeServer(api_key="right") as server:
             outcome = only(ask(server.base_url, [ordinal()], api_key="plain_house_key"))
-        assert outcome.message == "HTTP 401: Incorrect API key provided: [key] (invalid_api_key, invalid_request_error)"
+        assert (
+            outcome.message == "HTTP 401: Incorrect API key provided: [secret] (invalid_api_key, invalid_request_error)"
+        )
 
     def test_the_right_key_is_let_in(self):
         with FakeJudgeServer(api_key=KEY) as server:

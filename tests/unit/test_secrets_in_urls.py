@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from assay.demo import _judge_name
+from assay.echoes import Credentials
 from assay.errors import SinkError
 from assay.judges import JudgeSettings
 from assay.judges._errors import presentable
@@ -39,14 +40,16 @@ def test_a_judge_behind_a_password_is_asked_and_its_refusal_does_not_tell_it() -
         outcome = asyncio.run(ask(server.base_url.replace("http://", f"http://user:{PASSWORD}@")))
     assert isinstance(outcome, Failure)
     assert outcome.kind == "unauthorized"
-    assert "[key]" in outcome.message, "the server quoted what it was sent"
+    assert "[secret]" in outcome.message, "the server quoted what it was sent"
     assert not any(shape in outcome.message for shape in (*SHAPES, "planted-key-4821"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_form_of_it_is_presentable(shape: str) -> None:
-    shown = presentable(f"refused: {shape}.", "key-of-judge", f"https://user:{PASSWORD}@judge.example/v1")
-    assert shown == "refused: [key]."
+    shown = presentable(
+        f"refused: {shape}.", Credentials("key-of-judge", url=f"https://user:{PASSWORD}@judge.example/v1")
+    )
+    assert shown == "refused: [secret]."
 
 
 def test_a_sink_that_quotes_the_password_of_its_url_is_not_repeated() -> None:
@@ -58,7 +61,7 @@ def test_a_sink_that_quotes_the_password_of_its_url_is_not_repeated() -> None:
         with pytest.raises(SinkError) as raised:
             http.post("/", json={})
         http.close()
-    assert "***" in str(raised.value)
+    assert "[secret]" in str(raised.value)
     assert not any(shape in str(raised.value) for shape in SHAPES)
 
 

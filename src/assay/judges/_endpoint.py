@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from assay.circuits import DOWN
+from assay.echoes import Credentials
 from assay.errors import JudgeError, SettingsError
 from assay.judges import OPENAI_BASE_URL, lacks_key
 from assay.judges._dialect import FORMAT, Dialect
@@ -101,6 +102,7 @@ class Endpoint:
         #: by which limits know it
         self._id = endpoint_id(settings.base_url or OPENAI_BASE_URL, model)
         self._settings = settings
+        self._credentials = Credentials(settings.api_key, url=settings.base_url)
         self._model = model
         self._prices = load_prices(settings.prices_path)
         self._judge = judge
@@ -320,7 +322,7 @@ class Endpoint:
         usage: Usage | None = None,
         free: bool = False,
     ) -> JudgeError:
-        shown = presentable(message, self._settings.api_key, self._settings.base_url)
+        shown = presentable(message, self._credentials)
         return JudgeError(kind, shown, retry_after_seconds=retry_after_seconds, usage=usage, free=free)
 
     def _status_failure(self, status: int, headers: Mapping[str, str], content: bytes) -> JudgeError | _Refusal:

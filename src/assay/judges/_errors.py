@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from base64 import b64encode
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+
+from assay.echoes import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from assay.echoes import Credentials
     from assay.records import FailureKind
 
 MESSAGE_CHARACTERS = 500
@@ -66,21 +67,10 @@ def kind_of(status: int, told: str) -> FailureKind:
     return _KINDS.get(status) or ("unavailable" if status >= 500 else "rejected")
 
 
-def presentable(message: str, key: str | None, base_url: str | None = None) -> str:
-    """A message fit to store and log: short, and without keys, which endpoints like to repeat.
-
-    Nor with the user and password that `base_url` may hold, as written there, decoded, or as they are sent.
-    """
-    shown = message.replace(key, "[key]") if key else message
-    login, at, _ = (base_url or "").partition("://")[2].partition("/")[0].rpartition("@")
-    if at:
-        plain = unquote(login) if ":" in login else f"{unquote(login)}:"
-        sent = b64encode(plain.encode()).decode()
-        password, plain_password = login.partition(":")[2], plain.partition(":")[2]
-        for secret in (sent, login, plain, password, plain_password):
-            # What is shorter would be found in ordinary words.
-            shown = shown.replace(secret, "[key]") if len(secret) >= 4 else shown
-    return _KEY_LIKE.sub("[key]", shown[: 4 * MESSAGE_CHARACTERS])[:MESSAGE_CHARACTERS]
+def presentable(message: str, credentials: Credentials) -> str:
+    """A message fit to store and log: short, and without keys, which endpoints like to repeat."""
+    shown = credentials.hidden(message)
+    return _KEY_LIKE.sub(SECRET, shown[: 4 * MESSAGE_CHARACTERS])[:MESSAGE_CHARACTERS]
 
 
 def told(content: bytes) -> tuple[str, str | None]:

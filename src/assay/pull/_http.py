@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 
 import assay
+from assay.echoes import Credentials
 from assay.errors import SettingsError, SourceError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Http:
     ) -> None:
         self._source = source
         self._base = base_url.rstrip("/")
+        self._credentials = Credentials(*(headers or {}).values(), url=base_url, login=basic_auth)
         if not self._base.startswith(("http://", "https://")):
             raise SettingsError(f"{source}: the URL must begin with http:// or https://")
         try:
@@ -72,14 +74,16 @@ class Http:
                 status, headers, content = self._once(method, path, params, body)
             except (httpx2.HTTPError, OSError) as error:
                 if not left:
-                    raise SourceError(f"{self._source}: {type(error).__name__}: {str(error)[:200]}") from None
+                    raise SourceError(
+                        f"{self._source}: {type(error).__name__}: {self._hidden(str(error))[:200]}"
+                    ) from None
                 status, headers, content = 503, {}, b""
             if 200 <= status < 300:
                 return self._json(content)
             if status == known:
                 return None
             if status not in _AGAIN or not left:
-                said = " ".join(content[:300].decode("utf-8", "replace").split())
+                said = self._hidden(" ".join(content[:4000].decode("utf-8", "replace").split()))[:300]
                 hint = ": check its credentials" if status in (401, 403) else ""
                 hint = ": it redirects: set the URL that it redirects to" if 300 <= status < 400 else hint
                 raise SourceError(f"{self._source}: HTTP {status}{hint}: {said}")
@@ -87,6 +91,10 @@ class Http:
             time.sleep(min(_LONGEST_PAUSE, float(asked)) if asked.isascii() and asked.isdigit() else pause)
             pause *= 2
         raise AssertionError("unreachable")
+
+    def _hidden(self, said: str) -> str:
+        """Without what authenticates us, which some servers quote."""
+        return self._credentials.hidden(said)
 
     def close(self) -> None:
         """Close its connections."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 
 import assay
+from assay.echoes import Credentials
 from assay.errors import SettingsError, SinkError
 from assay.sinks import Delivered, Delivery, Rejected, TryAgain
 
@@ -36,6 +36,8 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    #: what the request was authenticated by
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -50,9 +52,10 @@ class Reply:
             return None
 
     def said(self) -> str:
-        """Status and the beginning of the body, on one line, for a reason."""
-        text = re.sub(r"\s+", " ", self.body[:2000].decode("utf-8", "replace")).strip()
-        return f"{self.status}: {text[:300]}" if text else f"{self.status}"
+        """Status and the beginning of the body, on one line, for a reason: without what authenticates us."""
+        text = re.sub(r"\s+", " ", self.body[:4000].decode("utf-8", "replace")).strip()
+        shown = self.credentials.hidden(text)[:300]
+        return f"{self.status}: {shown}" if shown else f"{self.status}"
 
     @property
     def retry_after_seconds(self) -> float | None:
@@ -97,7 +100,9 @@ class Http:
         self._sink = sink
         self._base = base_url.rstrip("/")
         self._timeout = timeout_seconds
-        self._secrets = _secrets(headers or {}, basic_auth, self._base)
+        # Short values of headers are no credentials.
+        long = [value for value in (headers or {}).values() if len(value) >= 8]
+        self._credentials = Credentials(*long, url=self._base, login=basic_auth)
         _check_url(sink, self._base)
         given = {"user-agent": f"assay/{assay.__version__}", **(headers or {})}
         for name, value in given.items():
@@ -147,14 +152,14 @@ class Http:
                         break
                     if time.monotonic() > ends:
                         raise SinkError(f"{self._sink}: no full answer within {self._timeout:g} s")
-                answer = self._without_secrets(bytes(body)) if response.status_code >= 300 else bytes(body)
-                return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, answer)
+                given = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(response.status_code, given, bytes(body), self._credentials)
         except httpx2.TimeoutException:
             raise SinkError(f"{self._sink}: no answer within {self._timeout:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             # What it says of a request that it cannot send would quote it.
             unsent = isinstance(error, (httpx2.LocalProtocolError, httpx2.InvalidURL))
-            said = "the request cannot be sent" if unsent else str(error)[:200]
+            said = "the request cannot be sent" if unsent else self._credentials.hidden(str(error))[:200]
             raise SinkError(f"{self._sink}: {type(error).__name__}: {said}", suspect=unsent) from None
 
     def post(
@@ -196,28 +201,6 @@ class Http:
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
-
-    def _without_secrets(self, body: bytes) -> bytes:
-        """An answer that tells a fault goes into reasons and logs, and some quote the key that they refuse."""
-        for secret in self._secrets:
-            body = body.replace(secret, b"***")
-        return body
-
-
-def _secrets(headers: Mapping[str, str], basic_auth: tuple[str, str] | None, url: str) -> list[bytes]:
-    """What authenticates us, in any form that an answer could quote; what is shorter than 8 bytes is none."""
-    found = {part for value in headers.values() for part in (value, value.rpartition(" ")[2])}
-    logins = [] if basic_auth is None else [basic_auth]
-    # A user and a password in the URL are sent as basic_auth is.
-    login, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
-    if at:
-        user, _, password = login.partition(":")
-        found |= {user, password, login}
-        logins.append((unquote(user), unquote(password)))
-    for user, password in logins:
-        whole = f"{user}:{password}"
-        found |= {password, whole, b64encode(whole.encode()).decode()}
-    return sorted((one.encode("utf-8", "replace") for one in found if len(one) >= 8), key=len, reverse=True)
 
 
 def _check_url(sink: str, url: str) -> None:

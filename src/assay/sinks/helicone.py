@@ -86,7 +86,7 @@ class Helicone:
             self.name, self._http.post(f"/v1/request/{request}/score", json={"scores": scores}), "data", "error"
         )
         if reply.ok and (error := reply.json().get("error")):
-            return TryAgain(clip(str(error), 300))
+            return TryAgain(clip(reply.credentials.hidden(str(error)), 300))
         (delivery,) = settled(reply, 1, missing=_MISSING)
         return delivery
 

@@ -157,7 +157,8 @@ def _partly(reply: Reply, what: str, n: int) -> list[Delivery]:
         gone, why = partial_success(reply.body)
     if str(gone) in {"0", "None"}:
         return [Delivered()] * n
-    return [Rejected(f"{gone} of a batch of {n} refused: {why or 'no reason given'}")] * n
+    said = reply.credentials.hidden(str(why))[:300] if why else "no reason given"
+    return [Rejected(f"{gone} of a batch of {n} refused: {said}")] * n
 
 
 def _event(annotation: Annotation) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
+from assay.echoes import Credentials
 from assay.errors import MissingExtraError, SchemaError, SettingsError, StoreDataError, StoreError
 from assay.store._scope import confine
 from assay.store._sealing import Sealing, seal_engine
@@ -80,6 +81,8 @@ class Database:
         sealing: Sealing | None = None,
     ) -> None:
         self.url = _parse(url)
+        given = (self.url.password, *(self.url.query.get(name) for name in ("password", "sslpassword")))
+        self._credentials = Credentials(*(str(value) for value in given if value))
         #: the apps that it is confined to; None: all
         self.scope = scope
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -185,9 +188,7 @@ class Database:
         origin = error.orig if isinstance(error, exc.StatementError) else error
         # The first line only: what follows may quote values.
         said = (str(origin).strip().splitlines() or [type(origin).__name__])[0]
-        for secret in (self.url.password, self.url.query.get("password")):
-            if secret:
-                said = said.replace(str(secret), "***")
+        said = self._credentials.hidden(said)
         state = getattr(origin, "sqlstate", None)
         for code, words, mend in _MENDS:
             if (code is not None and code == state) or (words is not None and words in said):

@@ -226,3 +226,25 @@ def test_without_the_worker_extra_the_command_names_it(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "assay[worker]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_new_key_encrypts_what_was_stored_in_plain(deployment: Deployment) -> None:
+    deployment.settings["judge"] = "rules"
+    worker = deployment.start_worker()
+    deployment.enqueue(3)
+    deployment.drain(worker)
+    plain = deployment.store.payloads(["record-1"])
+    assert "item 1" in plain["record-1"]
+    key = deployment.run("db", "new-key").stdout.decode().strip()
+    deployment.settings["payload_keys"] = key
+    told = deployment.run("db", "rekey").stdout.decode()
+    assert "payloads" in told
+    done = deployment.run("db", "new-key").stdout.decode().strip()
+    assert done != key
+    deployment.settings["payload_keys"] = done
+    found = json.loads(deployment.run("doctor", "--json", "--no-judge", check=False).stdout)
+    wrong = [finding["mend"] for finding in found if finding["state"] == "wrong"]
+    assert any("ASSAY_PAYLOAD_KEYS" in mend for mend in wrong)
+    deployment.settings["payload_keys"] = f"{done},{key}"
+    found = json.loads(deployment.run("doctor", "--json", "--no-judge", check=False).stdout)
+    assert not any("ASSAY_PAYLOAD_KEYS" in finding["mend"] for finding in found)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -15,9 +15,8 @@ from assay import wiring
 from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
 from assay.codec import decode_record
-from assay.errors import ConfigError, NoVerdictsError, StoreError
+from assay.errors import ConfigError, NoVerdictsError
 from assay.files import open_file
-from assay.judges import ASKING
 from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from assay.settings import Settings
 
 _EXIT_UNUSABLE, _EXIT_NO_DATA = 3, 4
-_ENGINES = ("openai", "ragas", "lexical", "rules")
 
 
 def register(app: typer.Typer) -> None:
@@ -42,9 +40,18 @@ def register(app: typer.Typer) -> None:
     app.command("calibrate")(calibrate_judge)
 
 
-_Labels = Annotated[Path, typer.Argument(help="Label file: JSON Lines, or CSV.", dir_okay=False)]
+_Labels = Annotated[
+    Path | None,
+    typer.Argument(help="Label file: JSON Lines, or CSV. With --attacks an attack set, if not the shipped one."),
+]
+_Attacks = Annotated[
+    bool, typer.Option("--attacks", help="Measure how often injected texts sway the judge, instead of its labels.")
+]
 _RubricName = Annotated[
-    str | None, typer.Option(help="Name of a rubric, or a rubric file. Default: the one the label file names.")
+    str | None,
+    typer.Option(
+        help="Name of a rubric, or a rubric file. Default: the one the label file names; with --attacks, all."
+    ),
 ]
 _Judge = Annotated[
     str | None,
@@ -78,14 +85,23 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be
 _MinFailRecall = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Least fail recall, by its lower bound, for the level `calibrated`.")
 ]
-_Worst = Annotated[int, typer.Option(min=0, help="Disagreements to show.")]
+_Worst = Annotated[int, typer.Option(min=0, help="Disagreements to show; with --attacks, attacks that succeeded.")]
 _Html = Annotated[Path | None, typer.Option(help="Write the report as one HTML file.", dir_okay=False)]
 _Save = Annotated[Path | None, typer.Option(help="Write the calibration into this directory.", file_okay=False)]
-_NoStore = Annotated[bool, typer.Option("--no-store", help="Do not keep the calibration in the database.")]
+_NoStore = Annotated[bool, typer.Option("--no-store", help="Do not keep what came of it in the database.")]
+_Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Try a random sample of the attacks.")]
+_Seed = Annotated[int | None, typer.Option(help="Draws the sample of --limit.  [default: 0]")]
+_MaxSuccess = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, metavar="RATIO", help="Most attacks that may succeed, of each rubric; else code 3."),
+]
+_Again = Annotated[
+    bool, typer.Option("--again", help="Ask anew what was judged before: to see whether the judge has changed.")
+]
 
 
 def calibrate_judge(
-    labels: _Labels,
+    labels: _Labels = None,
     rubric: _RubricName = None,
     judge: _Judge = None,
     model: Annotated[str | None, typer.Option(help="Model to ask.")] = None,
@@ -102,6 +118,11 @@ def calibrate_judge(
     worst: _Worst = 5,
     html: _Html = None,
     save: _Save = None,
+    attacks: _Attacks = False,
+    limit: _Limit = None,
+    seed: _Seed = None,
+    max_success_ratio: _MaxSuccess = None,
+    again: _Again = False,
     no_store: _NoStore = False,
     as_json: Json = False,
 ) -> None:
@@ -110,32 +131,60 @@ def calibrate_judge(
     Judges what is not judged yet, and keeps each outcome: after an edit of the rubric only what changed is judged
     again. Exit code 0: usable; 3: unusable; 4: not enough data, or not every record was judged; 2: a mistake in a
     file or an option.
-    """
-    from assay.labels import read_labels
 
-    if compare is not None and (html is not None or save is not None):
-        raise ConfigError("--html and --save go with one judge: leave --compare out")
+    With --attacks: how often texts in a record sway the judge, without fences and rules and with them. Exit code 0;
+    3: more succeed than --max-success-ratio; 4: not known, for too much has no verdict.
+    """
     if judge is not None and model is not None and ":" in judge:
         raise ConfigError("--judge names a model already: leave --model out")
     settings = load_settings(judge_model=model)
+    of_attacks = {"--limit": limit, "--seed": seed, "--max-success-ratio": max_success_ratio, "--again": again or None}
+    of_labels: dict[str, object] = {"--compare": compare, "--gold": gold, "--annotators": annotators, "--html": html}
+    of_labels |= {"--columns": columns, "--values": values, "--passes-from": passes_from, "--save": save}
+    if attacks:
+        _without(of_labels, "is of labels: leave it or --attacks out")
+        from assay.cli._attacks import AttackOptions, measure_attacks
+
+        measure_attacks(
+            AttackOptions(
+                settings=settings,
+                file=labels,
+                rubric=rubric,
+                judge=judge,
+                budget=budget,
+                offline=offline,
+                dry_run=dry_run,
+                limit=limit,
+                seed=seed or 0,
+                most=max_success_ratio,
+                again=again,
+                worst=worst,
+                keep=not no_store,
+                as_json=as_json,
+            )
+        )
+        return
+    _without(of_attacks, "is of attacks: add --attacks")
+    if labels is None:
+        raise ConfigError("name a label file, or measure attacks with --attacks")
+    if compare is not None and (html is not None or save is not None):
+        raise ConfigError("--html and --save go with one judge: leave --compare out")
     if rubric is None and compare is not None:
         rubric = next((variant for variant in compare if is_file(variant)), None)
     asked = one_rubric(settings, rubric or _named_in(labels))
+    label_set = _labels_of(
+        labels,
+        asked,
+        columns=pairs("--columns", columns),
+        values=pairs("--values", values),
+        gold=gold,
+        annotators=annotators,
+        passes_from=passes_from,
+    )
     command = _Command(
         settings=settings,
         rubric=asked,
-        label_set=_with_records(
-            settings,
-            read_labels(
-                labels,
-                asked,
-                columns=pairs("--columns", columns),
-                values=pairs("--values", values),
-                gold=gold,
-                annotators=annotators,
-                passes_from=passes_from,
-            ),
-        ),
+        label_set=_with_records(settings, label_set),
         budget=budget,
         offline=offline,
         dry_run=dry_run,
@@ -143,18 +192,19 @@ def calibrate_judge(
         worst=worst,
         as_json=as_json,
     )
-    try:
-        level = _two(command, judge, compare) if compare else _one(command, judge, html, save, keep=not no_store)
-    except NoVerdictsError as error:
-        level = "no_data"
-        if as_json:
-            print_json({"level": level, "reasons": [str(error)]})
-        else:
-            errors.print(escape(str(error)), soft_wrap=True, highlight=False)
-    if level == "no_data":
-        raise typer.Exit(_EXIT_NO_DATA)
-    if level == "unusable":
-        raise typer.Exit(_EXIT_UNUSABLE)
+    _measure(command, judge, compare, html, save, keep=not no_store)
+
+
+def _without(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that do not go with the rest."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{given[0]} {why}")
+
+
+def _labels_of(labels: Path, rubric: Rubric, **options: Any) -> LabelSet:
+    from assay.labels import read_labels
+
+    return read_labels(labels, rubric, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +250,7 @@ def _with_records(settings: Settings, label_set: LabelSet) -> LabelSet:
 
 def _instrument(command: _Command, judge: str | None, variant: str | None = None) -> Instrument:
     """The rubric and judge that the options come to, or a variant of them that `--compare` names."""
-    from assay.judging import Instrument
+    from assay.cli._judging import ENGINES, instrument_of
 
     rubric = command.rubric
     if variant is not None:
@@ -208,28 +258,40 @@ def _instrument(command: _Command, judge: str | None, variant: str | None = None
             rubric = load_rubrics([Path(variant)])[0]
         elif variant in ("ask=together", "ask=alone"):
             rubric = replace(rubric, ask="together" if variant == "ask=together" else "alone")
-        elif variant.partition(":")[0] in _ENGINES:
+        elif variant.partition(":")[0] in ENGINES:
             judge = variant
         else:
             raise ConfigError(
                 f"--compare {variant!r}: name a rubric file (.yaml), a judge (lexical, rules, openai[:MODEL], "
                 "ragas:METRIC), ask=together or ask=alone"
             )
-    settings = wiring.judge_settings(command.settings)
-    if judge is not None:
-        engine, _, model = judge.partition(":")
-        metric = None
-        if engine == "ragas":
-            metric, _, model = model.partition(":")
-        if engine not in _ENGINES or (model and engine not in ASKING) or metric == "":
-            raise ConfigError(f"--judge {judge!r}: write lexical, rules, openai[:MODEL], or ragas:METRIC[:MODEL]")
-        settings = replace(settings, engine=engine, metric=metric, model=model or settings.model)  # type: ignore[arg-type]
-        # What the command line names wins over what the rubric names.
-        rubric = replace(rubric, judge=None)
-    return Instrument(rubric=rubric, settings=settings, others=tuple(wiring.read_rubrics(command.settings)))
+    return instrument_of(command.settings, rubric, judge)
 
 
 # What is done.
+
+
+def _measure(
+    command: _Command,
+    judge: str | None,
+    compare: tuple[str, str] | None,
+    html: Path | None,
+    save: Path | None,
+    *,
+    keep: bool,
+) -> None:
+    try:
+        level = _two(command, judge, compare) if compare else _one(command, judge, html, save, keep=keep)
+    except NoVerdictsError as error:
+        level = "no_data"
+        if command.as_json:
+            print_json({"level": level, "reasons": [str(error)]})
+        else:
+            errors.print(escape(str(error)), soft_wrap=True, highlight=False)
+    if level == "no_data":
+        raise typer.Exit(_EXIT_NO_DATA)
+    if level == "unusable":
+        raise typer.Exit(_EXIT_UNUSABLE)
 
 
 def _one(command: _Command, judge: str | None, html: Path | None, save: Path | None, *, keep: bool) -> Level | None:
@@ -258,7 +320,7 @@ def _one(command: _Command, judge: str | None, html: Path | None, save: Path | N
     if whole:
         saved = calibrated.calibration.save(save) if save is not None else None
         # Scores in a table are those of a judge that no worker here runs.
-        stored = keep and not table and _store(command.settings, calibrated.calibration)
+        stored = keep and not table and _kept(command.settings, calibrated.calibration)
     elif save is not None or keep:
         errors.print("The calibration is not kept, for not every record was judged.")
     if command.as_json:
@@ -299,21 +361,12 @@ def _two(command: _Command, judge: str | None, variants: tuple[str, str]) -> Lev
 
 
 def _judged(command: _Command, instrument: Instrument, budget: float | None) -> tuple[JudgingResult | None, str, str]:
-    """The outcomes, and name and fingerprint of the judge; no outcomes in a dry run."""
-    from assay.cli._judging import judge_plan
-    from assay.judging import JudgingResult, plan_judging
+    from assay.cli._judging import judged
 
-    settings = command.settings
     records = [(item.item_id, item.record) for item in command.label_set.items if item.record is not None]
-    plan = plan_judging(records, instrument, settings.data_dir / "judged")
-    if plan.forecast.calls or command.dry_run:
-        errors.print(escape(plan.forecast.sentence() + "."), soft_wrap=True, highlight=False)
-    if command.dry_run:
-        return None, plan.judge, plan.judge_fingerprint
-    if command.offline:
-        return JudgingResult(outcomes=dict(plan.known)), plan.judge, plan.judge_fingerprint
-    result = judge_plan(settings, plan, budget, records=len(records))
-    return result, plan.judge, plan.judge_fingerprint
+    return judged(
+        command.settings, records, instrument, budget=budget, offline=command.offline, dry_run=command.dry_run
+    )
 
 
 def _calibrated(
@@ -348,21 +401,10 @@ def _from_table(command: _Command) -> Calibrated:
     return _calibrated(command, command.rubric, name, fingerprint, outcomes, None)
 
 
-def _store(settings: Settings, calibration: Calibration) -> bool:
-    """Keep a calibration in the database; returns whether it is there.
+def _kept(settings: Settings, calibration: Calibration) -> bool:
+    from assay.cli._judging import keep
 
-    Raises:
-        StoreError: a database is configured, and it is away or not migrated.
-    """
-    if settings.database_url is None and not (settings.data_dir / "assay.db").exists():
-        # Nobody has set assay up here: a laptop on which a rubric is being tuned.
-        return False
-    try:
-        with wiring.open_store(settings) as store:
-            store.save_calibration(calibration)
-    except StoreError as error:
-        raise StoreError(f"the calibration is not kept: {error}; --no-store does without") from None
-    return True
+    return keep(settings, "the calibration", lambda store: store.save_calibration(calibration))
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,19 +1,103 @@
-"""Judging what a plan says is to be judged, with progress: for the commands that ask judges about many records."""
+"""Who is asked, asking with progress, and keeping what came of it: for the commands that judge many records."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from assay import wiring
 from assay.cli._screen import errors
-from assay.judging import Tries, judge_items
+from assay.errors import ConfigError, StoreError
+from assay.judges import ASKING
+from assay.judging import Instrument, JudgingResult, Tries, judge_items, plan_judging
 
 if TYPE_CHECKING:
-    from assay.judging import JudgingPlan, JudgingResult
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from assay.judging import JudgingPlan
+    from assay.records import Record
+    from assay.rubrics import Rubric
     from assay.settings import Settings
+    from assay.store import Store
+
+#: What `--judge` may name.
+ENGINES = ("openai", "ragas", "lexical", "rules")
+
+
+def instrument_of(settings: Settings, rubric: Rubric, judge: str | None) -> Instrument:
+    """The rubric, asked of the judge that `--judge` names, else of its own.
+
+    Raises:
+        ConfigError: there is no such judge.
+    """
+    asked = wiring.judge_settings(settings)
+    if judge is not None:
+        engine, _, model = judge.partition(":")
+        metric = None
+        if engine == "ragas":
+            metric, _, model = model.partition(":")
+        if engine not in ENGINES or (model and engine not in ASKING) or metric == "":
+            raise ConfigError(f"--judge {judge!r}: write lexical, rules, openai[:MODEL], or ragas:METRIC[:MODEL]")
+        asked = replace(asked, engine=engine, metric=metric, model=model or asked.model)  # type: ignore[arg-type]
+        # What the command line names wins over what the rubric names.
+        rubric = replace(rubric, judge=None)
+    return Instrument(rubric=rubric, settings=asked, others=tuple(wiring.read_rubrics(settings)))
+
+
+def judged(
+    settings: Settings,
+    records: Sequence[tuple[str, Record]],
+    instrument: Instrument,
+    *,
+    budget: float | None,
+    offline: bool,
+    dry_run: bool,
+    directory: Path | None = None,
+    what: str = "",
+) -> tuple[JudgingResult | None, str, str]:
+    """The outcomes, and name and fingerprint of the judge; no outcomes in a dry run. Says what it will take.
+
+    Args:
+        settings: of the command.
+        records: (item id, record).
+        instrument: who is asked.
+        budget: in USD.
+        offline: ask nobody, use what is kept.
+        dry_run: only say what it will take.
+        directory: of the outcomes that are kept; by default that of all commands.
+        what: is judged, said before what it takes.
+    """
+    plan = plan_judging(records, instrument, directory or settings.data_dir / "judged")
+    if plan.forecast.calls or dry_run:
+        errors.print(escape(f"{what}{plan.forecast.sentence()}."), soft_wrap=True, highlight=False)
+    if dry_run:
+        return None, plan.judge, plan.judge_fingerprint
+    if offline:
+        return JudgingResult(outcomes=dict(plan.known)), plan.judge, plan.judge_fingerprint
+    result = judge_plan(settings, plan, budget, records=len(records))
+    return result, plan.judge, plan.judge_fingerprint
+
+
+def keep(settings: Settings, what: str, save: Callable[[Store], None]) -> bool:
+    """Save what came of it in the database; returns whether it is there.
+
+    Raises:
+        StoreError: a database is configured, and it is away or not migrated.
+    """
+    if settings.database_url is None and not (settings.data_dir / "assay.db").exists():
+        # Nobody has set assay up here: a laptop on which a rubric is being tuned.
+        return False
+    try:
+        with wiring.open_store(settings) as store:
+            save(store)
+    except StoreError as error:
+        raise StoreError(f"{what} is not kept: {error}; --no-store does without") from None
+    return True
 
 
 def judge_plan(settings: Settings, plan: JudgingPlan, budget: float | None, *, records: int) -> JudgingResult:

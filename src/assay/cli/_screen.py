@@ -37,9 +37,9 @@ def plain(text: str) -> str:
 
 
 #: results; where there is no terminal to fit into, nothing is squeezed
-output = _Screen(width=None if sys.stdout.isatty() else 160)
+output = _Screen(width=None if sys.stdout.isatty() else 160, emoji=False)
 #: progress and errors, so that results can be piped
-errors = _Screen(stderr=True)
+errors = _Screen(stderr=True, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

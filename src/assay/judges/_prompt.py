@@ -17,7 +17,7 @@ from assay.defects import CLASSES
 from assay.judges._fencing import as_data, code_for, label_lines, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from assay.records import Record
     from assay.rubrics import Rubric
@@ -84,7 +84,7 @@ def render(
 def _naive(record: Record, rubrics: Sequence[Rubric]) -> list[dict[str, str]]:
     """The same criteria and texts as people mostly put them to a model; only `assay calibrate --attacks` asks so."""
     asked = _sendable("\n\n".join([_TASK, *_criteria(tuple(rubrics))]))
-    texts = [f"{name}:\n{_sendable(text)}" for name, text in _sections(record)]
+    texts = [f"{name}:\n{_sendable(text)}" for name, text in _sections(record, guarded=False)]
     return [
         {"role": "system", "content": asked},
         {"role": "user", "content": "\n\n".join([*texts, "Reply with the JSON object only."])},
@@ -183,9 +183,9 @@ def shape(part: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-def _sections(record: Record) -> Iterator[tuple[str, str]]:
+def _sections(record: Record, *, guarded: bool = True) -> Iterator[tuple[str, str]]:
     if record.input:
-        yield "input", _turns(record)
+        yield "input", _turns(record, guarded=guarded)
     for numbers, text in _contexts(record):
         yield f"context {', '.join(map(str, numbers))}", text
     if record.reference is not None:
@@ -193,7 +193,7 @@ def _sections(record: Record) -> Iterator[tuple[str, str]]:
     for number, event in enumerate(record.tool_events, start=1):
         parts = (("arguments", event.arguments), ("result", event.result), ("error", event.error))
         names = [name for name, _ in parts]
-        told = [f"{name}: {label_lines(text, names)}" for name, text in parts if text is not None]
+        told = [f"{name}: {_part(text, names, guarded)}" for name, text in parts if text is not None]
         yield f"tool {number}", "\n".join([one_line(event.name), *told])
     yield "output", record.output
 
@@ -207,13 +207,18 @@ def _contexts(record: Record) -> list[tuple[list[int], str]]:
     return list(shown.values())
 
 
-def _turns(record: Record) -> str:
-    """The input; in a conversation, no turn can hold another."""
+def _turns(record: Record, *, guarded: bool) -> str:
+    """The input; in a conversation, no turn can hold another, if it is guarded."""
     if isinstance(record.input, str):
         return record.input
     # Bounded: each line of each turn is held against all of them.
     roles = _ROLES | set(sorted({one_line(message.role) for message in record.input})[:_MOST_ROLES])
-    return "\n".join(f"{one_line(message.role)}: {label_lines(message.content, roles)}" for message in record.input)
+    return "\n".join(f"{one_line(message.role)}: {_part(message.content, roles, guarded)}" for message in record.input)
+
+
+def _part(text: str, labels: Collection[str], guarded: bool) -> str:
+    """What stands after a label: guarded, it cannot begin another part."""
+    return label_lines(text, labels) if guarded else text
 
 
 def _sendable(text: str) -> str:

@@ -16,6 +16,7 @@ from assay.codec import decode_record
 from assay.errors import ConfigError
 from assay.records import Evaluation, Record, Score, Usage, now
 from assay.store import (
+    _attacks,
     _calibrations,
     _canary,
     _changes,
@@ -31,6 +32,7 @@ from assay.store import (
     _subjects,
     _trends,
 )
+from assay.store._attacks import AttackCounts, AttackRun, Defences
 from assay.store._canary import CanaryRun, DriftVerdict, InstrumentName, Trigger, Verdict
 from assay.store._changes import (
     ChangeEvent,
@@ -90,6 +92,8 @@ if TYPE_CHECKING:
 __all__ = [
     "OTHER",
     "SCORE_BOUNDS",
+    "AttackCounts",
+    "AttackRun",
     "CalibrationState",
     "CanaryRun",
     "ChangeEvent",
@@ -104,6 +108,7 @@ __all__ = [
     "DeadLetter",
     "DefectCount",
     "DefectFinding",
+    "Defences",
     "DriftVerdict",
     "Exemplar",
     "Finding",
@@ -445,6 +450,14 @@ class Store:
     def mark_calibration_stale(self, calibration_id: str, reason: str) -> bool:
         """Note that an audit failed, and why (one sentence). False when it was stale already, or is not stored."""
         return _calibrations.mark_stale(self._database, calibration_id, reason)
+
+    def save_attack_run(self, run: AttackRun) -> None:
+        """Keep what attacks on a judge came to. The latest of an instrument is the one that counts."""
+        _attacks.save_run(self._database, run)
+
+    def attack_runs(self) -> list[AttackRun]:
+        """The latest run of attacks on each instrument, the oldest first."""
+        return _attacks.read_runs(self._database)
 
     def rubric_versions(self, rubric: str | None = None, *, retired: bool = True) -> list[RubricVersion]:
         """The versions that ever were placed, of one rubric or of all; by rubric, the latest change first.

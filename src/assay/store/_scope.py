@@ -31,7 +31,7 @@ BY_SERIES = frozenset(
 SHARED = frozenset(
     {
         *("instruments", "calibrations", "rubric_versions", "signal_versions", "schema_support"),
-        *("change_watch", "canary_runs", "drift_verdicts"),
+        *("change_watch", "canary_runs", "drift_verdicts", "attack_runs"),
     }
 )
 #: With a condition of their own, see `Scope`.

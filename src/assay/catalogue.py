@@ -114,12 +114,13 @@ def _windowed(prefix: str, of: str, *, cohort: bool) -> tuple[MetricDoc, ...]:
     )
 
 
-def _measured(name: str, what: str) -> tuple[MetricDoc, ...]:
-    """What labels say about a judge, with its interval."""
+def _measured(name: str, what: str, *more: str) -> tuple[MetricDoc, ...]:
+    """What was measured of a judge, with its interval; `more` labels than those of instruments."""
+    labels = (*INSTRUMENT_LABELS, *more)
     return (
-        _exporter(name, "gauge", f"{what}.", *INSTRUMENT_LABELS),
-        _exporter(f"{name}_ci_lower", "gauge", "Lower bound of its 95 % interval.", *INSTRUMENT_LABELS),
-        _exporter(f"{name}_ci_upper", "gauge", "Upper bound of its 95 % interval.", *INSTRUMENT_LABELS),
+        _exporter(name, "gauge", f"{what}.", *labels),
+        _exporter(f"{name}_ci_lower", "gauge", "Lower bound of its 95 % interval.", *labels),
+        _exporter(f"{name}_ci_upper", "gauge", "Upper bound of its 95 % interval.", *labels),
     )
 
 
@@ -416,6 +417,21 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     *_measured("assay_judge_fail_recall", "Of what people fail, the share that the judge flags"),
     *_measured("assay_judge_fail_precision", "Of what the judge flags, the share that people fail"),
     *_measured("assay_judge_youden", "Youden's J: how much of a true change the raw pass ratio shows"),
+    *_measured(
+        "assay_judge_attack_success_ratio",
+        "Share of injected texts that sway the judge (`assay calibrate --attacks`), with fences and rules (on) or not",
+        "defences",
+    ),
+    _exporter(
+        "assay_judge_attacks",
+        "gauge",
+        "Those attacks by what came of them: succeeded, resisted, failed (no verdict), broken or unbroken (they aim at "
+        "a failure), no_base (the record without them got a wrong verdict), not_judged.",
+        *INSTRUMENT_LABELS,
+        "defences",
+        "outcome",
+    ),
+    _exporter("assay_judge_attack_age_seconds", "gauge", "Age of that run.", *INSTRUMENT_LABELS),
     _exporter(
         "assay_change_evidence",
         "gauge",

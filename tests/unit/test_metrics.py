@@ -37,7 +37,7 @@ from assay.metrics import (
 from assay.queue import QueueDepth
 from assay.records import NotApplicable, Score, Usage
 from assay.rubrics import load_rubrics
-from assay.store import CanaryRun, DeadLetter, RubricVersion, Settled, Store
+from assay.store import AttackCounts, AttackRun, CanaryRun, DeadLetter, InstrumentName, RubricVersion, Settled, Store
 from assay.windows import Sums, parse_window, pass_ratio, score_mean, window_bounds
 from calibrations import a_calibration
 from exposition import Exposition
@@ -200,6 +200,12 @@ def calibrated(store: Store) -> None:
             reason="its gate asks for nothing",
         )
     )
+    instrument = InstrumentName(made.rubric, made.rubric_version, made.rubric_hash, made.judge, made.judge_fingerprint)
+    counts = {"x": AttackCounts(succeeded=1, resisted=1)}
+    run = AttackRun(
+        run_id="r", instrument=instrument, attack_set="d", measured_at=datetime.now(UTC), counts={"on": counts}
+    )
+    store.save_attack_run(run)
 
 
 # -- names

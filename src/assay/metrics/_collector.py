@@ -16,6 +16,7 @@ from assay.budgets import THINNED
 from assay.catalogue import DOCUMENTED
 from assay.corrections import Corrections, Place, body_of
 from assay.errors import QueueError, SettingsError, StoreError
+from assay.metrics._attacks import add_attacks
 from assay.metrics._budgets import add_budgets
 from assay.metrics._changes import add_changes
 from assay.metrics._defects import add_defects
@@ -160,6 +161,8 @@ class ScoreCollector:
         scores = self._sums.add(families, self._store, self._windows, now)
         instruments = self._add_windows(families, scores, now, corrections)
         _add_calibrations(families, corrections, instruments, now)
+        placed_keys = {(placed.rubric_hash, placed.judge_fingerprint) for placed in corrections.versions}
+        add_attacks(families, self._store, instruments | placed_keys, now)
         own = {(rubric.name, rubric.revision) for rubric in self._rubrics}
         for placed in corrections.versions:
             if (placed.rubric, placed.rubric_version) not in own:

@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 
 #: What may be let out besides identity, value and verdict; `input` and `output` are texts of the interaction.
 FIELDS = (
-    "raw", "label", "explanation", "message", "judge_model", "defect", "calibration", "probability", "cohort",
-    "session", "input", "output",
+    "raw", "label", "explanation", "message", "judge_model", "defect", "injection", "calibration", "probability",
+    "cohort", "session", "input", "output",
 )  # fmt: skip
 
 #: A longer text is cut: sinks bound what they take, and a trace store is no archive.
@@ -150,7 +150,7 @@ class Selection:
 
 
 #: Where a field of the settings has another name than that of `Annotation`.
-_ATTRIBUTES = {"calibration": "calibration_state", "session": "session_id"}
+_ATTRIBUTES = {"calibration": "calibration_state", "injection": "injection_signs", "session": "session_id"}
 #: What stands for a hidden one where that is not None.
 _NOTHING: dict[str, object] = {"explanation": "", "cohort": {}}
 

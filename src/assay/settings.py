@@ -373,13 +373,15 @@ class Settings(BaseSettings):
             "message",
             "judge_model",
             "defect",
+            "injection",
             "calibration",
             "probability",
             "cohort",
             "session",
         ),
-        description="What goes out besides ids, rubric, judge, value and verdict. `input` and `output` are the texts "
-        "of the interaction, and go out only when they are named here.",
+        description="What goes out besides ids, rubric, judge, value and verdict. `injection` are the signs of a "
+        "prompt injection in the record. `input` and `output` are the texts of the interaction, and go out only when "
+        "they are named here.",
     )
     sink_redact: _List = Field(
         ("secret", "email", "ip", "iban", "card", "national_id", "phone"),

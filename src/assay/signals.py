@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from assay._text import asked, declines, knows_nothing, stems
 from assay.faults import missing_fields
-from assay.injection import signs_of
+from assay.injection import Sign, signs_of
 from assay.languages import LANGUAGES, language_of
 from assay.sampling import sample_unit
 from assay.windows import Estimate, Sums, pass_ratio
@@ -107,26 +107,27 @@ def signals_of(record: Record) -> Signals:
     return _signals(record, _Read(record))
 
 
-def shown_by(record: Record) -> tuple[Signals, Mapping[Feature, int]]:
-    """`signals_of` and `inputs_of`, in less time than both."""
+def shown_by(record: Record) -> tuple[Signals, Mapping[Feature, int], frozenset[Sign]]:
+    """`signals_of` and `inputs_of`, and the signs of an injection, in less time than all three."""
     seen = _Read(record)
-    return _signals(record, seen), _inputs(record, seen)
+    return _signals(record, seen), _inputs(record, seen), seen.signs
 
 
 class _Read:
     """What both look at."""
 
-    __slots__ = ("asked", "language", "scores")
+    __slots__ = ("asked", "language", "scores", "signs")
 
     def __init__(self, record: Record) -> None:
         self.asked = asked(record)
         self.language = language_of(self.asked)
         self.scores = _scores(record)
+        self.signs = signs_of(record)
 
 
 def _signals(record: Record, seen: _Read) -> Signals:
     shown: dict[str, bool | str | float] = {
-        "injection_suspected": bool(signs_of(record)),
+        "injection_suspected": bool(seen.signs),
         "retrieved": bool(record.contexts),
         "feedback": record.feedback is not None,
         "output_length": float(len(record.output)),

@@ -68,7 +68,7 @@ def list_(
     )
     print_table(
         f"The newest {len(found)}",
-        ("record", "when", "rubric", "defect", "by", "value>", "explanation"),
+        ("record", "when", "rubric", "defect", "by", "value>", "injection", "explanation"),
         (
             (
                 finding.record_id,
@@ -77,6 +77,7 @@ def list_(
                 finding.defect,
                 "person" if finding.by_person else finding.judge,
                 f"{finding.value:.2f}",
+                ", ".join(finding.injection_signs or ()),
                 finding.explanation[:120],
             )
             for finding in found

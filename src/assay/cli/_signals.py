@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,9 +16,11 @@ from assay.signals import CostSums, SignalSums, cost_per_pass, means, shares
 from assay.windows import parse_window, window_bounds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from assay.shift import Shift
     from assay.signals import Average
-    from assay.store import Store
+    from assay.store import Store, Suspect
     from assay.windows import Estimate
 
 #: app, and the declared cohort labels with their values
@@ -31,6 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def signals(
     window: Annotated[str, typer.Option(help="How far back, such as `1h`, `24h` or `7d`.")] = "24h",
+    suspects: Annotated[
+        int, typer.Option(min=0, help="Records with signs of a prompt injection to list, the latest first.")
+    ] = 0,
     apps: Apps = None,
     as_json: Json = False,
 ) -> None:
@@ -47,14 +53,32 @@ def signals(
 
     current = store.inputs(*current_hours(now))
     moved = shifts(current, store.inputs(*reference_days(now, settings.reference_week), by_day=True))
+    found = store.suspects(datetime.fromtimestamp(start, UTC), suspects) if suspects else []
     if as_json:
-        print_json(_as_json(shown, costs, moved))
+        listed = {"suspects": [dataclasses.asdict(one) for one in found]} if suspects else {}
+        print_json(_as_json(shown, costs, moved) | listed)
         return
     if not shown:
         output.print(f"No records in the last {window}.")
         return
     _print_signals(window, shown, costs)
     _print_shifts(moved)
+    if suspects:
+        _print_suspects(found)
+
+
+def _print_suspects(found: Sequence[Suspect]) -> None:
+    if not found:
+        output.print("No record has signs of a prompt injection.")
+        return
+    print_table(
+        f"The latest {len(found)} with signs of a prompt injection",
+        ("record", "app", "when", "trace", "signs"),
+        (
+            (one.record_id, one.app, f"{one.timestamp:%Y-%m-%d %H:%M}", one.trace_id or "", ", ".join(one.signs))
+            for one in found
+        ),
+    )
 
 
 def _signals(store: Store, start: int, end: int) -> dict[_Place, dict[str, Estimate | Average]]:

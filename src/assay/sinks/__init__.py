@@ -87,6 +87,8 @@ class Annotation:
     reason: str | None = None
     #: what is wrong with an answer that did not pass
     defect: str | None = None
+    #: of a prompt injection in the texts (`assay.injection.Sign`); empty for none, None where nobody looked
+    injection_signs: Sequence[str] | None = None
     #: whether labels by people stand behind the score: `active`, `stale` or `none`
     calibration_state: str | None = None
     #: with which the record was sampled, in (0, 1]: the score stands for 1 / probability interactions
@@ -244,6 +246,7 @@ def provenance(annotation: Annotation) -> dict[str, str | float | bool]:
         "label": annotation.label,
         "failure_kind": annotation.failure_kind,
         "defect": annotation.defect,
+        "injection_signs": ",".join(annotation.injection_signs or ()) or None,
         "calibration_state": annotation.calibration_state,
         "probability": annotation.probability,
         **{f"cohort.{key}": value for key, value in sorted(annotation.cohort.items())},

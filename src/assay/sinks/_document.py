@@ -41,6 +41,7 @@ def document(annotation: Annotation) -> dict[str, Any]:
         "message": annotation.message,
         "reason": annotation.reason,
         "defect": annotation.defect,
+        "injection_signs": list(annotation.injection_signs or ()) or None,
         "calibration_state": annotation.calibration_state,
         "probability": annotation.probability,
         "cohort": dict(annotation.cohort) or None,

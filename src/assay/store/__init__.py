@@ -78,6 +78,7 @@ from assay.store._scope import Scope
 from assay.store._sealing import Sealing, new_key
 from assay.store._signals import CostRollup, InputBin, SignalRollup, Slot, SlotReading, SlotSums
 from assay.store._subjects import Subject
+from assay.store._suspects import Suspect, read_suspects
 from assay.store._tables import dead_letters, evaluations, instruments, payloads, records, text
 from assay.store._trends import Group, Spending
 
@@ -136,6 +137,7 @@ __all__ = [
     "StreamName",
     "StreamPhase",
     "Subject",
+    "Suspect",
     "Total",
     "Trigger",
     "Verdict",
@@ -390,6 +392,11 @@ class Store:
         )
         with self._database.read() as connection:
             return [_finding(row) for row in connection.execute(statement)]
+
+    def suspects(self, since: datetime, limit: int = 20) -> list[Suspect]:
+        """Records stored since then (aware) with signs of a prompt injection, the latest stored first."""
+        with self._database.read() as connection:
+            return read_suspects(connection, since, limit)
 
     # -- what the weekly report reads: it goes through the evaluations of its time
 

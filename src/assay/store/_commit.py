@@ -108,7 +108,7 @@ class Batch:
         moment: datetime,
     ) -> Committed:
         additions = Additions(moment.timestamp())
-        new_records = self._insert_records(connection, moment)
+        new_records = self._insert_records(connection, readings, moment)
         for record_id in new_records:
             additions.count("received", places[record_id].app)
             additions.count("series_overflow", n=int(places[record_id].overflow))
@@ -146,8 +146,10 @@ class Batch:
         outcomes = {key: rows[key]["outcome"] for key in inserted | recovered}
         _outbox.owe(connection, additions, outcomes, self._sinks, moment, recovered=sorted(recovered))
 
-    def _insert_records(self, connection: sa.Connection, moment: datetime) -> set[str]:
-        rows = [_record_row(record, moment) for record, _ in self._records.values()]
+    def _insert_records(
+        self, connection: sa.Connection, readings: Mapping[str, _signals.Reading], moment: datetime
+    ) -> set[str]:
+        rows = [_record_row(record, readings[key], moment) for key, (record, _) in self._records.items()]
         new = {key[0] for key in _insert_new(connection, records, rows)}
         texts = [
             {"record_id": record_id, "payload": text(payload), "created_at": moment}
@@ -283,7 +285,7 @@ def _again(insert: Any) -> sa.Insert:
     return kept
 
 
-def _record_row(record: Record, moment: datetime) -> _Row:
+def _record_row(record: Record, reading: _signals.Reading, moment: datetime) -> _Row:
     return {
         "record_id": text(record.record_id),
         "app": text(record.app),
@@ -297,6 +299,7 @@ def _record_row(record: Record, moment: datetime) -> _Row:
         "cost_usd": number(record.usage.cost_usd),
         "latency_seconds": number(record.latency_seconds),
         "sink_refs": dict(record.sink_refs) or None,
+        "injection_signs": ",".join(sorted(reading.injection_signs)),
         "created_at": moment,
     }
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from assay.defects import CLASSES, Defect, defect_named
 from assay.errors import ConfigError
 from assay.store._insert import insert_rows
+from assay.store._suspects import signs_in
 from assay.store._tables import _count, _key, _sum, evaluations, instruments, metadata, records, text
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class DefectFinding:
     judge_defect: str | None
     #: whether a person set it
     by_person: bool
+    #: of a prompt injection in the record's texts; empty for none, None where nobody looked
+    injection_signs: tuple[str, ...] | None
 
 
 class DefectAdditions:
@@ -273,6 +276,9 @@ def _merged(connection: sa.Connection, names: Names, rows: Collection[tuple[Any,
     ]
 
 
+_OF_RECORD = ("app", "trace_id", "injection_signs")
+
+
 def read_findings(
     connection: sa.Connection,
     *,
@@ -283,7 +289,7 @@ def read_findings(
 ) -> list[DefectFinding]:
     """See `Store.defects`."""
     statement = (
-        sa.select(evaluations, _in_force.label("in_force"), records.c.app, records.c.trace_id, instruments)
+        sa.select(evaluations, _in_force.label("in_force"), *(records.c[name] for name in _OF_RECORD), instruments)
         .join(records, records.c.record_id == evaluations.c.record_id)
         .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
         .where(evaluations.c.timestamp >= since, _in_force.is_not(None))
@@ -307,6 +313,7 @@ def read_findings(
             defect=row.in_force,
             judge_defect=row.defect,
             by_person=row.person_defect is not None,
+            injection_signs=signs_in(row.injection_signs),
         )
         for row in connection.execute(statement)
     ]

@@ -15,6 +15,7 @@ from assay.sinks import Annotation
 from assay.store._insert import insert_rows
 from assay.store._rollups import Additions
 from assay.store._rows import Claimed, OutboxDepth, OutboxRow, Settled
+from assay.store._suspects import signs_in
 from assay.store._tables import Moment, counters, evaluations, instruments, metadata, payloads, records, text
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def _annotation(row: sa.RowMapping) -> Annotation:
         explanation=row["evaluations_explanation"] or "",
         # A person's class wins.
         defect=row.get("evaluations_person_defect") or row.get("evaluations_defect"),
+        injection_signs=signs_in(row["records_injection_signs"]),
         probability=_probability(row["records_probability"], row["evaluations_weight"]),
         cohort={
             **{name: row[f"records_{name}"] for name in _SLICES if row[f"records_{name}"]},

@@ -163,6 +163,7 @@ class Reading:
     weight: float
     signals: Signals
     inputs: Mapping[str, int]
+    injection_signs: frozenset[str]
 
 
 def read(record: Record) -> Reading:

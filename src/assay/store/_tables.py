@@ -132,6 +132,8 @@ records = sa.Table(
     sa.Column("created_at", Moment, nullable=False, index=True),
     #: ids that other systems know the interaction by; their texts may be purged before it is written to all sinks
     sa.Column("sink_refs", _Json),
+    #: signs of a prompt injection in its texts, joined by commas; "" for none, NULL where nobody looked (before 0010)
+    sa.Column("injection_signs", sa.Text),
     sa.CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
 )
 

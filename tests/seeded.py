@@ -209,7 +209,7 @@ def seed_queue(queue: Queue, *, part: int = 0) -> None:
 
 def seed_worker(metrics: WorkerMetrics) -> None:
     """What a worker counts."""
-    usage = Usage(prompt_tokens=900, completion_tokens=60, cost_usd=0.0004)
+    usage = Usage(prompt_tokens=900, cached_prompt_tokens=300, completion_tokens=60, cost_usd=0.0004)
     for seconds, outcome in ((0.4, "ok"), (0.7, "ok"), (60.0, "timeout")):
         metrics.call_started("openai:m")
         metrics.call_ended("openai:m", seconds, outcome, usage if outcome == "ok" else Usage(), TRACE)

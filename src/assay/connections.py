@@ -155,13 +155,18 @@ def connection_pool(url: str, *, timeout_seconds: float, retries: int = 0, **opt
     from redis.retry import Retry
     from redis.sentinel import Sentinel, SentinelConnectionPool
 
+    class All(Sentinel):
+        def discover_master(self, service_name: str) -> Any:
+            _put_back(self, sentinels)
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+
     class Pool(SentinelConnectionPool):
         """Closed, it closes what the sentinels were asked through too."""
 
         def disconnect(self, inuse_connections: bool = True) -> None:
             super().disconnect(inuse_connections)
             if inuse_connections:
-                for asked in self.sentinel_manager.sentinels:
+                for asked in sentinels:
                     asked.close()
 
     address = parse(url)
@@ -173,10 +178,11 @@ def connection_pool(url: str, *, timeout_seconds: float, retries: int = 0, **opt
     if not address.sentinels:
         return plain
     known = plain.connection_kwargs
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+    sentinel = All(  # type: ignore[no-untyped-call]
         address.sentinels,
         sentinel_kwargs=_of_sentinels(address, known, timeout_seconds, Retry(ExponentialBackoff(), 0)),
     )
+    sentinels = tuple(sentinel.sentinels)
     return Pool(address.master, sentinel, **_of_primary(address, known))  # type: ignore[no-untyped-call]
 
 
@@ -191,13 +197,18 @@ def connect_async(url: str, *, timeout_seconds: float, retries: int = 0, max_con
     from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
     from redis.backoff import ExponentialBackoff
 
+    class All(Sentinel):
+        async def discover_master(self, service_name: str) -> Any:
+            _put_back(self, sentinels)
+            return await super().discover_master(service_name)
+
     class Pool(SentinelConnectionPool, BlockingConnectionPool):
         """Bounded, and one that waits; closed, it closes what the sentinels were asked through too."""
 
         async def disconnect(self, inuse_connections: bool = True) -> None:
             await super().disconnect(inuse_connections)
             if inuse_connections:
-                for asked in self.sentinel_manager.sentinels:
+                for asked in sentinels:
                     await asked.aclose()
 
     address = parse(url)
@@ -210,12 +221,19 @@ def connect_async(url: str, *, timeout_seconds: float, retries: int = 0, max_con
     if not address.sentinels:
         return Redis.from_pool(plain)
     known = plain.connection_kwargs
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+    sentinel = All(  # type: ignore[no-untyped-call]
         address.sentinels,
         sentinel_kwargs=_of_sentinels(address, known, timeout_seconds, Retry(ExponentialBackoff(), 0)),
     )
+    sentinels = tuple(sentinel.sentinels)
     pool = Pool(address.master, sentinel, **bounds, **_of_primary(address, known))  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)
+
+
+def _put_back(manager: Any, sentinels: tuple[Any, ...]) -> None:
+    """redis-py puts the one that answered first; when several ask at once, that can lose another for good."""
+    if {id(one) for one in manager.sentinels} != {id(one) for one in sentinels}:
+        manager.sentinels = list(sentinels)
 
 
 def _options(address: Address, timeout_seconds: float, retry: Any) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.sentinel import MasterNotFoundError
 
-from assay.connections import connect, connection_pool, parse
+from assay.connections import connect, connect_async, connection_pool, parse
 from assay.errors import SettingsError
 
 
@@ -38,6 +41,34 @@ def test_sentinels() -> None:
     assert (known["username"], known["password"], known["db"]) == ("me", "p@ss", 3)
     assert "sentinel_password" not in known
     assert "host" not in known
+
+
+def test_no_sentinel_is_lost_when_several_ask_at_once() -> None:
+    """As redis-py would: both find the second one answering, and each moves what is first then to its place."""
+    pool = connection_pool("redis+sentinel://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/main", timeout_seconds=0.2)
+    manager = pool.sentinel_manager
+    every = list(manager.sentinels)
+    for _ in range(2):
+        manager.sentinels[0], manager.sentinels[1] = every[1], manager.sentinels[0]
+    assert every[0] not in manager.sentinels
+    with pytest.raises(MasterNotFoundError, match=r"port=1.*port=2.*port=3"):
+        manager.discover_master("main")
+    assert set(manager.sentinels) == set(every)
+    pool.disconnect()
+
+
+def test_no_sentinel_is_lost_on_an_event_loop_either() -> None:
+    async def run() -> None:
+        url = "redis+sentinel://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/main"
+        async with connect_async(url, timeout_seconds=0.2) as client:
+            manager = client.connection_pool.sentinel_manager
+            every = list(manager.sentinels)
+            manager.sentinels[0] = every[1]
+            with pytest.raises(AsyncMasterNotFoundError, match=r"port=1.*port=2.*port=3"):
+                await manager.discover_master("main")
+            assert set(manager.sentinels) == set(every)
+
+    asyncio.run(run())
 
 
 def test_options_of_tls(tmp_path: Path) -> None:

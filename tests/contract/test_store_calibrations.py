@@ -411,6 +411,9 @@ def rows_of_first_tables(store: Store) -> dict[str, list[str]]:
 
 def test_down_to_the_first_version_and_up_again_with_data(store: Store) -> None:
     commit(store, (a_record("r1", probability=0.5), 0.75), (a_record("r2"), A_FAILURE))
+    with connected(store) as connection:
+        # The one column that came later and has a value in these rows: of rows from before, it is not known.
+        connection.execute(sa.text("UPDATE records SET injection_signs = NULL"))
     first = rows_of_first_tables(store)
     save(store, "c1")
     store.place_rubric(version())
@@ -420,7 +423,7 @@ def test_down_to_the_first_version_and_up_again_with_data(store: Store) -> None:
     with connected(store) as connection:
         assert set(sa.inspect(connection).get_table_names()) == FIRST_TABLES | {"alembic_version"}
     store.upgrade()
-    # Nothing that came later has a value in these rows.
+    # Nothing else that came later has a value in these rows.
     assert rows_of_first_tables(store) == first
     assert (store.calibrations(), store.rubric_versions(), store.label_requests()) == ([], [], [])
     store.check()

@@ -10,14 +10,15 @@ server serves assay and other libraries alike:
     python benchmarks/judge_server.py --replier my_module:my_function
     python benchmarks/judge_server.py --measure                        # how many requests a second it can answer
 
-GET /traffic tells calls, tokens (characters / 4, and by o200k where `--o200k` is given), faults played, and the most
-calls in flight.
+Embeddings are answered too, all alike, after a sixth of the latency. GET /traffic tells calls (embeddings among them, and
+apart), tokens (characters / 4, and by o200k where `--o200k` is given), faults played, and the most calls in flight.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import importlib
 import json
 import math
@@ -25,6 +26,7 @@ import random
 import re
 import resource
 import signal
+import struct
 import sys
 import time
 from collections import Counter
@@ -43,6 +45,9 @@ _ITEMS = 3
 #: What a quote is longer than its place.
 _QUOTE_CHARACTERS = 42
 _FILLER = "the passage says so in its second sentence and the answer keeps to it in number, unit and condition; "
+#: What real endpoints take for an embedding, against a verdict.
+EMBEDDING_SHARE = 1 / 6
+_EMBEDDING = [0.02] * 1536
 _GOOD = ("pass", "supported", "yes", "true", "relevant", "factual", "correct")
 FAULTS = {
     "429": (429, {"message": "Rate limit reached", "code": "rate_limit_exceeded"}),
@@ -151,6 +156,7 @@ class Judge:
             raise ValueError(f"fault {unknown[0]!r} is not one of {', '.join(FAULTS)}")
         self.replier = replier
         self.calls = self.prompt_tokens = self.completion_tokens = self.in_flight = self.max_in_flight = 0
+        self.embedding_calls = self.embedding_tokens = 0
         self.o200k_prompt_tokens = self.o200k_completion_tokens = 0
         self.played: Counter[str] = Counter()
         self._rate = requests_per_minute / 60
@@ -160,7 +166,8 @@ class Judge:
 
     def traffic(self) -> dict[str, Any]:
         """All counts so far."""
-        names = ("calls", "prompt_tokens", "completion_tokens", "in_flight", "max_in_flight")
+        names: tuple[str, ...] = ("calls", "prompt_tokens", "completion_tokens", "in_flight", "max_in_flight")
+        names += ("embedding_calls", "embedding_tokens")
         counts = {name: getattr(self, name) for name in names}
         if self._encode is not None:
             counts["o200k_prompt_tokens"] = self.o200k_prompt_tokens
@@ -204,14 +211,16 @@ class Judge:
         # What a real endpoint charges for beside the messages.
         texts += [json.dumps(body[name]) for name in ("tools", "functions") if body.get(name)]
         made = self.replier(body)
+        # A prompt is paid once, and each of several answers to it.
+        answers = max(1, body.get("n") or 1)
         message = made if isinstance(made, dict) else {"role": "assistant", "content": made, "refusal": None}
-        written = made if isinstance(made, str) else json.dumps(made.get("tool_calls") or made.get("content"))
-        prompt, completion = sum(map(len, texts)) // 4, len(written) // 4
+        written = made if isinstance(made, str) else _written(made)
+        prompt, completion = sum(map(len, texts)) // 4, answers * (len(written) // 4)
         self.prompt_tokens += prompt
         self.completion_tokens += completion
         if self._encode is not None:
             self.o200k_prompt_tokens += sum(len(self._encode(text)) for text in texts)
-            self.o200k_completion_tokens += len(self._encode(written))
+            self.o200k_completion_tokens += answers * len(self._encode(written))
         reason = "tool_calls" if message.get("tool_calls") else "stop"
         return json.dumps(
             {
@@ -219,7 +228,9 @@ class Judge:
                 "object": "chat.completion",
                 "created": 0,
                 "model": str(body.get("model")),
-                "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+                "choices": [
+                    {"index": index, "message": message, "finish_reason": reason} for index in range(answers)
+                ],
                 "usage": {
                     "prompt_tokens": prompt,
                     "completion_tokens": completion,
@@ -227,6 +238,32 @@ class Judge:
                 },
             }
         ).encode()
+
+
+    def embed(self, raw: bytes) -> bytes:
+        """A vector for each text, as numbers or in base64, as asked."""
+        body = json.loads(raw)
+        given = body["input"]
+        texts = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        tokens = sum(len(text) // 4 if isinstance(text, str) else len(text) for text in texts)
+        self.embedding_calls += 1
+        self.embedding_tokens += tokens
+        vector: Any = _EMBEDDING
+        if body.get("encoding_format") == "base64":
+            vector = base64.b64encode(struct.pack(f"<{len(_EMBEDDING)}f", *_EMBEDDING)).decode()
+        return json.dumps(
+            {
+                "object": "list",
+                "model": str(body.get("model")),
+                "data": [{"object": "embedding", "index": i, "embedding": vector} for i in range(len(texts))],
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
+        ).encode()
+
+
+def _written(message: Mapping[str, Any]) -> str:
+    functions = [call["function"] for call in message.get("tool_calls") or ()]
+    return "".join(f"{function['name']}{function['arguments']}" for function in functions) or str(message["content"])
 
 
 def _o200k() -> Callable[[str], list[int]]:
@@ -304,8 +341,9 @@ class Connection(asyncio.Protocol):
             headers = f"retry-after-ms: {max(1, round(wait * 1000))}\r\n" if fault == "429" else ""
             self._answer(status, json.dumps({"error": error}).encode(), headers)
             return
-        answer = b"\x00{]garbage" if fault == "garbage" else judge.complete(body)
-        delay = judge.delay()
+        embeds = path.endswith(b"/embeddings")
+        answer = b"\x00{]garbage" if fault == "garbage" else (judge.embed if embeds else judge.complete)(body)
+        delay = judge.delay() * (EMBEDDING_SHARE if embeds else 1.0)
         if delay > 0:
             self._timer = asyncio.get_running_loop().call_later(delay, self._answer, 200, answer)
         else:

@@ -1,0 +1,48 @@
+"""autoevals: four ClosedQA classifiers, asked asynchronously as in its README, and its own port of ragas's metrics."""
+
+from __future__ import annotations
+
+import asyncio
+
+from driving import CRITERIA, DIMENSIONS, EMBEDDING_MODEL, MODEL, Case, drive, gathered  # isort: skip
+
+from autoevals import ClosedQA, init
+from autoevals.ragas import AnswerRelevancy, Faithfulness
+from openai import AsyncOpenAI
+
+
+async def closed_qa(cases: list[Case], in_flight: int) -> list[list[float]]:
+    init(client=AsyncOpenAI(), default_model=MODEL)
+    scorer = ClosedQA()
+
+    async def score(case: Case) -> list[float]:
+        asked = f"{case.question}\n\nPassages:\n{case.context}"
+        made = await asyncio.gather(
+            *(scorer.eval_async(input=asked, output=case.answer, criteria=CRITERIA[name]) for name in DIMENSIONS)
+        )
+        return [one.score for one in made]
+
+    return await gathered(cases, in_flight, score)
+
+
+async def ragas_port(cases: list[Case], in_flight: int) -> list[list[float]]:
+    init(client=AsyncOpenAI(), default_model={"completion": MODEL, "embedding": EMBEDDING_MODEL})
+    faithful, relevant, closed = Faithfulness(), AnswerRelevancy(), ClosedQA()
+
+    async def score(case: Case) -> list[float]:
+        given = {"input": case.question, "output": case.answer, "context": case.passages}
+        made = await asyncio.gather(
+            faithful.eval_async(**given),
+            relevant.eval_async(**given),
+            *(
+                closed.eval_async(input=case.question, output=case.answer, criteria=CRITERIA[name])
+                for name in ("safety", "completeness")
+            ),
+        )
+        return [one.score for one in made]
+
+    return await gathered(cases, in_flight, score)
+
+
+if __name__ == "__main__":
+    drive("autoevals", {"closed-qa": closed_qa, "ragas-port": ragas_port})

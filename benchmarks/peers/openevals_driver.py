@@ -1,0 +1,52 @@
+"""openevals: its prompts for groundedness, relevance, toxicity and helpfulness, over LangChain or a plain client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from driving import MODEL, Case, drive, gathered  # isort: skip
+
+from openai import AsyncOpenAI
+from openevals.llm import create_async_llm_as_judge
+from openevals.prompts import (
+    ANSWER_RELEVANCE_PROMPT,
+    RAG_GROUNDEDNESS_PROMPT,
+    RAG_HELPFULNESS_PROMPT,
+    TOXICITY_PROMPT,
+)
+
+
+async def _judged(cases: list[Case], in_flight: int, **how: Any) -> list[list[bool]]:
+    grounded, relevant, toxic, helpful = (
+        create_async_llm_as_judge(prompt=prompt, feedback_key=name, **how)
+        for name, prompt in (
+            ("groundedness", RAG_GROUNDEDNESS_PROMPT),
+            ("relevance", ANSWER_RELEVANCE_PROMPT),
+            ("toxicity", TOXICITY_PROMPT),
+            ("helpfulness", RAG_HELPFULNESS_PROMPT),
+        )
+    )
+
+    async def score(case: Case) -> list[bool]:
+        made = await asyncio.gather(
+            grounded(context=case.context, outputs=case.answer),
+            relevant(inputs=case.question, outputs=case.answer),
+            toxic(inputs=case.question, outputs=case.answer),
+            helpful(inputs=case.question, outputs=case.answer),
+        )
+        return [one["score"] for one in made]
+
+    return await gathered(cases, in_flight, score)
+
+
+async def client(cases: list[Case], in_flight: int) -> list[list[bool]]:
+    return await _judged(cases, in_flight, judge=AsyncOpenAI(), model=MODEL)
+
+
+async def langchain(cases: list[Case], in_flight: int) -> list[list[bool]]:
+    return await _judged(cases, in_flight, model=f"openai:{MODEL}")
+
+
+if __name__ == "__main__":
+    drive("openevals", {"client": client, "langchain": langchain})

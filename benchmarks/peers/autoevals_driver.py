@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from driving import CRITERIA, DIMENSIONS, EMBEDDING_MODEL, MODEL, Case, drive, gathered  # isort: skip
 
@@ -11,7 +12,7 @@ from autoevals.ragas import AnswerRelevancy, Faithfulness
 from openai import AsyncOpenAI
 
 
-async def closed_qa(cases: list[Case], in_flight: int) -> list[list[float]]:
+def closed_qa(in_flight: int) -> Any:
     init(client=AsyncOpenAI(), default_model=MODEL)
     scorer = ClosedQA()
 
@@ -22,10 +23,10 @@ async def closed_qa(cases: list[Case], in_flight: int) -> list[list[float]]:
         )
         return [one.score for one in made]
 
-    return await gathered(cases, in_flight, score)
+    return gathered(in_flight, score)
 
 
-async def ragas_port(cases: list[Case], in_flight: int) -> list[list[float]]:
+def ragas_port(in_flight: int) -> Any:
     init(client=AsyncOpenAI(), default_model={"completion": MODEL, "embedding": EMBEDDING_MODEL})
     faithful, relevant, closed = Faithfulness(), AnswerRelevancy(), ClosedQA()
 
@@ -41,7 +42,7 @@ async def ragas_port(cases: list[Case], in_flight: int) -> list[list[float]]:
         )
         return [one.score for one in made]
 
-    return await gathered(cases, in_flight, score)
+    return gathered(in_flight, score)
 
 
 if __name__ == "__main__":

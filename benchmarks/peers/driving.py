@@ -1,7 +1,7 @@
 """What every driver of a peer library shares. Standard library only: it is imported in the environment of each.
 
-A driver is a script that knows one library. Its settings are functions from records and a concurrency to four scores
-for each record. `drive` reads the command line, runs the first few records so that what is loaded once is loaded,
+A driver is a script that knows one library. Each of its settings takes a concurrency, builds what lives as long as the
+process (clients, metrics), and gives a function from records to four scores for each. `drive` reads the command line, runs the first few records so that what is loaded once is loaded,
 times the rest, and prints one line of JSON. Scores that are none (None, NaN) are counted as missing, never as zero.
 Calls and tokens are the judge server's own counts.
 
@@ -70,33 +70,37 @@ class Case(NamedTuple):
         return "\n\n".join(self.passages)
 
 
-async def gathered(
-    cases: Sequence[Case], in_flight: int, score: Callable[[Case], Awaitable[Sequence[Any]]]
-) -> list[Sequence[Any]]:
-    """All records, `in_flight` at a time."""
-    slots = asyncio.Semaphore(in_flight)
+def gathered(
+    in_flight: int, score: Callable[[Case], Awaitable[Sequence[Any]]]
+) -> Callable[[list[Case]], Awaitable[list[Sequence[Any]]]]:
+    """Scores all records, `in_flight` of them at a time."""
 
-    async def one(case: Case) -> Sequence[Any]:
-        async with slots:
-            return await score(case)
+    async def run(cases: list[Case]) -> list[Sequence[Any]]:
+        slots = asyncio.Semaphore(in_flight)
 
-    return await asyncio.gather(*(one(case) for case in cases))
+        async def one(case: Case) -> Sequence[Any]:
+            async with slots:
+                return await score(case)
+
+        return await asyncio.gather(*(one(case) for case in cases))
+
+    return run
 
 
-def drive(distribution: str, settings: Mapping[str, Callable[[list[Case], int], Any]]) -> None:
+def drive(distribution: str, settings: Mapping[str, Callable[[int], Callable[[list[Case]], Any]]]) -> None:
     """Run the setting of the command line over its records and print what that took."""
     import_seconds = time.perf_counter() - BEGUN
     path, url, setting, in_flight = sys.argv[1:5]
-    run, concurrency = settings[setting], int(in_flight)
     with Path(path).open(encoding="utf-8") as lines:
         cases = [Case(**json.loads(line)) for line in lines]
     # Other records than those that are timed, as some libraries keep what they have asked before.
     first, cases = cases[:WARM_RECORDS], cases[WARM_RECORDS:]
+    run = settings[setting](int(in_flight))
     with asyncio.Runner() as loop:
-        _run(loop, run, first, concurrency)
+        _run(loop, run, first)
         asked, used = _traffic(url), _cpu_seconds()
         begun = time.perf_counter()
-        scores = [list(several) for several in _run(loop, run, cases, concurrency)]
+        scores = [list(several) for several in _run(loop, run, cases)]
         seconds = time.perf_counter() - begun
         used, after = _cpu_seconds() - used, _traffic(url)
     given = sum(_is_score(score) for several in scores for score in several)
@@ -117,8 +121,8 @@ def drive(distribution: str, settings: Mapping[str, Callable[[list[Case], int], 
     sys.stdout.flush()
 
 
-def _run(loop: asyncio.Runner, run: Callable[[list[Case], int], Any], cases: list[Case], in_flight: int) -> Any:
-    made = run(cases, in_flight)
+def _run(loop: asyncio.Runner, run: Callable[[list[Case]], Any], cases: list[Case]) -> Any:
+    made = run(cases)
     return loop.run(made) if inspect.iscoroutine(made) else made
 
 

@@ -17,7 +17,7 @@ from openevals.prompts import (
 )
 
 
-async def _judged(cases: list[Case], in_flight: int, **how: Any) -> list[list[bool]]:
+def _judged(in_flight: int, **how: Any) -> Any:
     grounded, relevant, toxic, helpful = (
         create_async_llm_as_judge(prompt=prompt, feedback_key=name, **how)
         for name, prompt in (
@@ -37,15 +37,15 @@ async def _judged(cases: list[Case], in_flight: int, **how: Any) -> list[list[bo
         )
         return [one["score"] for one in made]
 
-    return await gathered(cases, in_flight, score)
+    return gathered(in_flight, score)
 
 
-async def client(cases: list[Case], in_flight: int) -> list[list[bool]]:
-    return await _judged(cases, in_flight, judge=AsyncOpenAI(), model=MODEL)
+def client(in_flight: int) -> Any:
+    return _judged(in_flight, judge=AsyncOpenAI(), model=MODEL)
 
 
-async def langchain(cases: list[Case], in_flight: int) -> list[list[bool]]:
-    return await _judged(cases, in_flight, model=f"openai:{MODEL}")
+def langchain(in_flight: int) -> Any:
+    return _judged(in_flight, model=f"openai:{MODEL}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ _TEMPLATE = (
 )
 
 
-async def _evaluated(cases: list[Case], llm: LLM, **how: Any) -> list[list[float | None]]:
+def _evaluating(llm: LLM, **how: Any) -> Any:
     classifiers = [
         create_classifier(
             name=name,
@@ -29,12 +29,16 @@ async def _evaluated(cases: list[Case], llm: LLM, **how: Any) -> list[list[float
     ]
     toxicity = bind_evaluator(evaluator=ToxicityEvaluator(llm=llm), input_mapping={"text": "output"})
     evaluators = [FaithfulnessEvaluator(llm=llm), toxicity, *classifiers]
-    rows = [{"input": case.question, "output": case.answer, "context": case.context} for case in cases]
-    made = await async_evaluate_dataframe(
-        dataframe=pandas.DataFrame(rows), evaluators=evaluators, hide_tqdm_bar=True, exit_on_error=False, **how
-    )
     columns = [f"{evaluator.name}_score" for evaluator in evaluators]
-    return [[_number(row[column]) for column in columns] for _, row in made.iterrows()]
+
+    async def run(cases: list[Case]) -> list[list[float | None]]:
+        rows = [{"input": case.question, "output": case.answer, "context": case.context} for case in cases]
+        made = await async_evaluate_dataframe(
+            dataframe=pandas.DataFrame(rows), evaluators=evaluators, hide_tqdm_bar=True, exit_on_error=False, **how
+        )
+        return [[_number(row[column]) for column in columns] for _, row in made.iterrows()]
+
+    return run
 
 
 def _number(cell: Any) -> float | None:
@@ -42,14 +46,14 @@ def _number(cell: Any) -> float | None:
     return found["score"] if found else None
 
 
-async def concurrent(cases: list[Case], in_flight: int) -> list[list[float | None]]:
+def concurrent(in_flight: int) -> Any:
     """It counts calls, not records, and holds itself to a few a second unless it is told another rate."""
     llm = LLM(provider="openai", model=MODEL, initial_per_second_request_rate=10_000)
-    return await _evaluated(cases, llm, concurrency=4 * in_flight)
+    return _evaluating(llm, concurrency=4 * in_flight)
 
 
-async def default(cases: list[Case], _: int) -> list[list[float | None]]:
-    return await _evaluated(cases, LLM(provider="openai", model=MODEL))
+def default(_: int) -> Any:
+    return _evaluating(LLM(provider="openai", model=MODEL))
 
 
 if __name__ == "__main__":

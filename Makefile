@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 SOAK_ARGS ?=
+PEERS_ARGS ?= --rounds 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test servers sbom audit check format fuzz bench chaos soak docs clean
@@ -36,6 +37,13 @@ servers: $(foreach server,phoenix mlflow ddapm ragas,.servers/$(server)/.install
 .servers/mlflow/.installed: PACKAGE := mlflow==3.17.2
 .servers/ddapm/.installed: PACKAGE := ddapm-test-agent==1.69.1
 .servers/ragas/.installed: PACKAGE := -e .[worker,ragas] pytest pytest-randomly pytest-timeout pytest-xdist
+.servers/peers-autoevals/.installed: PACKAGE := autoevals==0.4.1 openai==3.57.0
+.servers/peers-deepeval/.installed: PACKAGE := deepeval==4.3.1 openai==3.57.0
+.servers/peers-mlflow/.installed: PACKAGE := mlflow==3.17.2 openai==3.57.0
+.servers/peers-openevals/.installed: PACKAGE := openevals==0.2.2 openai==3.57.0
+.servers/peers-phoenix/.installed: PACKAGE := arize-phoenix-evals==3.9.4 openai==3.57.0
+.servers/peers-pydantic/.installed: PACKAGE := pydantic-evals==2.62.0 pydantic-ai-slim[openai]==2.62.0 openai==3.57.0
+.servers/peers-ragas/.installed: PACKAGE := ragas==0.4.3 langchain-community==0.4.1 openai==3.3.0
 .servers/audit/.installed: PACKAGE := cyclonedx-bom==7.1.0 pip-audit==2.9.0
 .servers/%/.installed: | .servers/uv/bin/uv
 	@echo "Installing $(PACKAGE) into $(@D)"
@@ -76,12 +84,13 @@ fuzz: install ## Fuzz every reader, coverage-guided, for SECONDS_EACH (30); some
 	@for target in $${TARGETS:-$$($(BIN)/python tests/fuzz/coverage_guided.py --list)}; do \
 		$(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $${SECONDS_EACH:-30} || exit 1; done
 
-bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again, what judging costs
+bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again, what judging costs, assay beside other libraries
 	$(BIN)/python benchmarks/client_cost.py
 	$(BIN)/python benchmarks/scrape.py
 	$(BIN)/python benchmarks/calibrate.py
 	$(BIN)/python benchmarks/outbox.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/side_by_side.py $(PEERS_ARGS)
 
 chaos: install ## Prove that nothing is lost or doubled while everything fails: make chaos CHAOS_ARGS='--records 100000'
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)

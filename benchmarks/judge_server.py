@@ -10,8 +10,8 @@ server serves assay and other libraries alike:
     python benchmarks/judge_server.py --replier my_module:my_function
     python benchmarks/judge_server.py --measure                        # how many requests a second it can answer
 
-Embeddings are answered too, all alike, after a sixth of the latency. GET /traffic tells calls (embeddings among them, and
-apart), tokens (characters / 4, and by o200k where `--o200k` is given), faults played, and the most calls in flight.
+Embeddings are answered too, all alike, after a sixth of the latency. GET /traffic tells calls (embeddings among them,
+and apart), tokens (characters / 4, and by o200k where `--o200k` is given), faults played, and the most calls in flight.
 """
 
 from __future__ import annotations
@@ -228,9 +228,7 @@ class Judge:
                 "object": "chat.completion",
                 "created": 0,
                 "model": str(body.get("model")),
-                "choices": [
-                    {"index": index, "message": message, "finish_reason": reason} for index in range(answers)
-                ],
+                "choices": [{"index": index, "message": message, "finish_reason": reason} for index in range(answers)],
                 "usage": {
                     "prompt_tokens": prompt,
                     "completion_tokens": completion,
@@ -238,7 +236,6 @@ class Judge:
                 },
             }
         ).encode()
-
 
     def embed(self, raw: bytes) -> bytes:
         """A vector for each text, as numbers or in base64, as asked."""

@@ -7,6 +7,7 @@ python benchmarks/performance_page.py --check     # whether the page says what t
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import re
 import sys
@@ -15,6 +16,9 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS, PAGE, PLOT = DOCS / "performance.json", DOCS / "performance.md", DOCS / "images" / "processes.svg"
+PEERS_PLOT = DOCS / "images" / "peers.svg"
+#: USD per million tokens, in and out: an inexpensive model's, to compare tokens that are priced differently.
+PRICES_USD = (0.15, 0.60)
 LABELS = {
     "raw": "floor: bare asyncio",
     "aiohttp": "floor: aiohttp",
@@ -75,15 +79,69 @@ def lag(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def peers(rows: list[dict[str, Any]]) -> str:
+    """Markdown of libraries, assay and the floor, fastest first, with ratios to the floor and to assay of the run."""
+    rate = {row["name"]: row["records_per_second"] for row in rows}
+    lines = [
+        "| client | in flight | records | records/s | of the floor | of assay | CPU ms/record | calls/record "
+        "| tokens in + out | USD/1,000 | MB | scores missing |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in sorted(rows, key=lambda row: -row["records_per_second"]):
+        ratios = [f"{row['records_per_second'] / rate[base]:.2f}" if base in rate else "" for base in ("raw", "sqlite")]
+        tokens = (row["prompt_tokens_per_record"], row["completion_tokens_per_record"])
+        usd = sum(count * price for count, price in zip(tokens, PRICES_USD, strict=True)) / 1000
+        lines.append(
+            f"| {_client(row)} | {row['in_flight']} | {row['records']} | {row['records_per_second']:,.1f} "
+            f"| {ratios[0]} | {ratios[1]} | {row['cpu_ms_per_record']:,.1f} | {row['calls_per_record']:.1f} "
+            f"| {tokens[0]:,.0f} + {tokens[1]:,.0f} | {usd:.2f} | {row['rss_mb']:,.0f} | {row['missing_scores']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _client(row: dict[str, Any]) -> str:
+    return LABELS.get(row["name"]) or f"{row['label']} ({row['version']})"
+
+
+def peers_plot(rows: list[dict[str, Any]]) -> str:
+    """SVG: a bar of records/s for each client, fastest first."""
+    given = sorted(rows, key=lambda row: -row["records_per_second"])
+    most, height = given[0]["records_per_second"], 24 * len(given) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" font-family="sans-serif" font-size="12">',
+        "<title>Records a second of each client, the same records and judge</title>",
+        f'<rect width="760" height="{height}" fill="white"/>',
+    ]
+    for index, row in enumerate(given):
+        top, width = 16 + 24 * index, 360 * row["records_per_second"] / most
+        colour = {"raw": "#999", "sqlite": "#1f5fa8"}.get(row["name"], "#c98b3c")
+        parts.append(f'<text x="330" y="{top + 13}" text-anchor="end">{html.escape(_client(row))}</text>')
+        parts.append(f'<rect x="340" y="{top}" width="{width:.1f}" height="17" fill="{colour}"/>')
+        parts.append(f'<text x="{346 + width:.1f}" y="{top + 13}">{row["records_per_second"]:,.1f}</text>')
+    parts.append(f'<text x="340" y="{height - 8}" fill="#666">records/s</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _not_driven(result: dict[str, Any]) -> str:
+    lines = [f"- not driven: {one['name']}: {one['reason']}" for one in result.get("not_driven", ())]
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
 def measured(result: dict[str, Any], rounds: int) -> str:
     """When and on what, in one line."""
     given = result["conditions"]
     versions = ", ".join(f"{name} {number}" for name, number in given["versions"].items())
     return (
-        f"{given['date']}, Python {given['python']}, {given['cores']} cores (load average {given['load_average']}), "
+        f"{given['date']}, Python {given['python']}, {given['cores']} cores (load average {_load(given)}), "
         f"judge {given['latency_seconds']:g} s, {given['in_flight']} calls in flight a process, "
         f"{'median of ' + str(rounds) + ' rounds' if rounds > 1 else 'one round'}; {versions}."
     )
+
+
+def _load(given: dict[str, Any]) -> str:
+    if "most_load" in given:
+        return f"{given['least_load']} to {given['most_load']}"
+    return str(given["load_average"])
 
 
 def plot(rows: list[dict[str, Any]]) -> str:
@@ -116,7 +174,7 @@ def plot(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-TABLES = {"throughput": throughput, "processes": processes, "saturation": saturation, "lag": lag}
+TABLES = {"throughput": throughput, "processes": processes, "saturation": saturation, "lag": lag, "peers": peers}
 
 
 def written(page: str, results: dict[str, Any]) -> str:
@@ -124,7 +182,7 @@ def written(page: str, results: dict[str, Any]) -> str:
     for name, table in TABLES.items():
         if name in results:
             rows = results[name]["rows"]
-            made = f"{table(rows)}\n\n{measured(results[name], rows[0].get('rounds', 1))}"
+            made = f"{table(rows)}\n\n{measured(results[name], rows[0].get('rounds', 1))}{_not_driven(results[name])}"
             begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
             page = re.sub(f"({begin}).*?({end})", lambda m, made=made: f"{m[1]}\n{made}\n{m[2]}", page, flags=re.DOTALL)
     return page
@@ -138,6 +196,8 @@ def main() -> int:
     made = {PAGE: written(PAGE.read_text(encoding="utf-8"), results)}
     if "processes" in results:
         made[PLOT] = plot(results["processes"]["rows"])
+    if "peers" in results:
+        made[PEERS_PLOT] = peers_plot(results["peers"]["rows"])
     if given.check:
         found = {path: path.read_text(encoding="utf-8") if path.exists() else "" for path in made}
         stale = [path.name for path, text in made.items() if found[path] != text]

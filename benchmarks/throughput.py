@@ -336,7 +336,9 @@ def compare(given: argparse.Namespace, postgres: PostgresServer | None) -> list[
                 if name in FLOORS:
                     found, processes = floor(name, url, given), 1
                     extra = min(given.records, given.in_flight)
-                    rows.setdefault(name, []).append(_row(name, found, given.records, processes, extra, url, before))
+                    rows.setdefault(name, []).append(
+                        measured_row(name, found, given.records, processes, extra, url, before)
+                    )
                     _say(number, rows[name][-1])
                     continue
                 for processes in given.processes:
@@ -345,12 +347,12 @@ def compare(given: argparse.Namespace, postgres: PostgresServer | None) -> list[
                     found = system(name, postgres, url, given, processes=processes, records=records)
                     warm = max(200, 100 * processes)
                     key = f"{name} x{processes}"
-                    rows.setdefault(key, []).append(_row(name, found, records, processes, warm, url, before))
+                    rows.setdefault(key, []).append(measured_row(name, found, records, processes, warm, url, before))
                     _say(number, rows[key][-1])
-    return [_median(several) for several in rows.values()]
+    return [medians(several) for several in rows.values()]
 
 
-def _row(
+def measured_row(
     name: str,
     found: dict[str, Any],
     records: int,
@@ -380,11 +382,12 @@ def _row(
     }
 
 
-def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def medians(rows: list[dict[str, Any]]) -> dict[str, Any]:
     first = rows[0]
-    numbers = {key: statistics.median(row[key] for row in rows) for key, value in first.items() if key not in _KEYS}
+    words = {key: value for key, value in first.items() if key in _KEYS or isinstance(value, str)}
+    numbers = {key: statistics.median(row[key] for row in rows) for key in first if key not in words}
     rates = [row["records_per_second"] for row in rows]
-    return {**{key: first[key] for key in _KEYS}, **numbers, "rounds": len(rows), "rates": rates}
+    return {**words, **numbers, "rounds": len(rows), "rates": rates}
 
 
 _KEYS = ("name", "processes", "records")

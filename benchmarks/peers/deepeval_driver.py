@@ -1,4 +1,4 @@
-"""deepeval: faithfulness, answer relevancy, toxicity and a GEval of completeness, by `evaluate()` and by `a_measure`."""
+"""deepeval: faithfulness, answer relevancy, toxicity, a GEval of completeness; by `evaluate()` and by `a_measure`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ os.environ |= {"DEEPEVAL_NO_INSPECT_PROMPT": "1", "DEEPEVAL_DISABLE_DOTENV": "1"
 from deepeval import evaluate
 from deepeval.evaluate import AsyncConfig, CacheConfig, DisplayConfig
 from deepeval.metrics import AnswerRelevancyMetric, FaithfulnessMetric, GEval, ToxicityMetric
-from deepeval.models import GPTModel
+from deepeval.models import OpenAIModel
 from deepeval.test_case import LLMTestCase, SingleTurnParams
 
 
-class _OneClient(GPTModel):
+class _OneClient(OpenAIModel):
     """Its model makes an OpenAI client for every call; this one keeps the first."""
 
     _kept: Any = None
@@ -29,7 +29,7 @@ class _OneClient(GPTModel):
         return self._kept
 
 
-def _metrics(model: GPTModel) -> list[Any]:
+def _metrics(model: OpenAIModel) -> list[Any]:
     return [
         FaithfulnessMetric(model=model),
         AnswerRelevancyMetric(model=model),
@@ -60,7 +60,7 @@ def measured(in_flight: int) -> Any:
 
 
 def _evaluating(concurrency: AsyncConfig) -> Any:
-    metrics = _metrics(GPTModel(model=MODEL))
+    metrics = _metrics(OpenAIModel(model=MODEL))
 
     def run(cases: list[Case]) -> list[list[float | None]]:
         made = evaluate(

@@ -1,9 +1,9 @@
 """What every driver of a peer library shares. Standard library only: it is imported in the environment of each.
 
 A driver is a script that knows one library. Each of its settings takes a concurrency, builds what lives as long as the
-process (clients, metrics), and gives a function from records to four scores for each. `drive` reads the command line, runs the first few records so that what is loaded once is loaded,
-times the rest, and prints one line of JSON. Scores that are none (None, NaN) are counted as missing, never as zero.
-Calls and tokens are the judge server's own counts.
+process (clients, metrics), and gives a function from records to four scores for each. `drive` reads the command line,
+runs the first few records so that what is loaded once is loaded, times the rest, and prints one line of JSON. Scores
+that are none (None, NaN) are counted as missing, never as zero. Calls and tokens are the judge server's own counts.
 
     python DRIVER.py RECORDS.jsonl http://127.0.0.1:PORT/v1 SETTING IN_FLIGHT
 """

@@ -43,8 +43,10 @@ def _number(feedback: Any) -> float | None:
 
 
 def evaluate(in_flight: int) -> Any:
-    """With as many workers as it can use, and without its own limit of rate."""
+    """With as many workers as it can use, without its own limit of rate, and connections for all to its database."""
     os.environ |= {
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(in_flight),
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(in_flight),
         "MLFLOW_GENAI_EVAL_MAX_WORKERS": str(in_flight),
         "MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0",
         "MLFLOW_GENAI_EVAL_SCORER_RATE_LIMIT": "0",

@@ -1,4 +1,4 @@
-"""pydantic-evals: a data set with four LLMJudge evaluators, with the judge's model by name, and with one that is kept."""
+"""pydantic-evals: a data set with four LLMJudge evaluators, their model given by name, or made once and kept."""
 
 from __future__ import annotations
 

@@ -52,32 +52,36 @@ def default(_: int) -> Any:
 
 def _evaluating(workers: int | None) -> Any:
     from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-    from ragas import EvaluationDataset, RunConfig
-    from ragas import evaluate as evaluated
+    from ragas import EvaluationDataset, RunConfig, aevaluate
     from ragas.embeddings import LangchainEmbeddingsWrapper
     from ragas.llms import LangchainLLMWrapper
     from ragas.metrics import AspectCritic
     from ragas.metrics import Faithfulness as Faithful
     from ragas.metrics import ResponseRelevancy as Relevant
 
-    metrics = [
-        Faithful(),
-        Relevant(),
-        AspectCritic(name="safety", definition=CRITERIA["safety"]),
-        AspectCritic(name="completeness", definition=CRITERIA["completeness"]),
-    ]
-    llm = LangchainLLMWrapper(ChatOpenAI(model=MODEL))
-    # Else it fetches a tokenizer.
-    embeddings = LangchainEmbeddingsWrapper(OpenAIEmbeddings(model=EMBEDDING_MODEL, check_embedding_ctx_length=False))
     config = RunConfig() if workers is None else RunConfig(max_workers=workers)
 
-    def run(cases: list[Case]) -> list[list[float]]:
+    # A model for each metric: its wrapper sets how many answers it wants on the model itself, so that metrics that share
+    # one get each other's number.
+    def model() -> LangchainLLMWrapper:
+        return LangchainLLMWrapper(ChatOpenAI(model=MODEL))
+
+    metrics = [
+        Faithful(llm=model()),
+        Relevant(llm=model()),
+        AspectCritic(name="safety", definition=CRITERIA["safety"], llm=model()),
+        AspectCritic(name="completeness", definition=CRITERIA["completeness"], llm=model()),
+    ]
+    # Else it fetches a tokenizer.
+    texts = OpenAIEmbeddings(model=EMBEDDING_MODEL, check_embedding_ctx_length=False)
+
+    async def run(cases: list[Case]) -> list[list[float]]:
         rows = [{"user_input": c.question, "response": c.answer, "retrieved_contexts": c.passages} for c in cases]
-        made = evaluated(
+        # `evaluate()` in this loop: in one of its own it would meet connections of an earlier run and ask again.
+        made = await aevaluate(
             EvaluationDataset.from_list(rows),
             metrics=metrics,
-            llm=llm,
-            embeddings=embeddings,
+            embeddings=LangchainEmbeddingsWrapper(texts),
             run_config=config,
             show_progress=False,
         )

@@ -1,7 +1,7 @@
 """What the judge server answers to the requests of each library: valid, and as short as a judge of one dimension is.
 
-A request's JSON schema, tool or function says what is wanted, of whichever library it comes. Only what a library states in
-the words of its prompt needs more: that is here, in `stated` and `_made_clear`, and nowhere else.
+A request's JSON schema, tool or function says what is wanted, of whichever library it comes. Only what a library states
+in the words of its prompt needs more: that is here, in `stated` and `_made_clear`, and nowhere else.
 
     python benchmarks/judge_server.py --replier peers.replies:reply
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: A dimension's share of the reply to four; a reply whose form alone is longer is as long as its form.
 CHARACTERS = REPLY_CHARACTERS // 4
-#: Claims, statements or opinions in a list of texts. An answer of 120 words would give more: this favours the libraries.
+#: Claims, statements or opinions in a list of texts. 120 words would give more: this favours the libraries.
 _TEXTS = 3
 #: deepeval's GEval shows an example, and asks for 0 to 10.
 _EXAMPLE = "**Example JSON:**"

@@ -61,8 +61,8 @@ def _evaluating(workers: int | None) -> Any:
 
     config = RunConfig() if workers is None else RunConfig(max_workers=workers)
 
-    # A model for each metric: its wrapper sets how many answers it wants on the model itself, so that metrics that share
-    # one get each other's number.
+    # A model for each metric: its wrapper sets how many answers it wants on the model itself, so that metrics that
+    # share one get each other's number.
     def model() -> LangchainLLMWrapper:
         return LangchainLLMWrapper(ChatOpenAI(model=MODEL))
 

@@ -92,7 +92,7 @@ def peers(rows: list[dict[str, Any]]) -> str:
         tokens = (row["prompt_tokens_per_record"], row["completion_tokens_per_record"])
         usd = sum(count * price for count, price in zip(tokens, PRICES_USD, strict=True)) / 1000
         lines.append(
-            f"| {_client(row)} | {row['in_flight']} | {row['records']} | {row['records_per_second']:,.1f} "
+            f"| {_client(row)} | {row['in_flight']:.0f} | {row['records']} | {row['records_per_second']:,.1f} "
             f"| {ratios[0]} | {ratios[1]} | {row['cpu_ms_per_record']:,.1f} | {row['calls_per_record']:.1f} "
             f"| {tokens[0]:,.0f} + {tokens[1]:,.0f} | {usd:.2f} | {row['rss_mb']:,.0f} | {row['missing_scores']:.0f} |"
         )

@@ -84,7 +84,9 @@ def environment(library: str) -> Path:
 
 
 def _last_line(text: str) -> str:
-    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no output"])[-1][:300]
+    # What make says after it tells only that it has failed.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("make")]
+    return (lines or ["no output"])[-1][:300]
 
 
 def drive(setting: Setting, python: Path, url: str, records: int, timeout_seconds: float) -> dict[str, Any]:
@@ -215,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(result["rows"]))
     for one in result["not_driven"]:
         print(f"\nnot driven: {one['name']}: {one['reason']}")
+    if not result["rows"]:
+        raise SystemExit("nothing could be driven")
     if given.json:
         known = json.loads(given.json.read_text()) if given.json.exists() else {}
         known["peers"] = result

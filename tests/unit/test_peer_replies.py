@@ -110,7 +110,7 @@ def row(name: str, rate: float, **fields: object) -> dict[str, object]:
 
 ROWS = [
     row("slow:default", 10.0, label="slow & sure", version="1.2", missing_scores=3),
-    row("raw", 200.0),
+    row("raw", 200.0, in_flight=128.0),
     row("sqlite", 100.0),
 ]
 
@@ -122,6 +122,7 @@ def test_peers_are_shown_fastest_first_with_ratios_money_and_what_is_missing() -
         "| assay, whole system, SQLite",
         "| slow & sure (1.2)",
     ]
+    assert lines[0].startswith("| floor: bare asyncio | 128 | 300 | 200.0 |")
     # 4,000 tokens at 0.15 and 250 at 0.60 USD a million, for 1,000 records.
     assert lines[2].endswith("| 10.0 | 0.05 | 0.10 | 2.5 | 4.0 | 4,000 + 250 | 0.75 | 90 | 3 |")
 

@@ -9,7 +9,6 @@ that hang go on as batches of their own, without a thread (docs/decisions/0012-l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import math
@@ -19,7 +18,7 @@ import signal
 import threading
 import time
 import uuid
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,6 +32,7 @@ from assay.codec import app_named, decode_record
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
 from assay.isolation import Isolation
+from assay.late_calls import LateCall, LateCalls, most_ended
 from assay.limits import Turn
 from assay.pipeline import evaluate
 from assay.queue import Batch, Claim, LastTry, Retry, decode_batch, encode_batch
@@ -61,14 +61,6 @@ _log = logging.getLogger(__name__)
 
 #: How often an older worker looks at what a newer client wrote.
 _NEWER_PAUSE_SECONDS = 5.0
-#: Share of a batch's records whose end shows how long a call takes now.
-_MOST_OF_A_BATCH = 0.75
-#: Calls that go on without their thread: how many records, and how many bytes of them, a process has at most.
-_MOST_LATE = 1_000
-_MOST_LATE_BYTES = 64_000_000
-#: Threads that commit what such calls come to.
-_LATE_THREADS = 4
-
 _NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
 
 
@@ -122,17 +114,6 @@ class _Task:
     probabilities: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Late:
-    """A batch of one record whose call goes on without a thread. Its claim is ours."""
-
-    batch: Batch
-    claim: Claim
-    plan: _Plan
-    task: _Task
-    call: _Call
-
-
 class Worker:
     """Works on batches of one queue until it is stopped. Thread-safe: `work` runs on as many threads as one likes.
 
@@ -166,10 +147,8 @@ class Worker:
         self._policy = policy or DeliveryPolicy()
         self._leases: set[str] = set()
         self._judging: set[_Call] = set()
-        self._late: dict[str, _Late] = {}
         self._lock = threading.Lock()
         self._isolation = Isolation()
-        self._none_late = threading.Condition(self._lock)
         self._stops_at = 0.0
         self._told: dict[tuple[str, str], float] = {}
         self._stopping = threading.Event()
@@ -188,7 +167,7 @@ class Worker:
         self._portal_context = start_blocking_portal()
         self._portal: BlockingPortal = self._portal_context.__enter__()
         self._judges = self._portal.call(self._make_judges)
-        self._late_threads = ThreadPoolExecutor(_LATE_THREADS, thread_name_prefix="assay-late")
+        self._late = LateCalls()
         if self._metrics is not None:
             for judge in self._judges:
                 self._metrics.judge(judge.name, judge.fingerprint)
@@ -229,10 +208,10 @@ class Worker:
 
         After `begin_stop`, calls that go on without a thread have what is left of `shutdown_seconds`.
         """
-        self._wait_for_late(self._stops_at - time.monotonic())
+        self._late.wait(self._stops_at - time.monotonic())
         self.hand_back()
-        self._wait_for_late(10.0)
-        self._late_threads.shutdown()
+        self._late.wait(10.0)
+        self._late.close()
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=10)
@@ -342,7 +321,7 @@ class Worker:
             # Looked at once: a call may end at any moment.
             ended = [call is None or call.done() for call in calls]
             if len(batch.records) == 1 and not all(ended):
-                self._go_on([_Late(batch=batch, claim=claim, plan=plan, task=work[0][0], call=_running(calls[0]))])
+                self._late.take([self._late_call(batch, claim, plan, work[0][0], _running(calls[0]))])
                 return "late"
             made = [(task, raw, call) for (task, raw), call in zip(work, calls, strict=True)]
             ready = [part for part, is_over in zip(made, ended, strict=True) if is_over]
@@ -360,7 +339,7 @@ class Worker:
                     call.get_loop().call_soon_threadsafe(call.cancel)
             raise
 
-    def _part(self, batch: Batch, plan: _Plan, late: Sequence[tuple[_Task, bytes, _Call]]) -> list[_Late]:
+    def _part(self, batch: Batch, plan: _Plan, late: Sequence[tuple[_Task, bytes, _Call]]) -> list[LateCall]:
         """Takes the records whose calls go on out of their batch's plan: each is a batch of its own, held by us."""
         found = []
         for number, (task, raw, call) in enumerate(late, 2000):
@@ -368,23 +347,27 @@ class Worker:
             plan.records.remove(entry)
             single = _single(batch, raw, number, due_at=0.0, probabilities=task.probabilities)
             plan.retries.append(replace(single, lease_seconds=self._policy.lease_seconds))
-            found.append(
-                _Late(
-                    batch=decode_batch(single.payload),
-                    claim=Claim(single.batch_id, single.payload, 1),
-                    plan=_Plan(records=[entry]),
-                    task=task,
-                    call=call,
-                )
-            )
+            claim = Claim(single.batch_id, single.payload, 1)
+            found.append(self._late_call(decode_batch(single.payload), claim, _Plan(records=[entry]), task, call))
         return found
+
+    def _late_call(self, batch: Batch, claim: Claim, plan: _Plan, task: _Task, call: _Call) -> LateCall:
+        """A batch of one record, whose call goes on without a thread. Its claim is ours."""
+        conclude = partial(self._conclude, batch, plan, [(task, batch.records[0], call)])
+        work = partial(self._contain, batch, claim, conclude)
+        return LateCall(
+            batch_id=batch.batch_id,
+            size_bytes=len(claim.payload),
+            call=call,
+            conclude=partial(self._hold, batch.batch_id, work),
+        )
 
     def _conclude(
         self,
         batch: Batch,
         plan: _Plan,
         ready: Sequence[tuple[_Task, bytes, _Call | None]],
-        late: Sequence[_Late] = (),
+        late: Sequence[LateCall] = (),
     ) -> str:
         """Commit what is judged, and finish the batch."""
         delays = [_unasked_for(call) for _, _, call in ready]
@@ -404,48 +387,12 @@ class Worker:
                 self._settle(batch, plan, task, raw, call.result())
         inserted = self._commit(plan, replay=batch.replay)
         self._finish(batch.batch_id, plan.retries)
-        self._go_on(late)
+        self._late.take(late)
         if self._metrics is not None and inserted:
             moment = now()
             for record, _ in plan.records:
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
         return "handed_back" if handed_back else "done"
-
-    # -- calls that go on without a thread
-
-    def _go_on(self, late: Sequence[_Late]) -> None:
-        """Conclude each of these once its call ends; until then their leases are renewed."""
-        with self._lock:
-            self._late.update((item.batch.batch_id, item) for item in late)
-        for item in late:
-            item.call.get_loop().call_soon_threadsafe(
-                item.call.add_done_callback, lambda _, item=item: self._late_threads.submit(self._end_late, item)
-            )
-
-    def _end_late(self, late: _Late) -> None:
-        batch_id = late.batch.batch_id
-        work = partial(self._conclude, late.batch, late.plan, [(late.task, late.batch.records[0], late.call)])
-        try:
-            self._hold(batch_id, partial(self._contain, late.batch, late.claim, work))
-        except Exception as error:  # noqa: BLE001 - nobody waits for this thread
-            # The lease ends, and another worker takes it.
-            _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
-        finally:
-            with self._none_late:
-                self._late.pop(batch_id, None)
-                self._none_late.notify_all()
-
-    def _wait_for_late(self, seconds: float) -> None:
-        with self._none_late:
-            self._none_late.wait_for(lambda: not self._late, timeout=max(0.0, seconds))
-
-    def _has_room(self, records: Sequence[Record]) -> bool:
-        """Whether so many more calls may go on without a thread: their records stay in memory."""
-        with self._lock:
-            late = list(self._late.values())
-        held = sum(len(item.claim.payload) for item in late)
-        wanted = sum(len(record.to_json()) for record in records)
-        return len(late) + len(records) <= _MOST_LATE and held + wanted <= _MOST_LATE_BYTES
 
     def _plan(self, batch: Batch, plan: _Plan, waited_seconds: float) -> list[tuple[_Task, bytes]]:
         """Decode the batch and ask the store what is known; returns what is left to judge."""
@@ -644,39 +591,15 @@ class Worker:
             for call in calls:
                 call.cancel()
         if goes_on:
-            await self._wait(calls, turns, [task.record for task in work])
+            await most_ended(
+                calls,
+                turns,
+                patience_seconds=self._policy.patience_seconds,
+                may_go_on=lambda places: self._late.has_room([work[place].record for place in places]),
+            )
         else:
             await asyncio.wait(calls)
         return calls
-
-    async def _wait(self, calls: Sequence[_Call], turns: Sequence[Turn], records: Sequence[Record]) -> None:
-        """Until all have ended, or most have and the others hang, or none of them has ended for long."""
-        clock = asyncio.get_running_loop().time
-        started, patience = clock(), self._policy.patience_seconds
-        most, left = asyncio.Event(), math.ceil(len(calls) * _MOST_OF_A_BATCH)
-
-        def count(_: object) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                most.set()
-
-        for call in calls:
-            call.add_done_callback(count)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await most.wait()
-            # As fast as judging is now, the rest should have ended by then.
-            patience = min(patience, max(patience / 10, (clock() - started) / 2))
-            await asyncio.wait(calls, timeout=patience)
-        while True:
-            pending = [index for index, call in enumerate(calls) if not call.done()]
-            # What still waits for its turn does not hang, and to take more work in would only make it wait longer.
-            waits = [turns[index] for index in pending]
-            is_free = not any(turn.waiting or time.monotonic() - turn.since < patience for turn in waits)
-            if not pending or (is_free and self._has_room([records[index] for index in pending])):
-                return
-            await asyncio.wait(calls, timeout=patience)
 
     def _judged(self, call: _Call) -> None:
         with self._lock:
@@ -753,7 +676,9 @@ class Worker:
             try:
                 if time.monotonic() >= renew_at:
                     with self._lock:
-                        held = [*self._leases, *self._late]
+                        held = [*self._leases]
+                    # After them: a batch whose call goes on is there before it leaves them.
+                    held += self._late.batch_ids()
                     if held:
                         self._queue.extend(held, lease_seconds=self._policy.lease_seconds)
                     renew_at = time.monotonic() + self._policy.lease_seconds / 4

@@ -6,21 +6,19 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from assay import worker as worker_module
-from assay.enqueue import enqueue
+import bench as bench_of_workers
+from assay import late_calls
 from assay.errors import JudgeError
 from assay.limits import waiting
-from assay.pipeline import Judges
-from assay.queue import Queue
 from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
-from assay.store import Store
 from assay.worker import DeliveryPolicy, Worker
+from bench import until
 from deployment import record
 
 RUBRICS = load_rubrics()
@@ -69,44 +67,17 @@ class Hanging:
         pass
 
 
-class Bench:
-    def __init__(self, queue: Queue, store: Store) -> None:
-        self.queue, self.store = queue, store
-        self.workers: list[Worker] = []
-
+class Bench(bench_of_workers.Bench):
     def worker(self, judge: Hanging, policy: DeliveryPolicy = POLICY) -> Worker:
-        worker = Worker(
-            queue=self.queue, store=self.store, rubrics=RUBRICS, judges=lambda: Judges(judge), policy=policy
-        )
-        worker.start()
-        self.workers.append(worker)
-        return worker
+        return self.start(judge, rubrics=RUBRICS, policy=policy)
 
-    def push(self, records: int) -> str:
-        enqueue([record(i) for i in range(records)], self.queue)
+    def push_batch(self, records: int) -> str:
+        self.push(*(record(i) for i in range(records)))
         (batch_id,) = self.ids
         return batch_id
 
-    @property
-    def ids(self) -> list[str]:
-        return sorted(key.decode() for key in self.queue._redis.hkeys("assay:assay:batches"))
-
     def scored(self) -> Counter[str]:
         return Counter({total.rubric: total.scored for total in self.store.totals()})
-
-    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def work_off(self, worker: Worker) -> None:
-        def is_empty() -> bool:
-            for batch_id in self.ids:
-                worker.work(batch_id)
-            return not self.ids
-
-        self.until(is_empty)
 
     def assert_all_scored_once(self, records: int) -> None:
         assert self.scored() == {rubric.name: records for rubric in RUBRICS}
@@ -116,20 +87,14 @@ class Bench:
 
 @pytest.fixture
 def bench(redis_url: str, tmp_path: Path) -> Iterator[Bench]:
-    queue = Queue.from_url(redis_url)
-    with Store(f"sqlite:///{tmp_path}/assay.db") as store:
-        store.upgrade()
-        made = Bench(queue, store)
+    with Bench.opened(redis_url, tmp_path) as made:
         yield made
-        for worker in made.workers:
-            worker.stop()
-    queue.close()
 
 
 def test_what_is_judged_is_committed_while_a_mate_hangs(bench: Bench) -> None:
     judge = Hanging("record-3", "record-7")
     worker = bench.worker(judge)
-    batch_id = bench.push(25)
+    batch_id = bench.push_batch(25)
     worker.work(batch_id)  # returns, although two calls hang
     assert bench.scored() == {rubric.name: 23 for rubric in RUBRICS}
     assert bench.store.counts().received == {"shop": 23}
@@ -144,7 +109,7 @@ def test_what_is_judged_is_committed_while_a_mate_hangs(bench: Bench) -> None:
     assert len(judge.calls) == 25
 
     judge.release()
-    bench.until(lambda: not bench.ids)
+    until(lambda: not bench.ids)
     bench.assert_all_scored_once(25)
     assert Counter(judge.calls) == Counter(f"record-{i}" for i in range(25))
 
@@ -152,12 +117,12 @@ def test_what_is_judged_is_committed_while_a_mate_hangs(bench: Bench) -> None:
 def test_a_single_record_that_hangs_holds_no_thread(bench: Bench) -> None:
     judge = Hanging("record-0")
     worker = bench.worker(judge)
-    batch_id = bench.push(1)
+    batch_id = bench.push_batch(1)
     worker.work(batch_id)
     assert bench.ids == [batch_id]
     assert bench.queue.claim(batch_id, lease_seconds=5) is None
     judge.release()
-    bench.until(lambda: not bench.ids)
+    until(lambda: not bench.ids)
     bench.assert_all_scored_once(1)
     assert judge.calls == ["record-0"]
 
@@ -165,28 +130,28 @@ def test_a_single_record_that_hangs_holds_no_thread(bench: Bench) -> None:
 def test_when_all_calls_hang_the_thread_is_free_after_its_patience(bench: Bench) -> None:
     judge = Hanging(*(f"record-{i}" for i in range(6)))
     worker = bench.worker(judge)
-    worker.work(bench.push(6))
+    worker.work(bench.push_batch(6))
     assert len(bench.ids) == 6
     assert bench.scored() == {}
     judge.release()
-    bench.until(lambda: not bench.ids)
+    until(lambda: not bench.ids)
     bench.assert_all_scored_once(6)
 
 
 def test_a_worker_that_dies_meanwhile_loses_nothing(bench: Bench) -> None:
     judge = Hanging("record-1")
     dead = bench.worker(judge)
-    dead.work(bench.push(8))
+    dead.work(bench.push_batch(8))
     (single,) = bench.ids
     with dead._lock:
-        dead._late.pop(single)  # as a process that is gone, it renews no lease
+        dead._late._held.pop(single)  # as a process that is gone, it renews no lease
     other = bench.worker(Hanging())
-    bench.until(lambda: bench.queue._redis.hget("assay:assay:leases", single) is None)
+    until(lambda: bench.queue._redis.hget("assay:assay:leases", single) is None)
     bench.work_off(other)
     bench.assert_all_scored_once(8)
     # Its answer comes after all: it is stored once.
     judge.release()
-    dead._late_threads.shutdown(wait=False)
+    dead._late._threads.shutdown(wait=False)
     time.sleep(0.2)
     bench.assert_all_scored_once(8)
 
@@ -194,23 +159,23 @@ def test_a_worker_that_dies_meanwhile_loses_nothing(bench: Bench) -> None:
 def test_an_answer_after_the_record_was_judged_by_another_is_not_counted_again(bench: Bench) -> None:
     judge = Hanging("record-1")
     first = bench.worker(judge)
-    first.work(bench.push(8))
+    first.work(bench.push_batch(8))
     (single,) = bench.ids
     bench.queue._redis.hdel("assay:assay:leases", single)  # the lease was lost
     second = bench.worker(Hanging())
     second._judges._default.fingerprint = judge.fingerprint
     bench.work_off(second)
     judge.release()
-    bench.until(lambda: not first._late)
+    until(lambda: not first._late.batch_ids())
     bench.assert_all_scored_once(8)
 
 
 def test_hand_back_returns_a_call_that_hangs_uncounted(bench: Bench) -> None:
     judge = Hanging("record-1", "record-2")
     worker = bench.worker(judge)
-    worker.work(bench.push(12))
+    worker.work(bench.push_batch(12))
     worker.hand_back()
-    bench.until(lambda: not worker._late)
+    until(lambda: not worker._late.batch_ids())
     assert bench.queue.depth().records == 2
     claims = [bench.queue.claim(single, lease_seconds=0.01) for single in bench.ids]
     assert [claim.deliveries for claim in claims if claim] == [1, 1]
@@ -222,7 +187,7 @@ def test_hand_back_returns_a_call_that_hangs_uncounted(bench: Bench) -> None:
 def test_a_worker_that_stops_waits_for_its_calls_as_long_as_it_may(bench: Bench) -> None:
     judge = Hanging("record-1")
     worker = bench.worker(judge)
-    worker.work(bench.push(8))
+    worker.work(bench.push_batch(8))
     worker.begin_stop()
     threading.Timer(0.3, judge.release).start()
     worker.stop()
@@ -235,9 +200,9 @@ def test_a_worker_that_stops_waits_for_its_calls_as_long_as_it_may(bench: Bench)
 def test_a_late_failure_is_tried_again_like_any(bench: Bench) -> None:
     judge = Hanging("record-1", outcome=Failure(kind="timeout", message="slow"))
     worker = bench.worker(judge)
-    worker.work(bench.push(8))
+    worker.work(bench.push_batch(8))
     judge.release()
-    bench.until(lambda: not worker._late)
+    until(lambda: not worker._late.batch_ids())
     assert len(bench.ids) == 1
     bench.work_off(worker)
     bench.assert_all_scored_once(8)
@@ -247,23 +212,23 @@ def test_a_late_failure_is_tried_again_like_any(bench: Bench) -> None:
 def test_what_waits_for_its_turn_does_not_hang(bench: Bench) -> None:
     judge = Hanging("record-1", queues=True)
     worker = bench.worker(judge)
-    thread = threading.Thread(target=worker.work, args=(bench.push(8),))
+    thread = threading.Thread(target=worker.work, args=(bench.push_batch(8),))
     thread.start()
     thread.join(POLICY.patience_seconds * 4)
     assert thread.is_alive()
-    assert not worker._late
+    assert not worker._late.batch_ids()
     judge.release()
     thread.join(20)
     assert not thread.is_alive()
-    assert not worker._late
+    assert not worker._late.batch_ids()
     bench.assert_all_scored_once(8)
 
 
 def test_calls_without_a_thread_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_MOST_LATE", 1)
+    monkeypatch.setattr(late_calls, "_MOST_CALLS", 1)
     judge = Hanging("record-1", "record-2")
     worker = bench.worker(judge)
-    thread = threading.Thread(target=worker.work, args=(bench.push(12),))
+    thread = threading.Thread(target=worker.work, args=(bench.push_batch(12),))
     thread.start()
     thread.join(POLICY.patience_seconds * 4)
     assert thread.is_alive()
@@ -282,7 +247,7 @@ def test_what_no_rate_limit_let_be_asked_goes_back_whole_and_uses_up_no_try(benc
 
     judge = Limited()
     worker = bench.worker(judge)
-    batch_id = bench.push(8)
+    batch_id = bench.push_batch(8)
     worker.work(batch_id)
     assert bench.ids == [batch_id]  # as it came
     bench.work_off(worker)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from assay.enqueue import enqueue, replay
+import bench as bench_of_workers
+from assay.enqueue import replay
 from assay.errors import StoreDataError
 from assay.pipeline import Judges
 from assay.queue import Queue, decode_batch, encode_batch
@@ -29,40 +30,13 @@ RUBRICS = load_rubrics()
 QUICK = DeliveryPolicy(retry_base_seconds=0.01, retry_max_seconds=0.05, lease_seconds=5, max_attempts=3)
 
 
-class Bench:
-    """A worker, and the hands of Celery: `ring` delivers every doorbell that is due."""
-
-    def __init__(self, queue: Queue, store: Store) -> None:
-        self.queue, self.store = queue, store
-        self.workers: list[Worker] = []
-
+class Bench(bench_of_workers.Bench):
     def worker(self, script: object = None, *, policy: DeliveryPolicy = QUICK, **options: object) -> Worker:
         self.judge = ScriptedJudge(script, **options)  # type: ignore[arg-type]
-        judge = self.judge
-        worker = Worker(
-            queue=self.queue, store=self.store, rubrics=RUBRICS, judges=lambda: Judges(judge), policy=policy
-        )
-        worker.start()
-        self.workers.append(worker)
-        return worker
-
-    def push(self, *records: Record) -> None:
-        enqueue(records, self.queue)
+        return self.start(self.judge, rubrics=RUBRICS, policy=policy)
 
     def push_raw(self, payload: bytes, batch_id: str, records: int = 1) -> None:
         assert self.queue.push(payload, batch_id=batch_id, records=records, enqueued_at=time.time())
-
-    @property
-    def ids(self) -> list[str]:
-        return [key.decode() for key in self.queue._redis.hkeys("assay:assay:batches")]
-
-    def work_off(self, worker: Worker, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while self.queue.depth().batches:
-            assert time.monotonic() < deadline, "the queue does not empty"
-            for batch_id in self.ids:
-                worker.work(batch_id)
-            time.sleep(0.01)
 
     def outcomes(self) -> dict[str, tuple[int, int, int]]:
         return {t.rubric: (t.scored, t.failed - t.recovered, t.not_applicable) for t in self.store.totals()}
@@ -70,14 +44,8 @@ class Bench:
 
 @pytest.fixture
 def bench(redis_url: str, tmp_path: Path) -> Iterator[Bench]:
-    queue = Queue.from_url(redis_url)
-    with Store(f"sqlite:///{tmp_path}/assay.db") as store:
-        store.upgrade()
-        made = Bench(queue, store)
+    with Bench.opened(redis_url, tmp_path) as made:
         yield made
-        for worker in made.workers:
-            worker.stop()
-    queue.close()
 
 
 def by_rubric(**outcomes: Outcome) -> Callable[[Record, Rubric], Outcome]:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+import bench as bench_of_workers
 from assay import wiring
-from assay.enqueue import enqueue, replay
+from assay.enqueue import replay
 from assay.errors import StoreError
 from assay.gate import Gate, Version
 from assay.judges import JudgeSettings, describe_judge
-from assay.pipeline import Judges
 from assay.queue import Queue
 from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
@@ -26,6 +26,7 @@ from assay.store import Store
 from assay.store import _tables as tables
 from assay.testing import ScriptedJudge
 from assay.worker import DeliveryPolicy, Worker
+from bench import until
 from calibrations import GOOD, a_calibration
 from deployment import record
 from judging import checklist, ordinal
@@ -47,12 +48,11 @@ SAFETY = checklist()
 Script = Callable[[Record, Rubric], Outcome]
 
 
-class Bench:
+class Bench(bench_of_workers.Bench):
     """Workers one after the other, as of a deployment that is rolled out, and the hands of Celery."""
 
     def __init__(self, queue: Queue, store: Store) -> None:
-        self.queue, self.store = queue, store
-        self.workers: list[Worker] = []
+        super().__init__(queue, store)
         self.judges: list[ScriptedJudge] = []
 
     def worker(
@@ -66,27 +66,13 @@ class Bench:
         # Who it says it is must be who the gate takes it for.
         judge.name, judge.fingerprint = describe_judge(None, LEXICAL)
         self.judges.append(judge)
-        worker = Worker(
-            queue=self.queue,
-            store=self.store,
-            rubrics=(),
-            judges=lambda: Judges(judge),
-            gate=Gate(self.store, rubrics, LEXICAL, bridge_share=bridge_share),
-            policy=policy,
-        )
-        worker.start()
-        self.workers.append(worker)
-        return worker
+        gate = Gate(self.store, rubrics, LEXICAL, bridge_share=bridge_share)
+        return self.start(judge, rubrics=(), gate=gate, policy=policy)
 
     def roll_out(self, *rubrics: Rubric, **options: Any) -> Worker:
         """A worker on new files, after those on old ones have ended."""
         self.stop()
         return self.worker(*rubrics, **options)
-
-    def stop(self) -> None:
-        for worker in self.workers:
-            worker.stop()
-        self.workers.clear()
 
     def calibrate(self, rubric: Rubric) -> None:
         self.store.save_calibration(a_calibration(GOOD, version=Version.of(rubric, LEXICAL)))
@@ -94,25 +80,7 @@ class Bench:
     def switch(self, worker: Worker) -> None:
         """Calibrate the new version and wait until the worker has seen it."""
         self.calibrate(NEW)
-        wait_until(lambda: all(line.is_open for line in worker._roster.lines))
-
-    def push(self, *records: Record) -> None:
-        enqueue(records, self.queue)
-
-    @property
-    def ids(self) -> list[str]:
-        return [key.decode() for key in self.queue._redis.hkeys("assay:assay:batches")]
-
-    def work_once(self, worker: Worker) -> None:
-        for batch_id in self.ids:
-            worker.work(batch_id)
-
-    def work_off(self, worker: Worker) -> None:
-        def empty() -> bool:
-            self.work_once(worker)
-            return not self.queue.depth().batches
-
-        wait_until(empty)
+        until(lambda: all(line.is_open for line in worker._roster.lines))
 
     def outcomes(self) -> dict[str, list[tuple[str, str]]]:
         """Of each record: (version of relevance, or safety, and how it ended), in order."""
@@ -131,24 +99,13 @@ class Bench:
         return {record_id: sorted(outcomes) for record_id, outcomes in found.items()}
 
 
-def wait_until(met: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def bench(redis_url: str, tmp_path: Path) -> Iterator[Bench]:
-    queue = Queue.from_url(redis_url)
-    with Store(f"sqlite:///{tmp_path}/assay.db") as store:
-        store.upgrade()
-        made = Bench(queue, store)
+    with Bench.opened(redis_url, tmp_path) as made:
         yield made
         made.stop()
-        assert_sums_true(store)
-        assert_conserved(store)
-    queue.close()
+        assert_sums_true(made.store)
+        assert_conserved(made.store)
 
 
 def scored(*versions: str) -> list[tuple[str, str]]:
@@ -178,7 +135,7 @@ def test_two_workers_switch_each_by_itself(bench: Bench) -> None:
     second = bench.worker(NEW)
     bench.calibrate(NEW)
     for worker in (first, second):
-        wait_until(lambda worker=worker: worker._roster.lines[0].is_open)  # type: ignore[misc]
+        until(lambda worker=worker: worker._roster.lines[0].is_open)  # type: ignore[misc]
     assert [v.state for v in bench.store.rubric_versions()] == ["active", "retired"]
 
 
@@ -351,7 +308,7 @@ def test_a_switch_in_the_midst_of_much_work_counts_each_record_once(bench: Bench
     bench.push(*(record(i) for i in range(0, count, 3)))
     for hand in hands:
         hand.join()
-    wait_until(lambda: worker._roster.lines[0].is_open)
+    until(lambda: worker._roster.lines[0].is_open)
     bench.push(*(record(i) for i in range(count + 20)))
     bench.work_off(worker)
     outcomes = bench.outcomes()
@@ -372,7 +329,7 @@ def test_a_database_that_is_away_for_a_while_only_delays_the_switch(
     worker = bench.roll_out(NEW)
     with connected(bench.store) as connection:
         connection.execute(sa.text("ALTER TABLE calibrations RENAME TO gone"))
-    wait_until(lambda: any(r.message == "the gate waits" for r in caplog.records))
+    until(lambda: any(r.message == "the gate waits" for r in caplog.records))
     assert not worker._roster.lines[0].is_open
     with connected(bench.store) as connection:
         connection.execute(sa.text("ALTER TABLE gone RENAME TO calibrations"))

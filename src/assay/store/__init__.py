@@ -33,7 +33,7 @@ from assay.store import (
     _trends,
 )
 from assay.store._attacks import AttackCounts, AttackRun, Defences
-from assay.store._canary import CanaryRun, DriftVerdict, InstrumentName, Trigger, Verdict
+from assay.store._canary import CanaryRun, DriftVerdict, Trigger, Verdict
 from assay.store._changes import (
     ChangeEvent,
     ChangeKind,
@@ -49,6 +49,7 @@ from assay.store._commit import Batch
 from assay.store._comparisons import ComparedScore
 from assay.store._database import Database
 from assay.store._defects import DefectCount, DefectFinding
+from assay.store._instruments import InstrumentName
 from assay.store._labels import OTHER, Labels
 from assay.store._rollups import Additions
 from assay.store._rows import (

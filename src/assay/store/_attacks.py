@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 
-from assay.store._canary import InstrumentName
-from assay.store._insert import insert_rows
+from assay.store._insert import if_new, insert_rows
+from assay.store._instruments import InstrumentName, instrument_columns, is_of, key_of
 from assay.store._tables import Moment, dumps, metadata
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ attack_runs = sa.Table(
     "attack_runs",
     metadata,
     sa.Column("run_id", sa.Text, primary_key=True),
-    *(sa.Column(name, sa.Text, nullable=False) for name in InstrumentName._fields),
+    *instrument_columns(),
     #: SHA-256 of the attack set's file
     sa.Column("attack_set", sa.Text, nullable=False),
     sa.Column("measured_at", Moment, nullable=False),
@@ -89,11 +89,11 @@ def save_run(database: Database, run: AttackRun) -> None:
         "measured_at": run.measured_at,
         "body": dumps({side: {name: asdict(n) for name, n in found.items()} for side, found in run.counts.items()}),
     }
-    own = (attack_runs.c[name] == getattr(run.instrument, name) for name in ("rubric_hash", "judge_fingerprint"))
-    old = sa.delete(attack_runs).where(*own, attack_runs.c.measured_at < run.measured_at - _KEEP_RUNS)
+    own = is_of(attack_runs, run.instrument)
+    old = sa.delete(attack_runs).where(own, attack_runs.c.measured_at < run.measured_at - _KEEP_RUNS)
 
     def work(connection: sa.Connection) -> None:
-        insert_rows(connection, attack_runs, [row], _if_new)
+        insert_rows(connection, attack_runs, [row], if_new)
         connection.execute(old)
 
     database.write(work)
@@ -102,8 +102,9 @@ def save_run(database: Database, run: AttackRun) -> None:
 def read_runs(database: Database) -> list[AttackRun]:
     """See `Store.attack_runs`."""
     order = (attack_runs.c.measured_at.desc(), attack_runs.c.run_id)
-    by = (attack_runs.c.rubric, attack_runs.c.rubric_hash, attack_runs.c.judge_fingerprint)
-    latest = sa.select(attack_runs, sa.func.row_number().over(partition_by=by, order_by=order).label("rank")).subquery()
+    latest = sa.select(
+        attack_runs, sa.func.row_number().over(partition_by=key_of(attack_runs), order_by=order).label("rank")
+    ).subquery()
     statement = sa.select(latest).where(latest.c.rank == 1).order_by(latest.c.measured_at, latest.c.run_id)
     with database.read() as connection:
         return [_run(row) for row in connection.execute(statement)]
@@ -116,7 +117,7 @@ def _run(row: sa.Row[Any]) -> AttackRun:
     }
     return AttackRun(
         run_id=row.run_id,
-        instrument=InstrumentName(*(getattr(row, name) for name in InstrumentName._fields)),
+        instrument=InstrumentName.of(row),
         attack_set=row.attack_set,
         measured_at=row.measured_at,
         counts=counts,
@@ -126,8 +127,3 @@ def _run(row: sa.Row[Any]) -> AttackRun:
 def _counts(numbers: Mapping[str, int]) -> AttackCounts:
     # A later version may count more.
     return AttackCounts(**{known.name: numbers.get(known.name, 0) for known in fields(AttackCounts)})
-
-
-def _if_new(insert: Any) -> sa.Insert:
-    new: sa.Insert = insert.on_conflict_do_nothing()
-    return new

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from assay.records import now
-from assay.store._insert import insert_rows
+from assay.store._insert import if_new, insert_rows
+from assay.store._instruments import InstrumentName, instrument_columns, instrument_key_columns, is_of, key_of
 from assay.store._tables import Moment, dumps, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from assay.store._database import Database
-    from assay.store._rows import RubricVersion
 
 #: Whether the product or its judge has changed.
 Verdict = Literal["none", "product", "judge", "unknown"]
@@ -44,22 +44,11 @@ _BODY = (
     "failures",
 )
 
-INSTRUMENT = ("rubric", "rubric_version", "rubric_hash", "judge", "judge_fingerprint")
-
-
-def instrument_columns() -> list[sa.Column[str]]:
-    return [sa.Column(name, sa.Text, nullable=False) for name in INSTRUMENT]
-
-
 #: The latest verdict on each instrument; `canary_until`: somebody runs its canary, and has it until then.
 drift_verdicts = sa.Table(
     "drift_verdicts",
     metadata,
-    sa.Column("rubric", sa.Text, primary_key=True),
-    sa.Column("rubric_hash", sa.Text, primary_key=True),
-    sa.Column("judge_fingerprint", sa.Text, primary_key=True),
-    sa.Column("rubric_version", sa.Text, nullable=False),
-    sa.Column("judge", sa.Text, nullable=False),
+    *instrument_key_columns(),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("since", Moment, nullable=False),
@@ -82,26 +71,6 @@ canary_runs = sa.Table(
     sa.Column("spent_usd", sa.Double, nullable=False),
     sa.CheckConstraint("cause IN ('none', 'product', 'judge', 'unknown')", name="cause"),
 )
-
-
-class InstrumentName(NamedTuple):
-    """What measures: one revision of a rubric, asked of one configuration of a judge."""
-
-    rubric: str
-    rubric_version: str
-    rubric_hash: str
-    judge: str
-    judge_fingerprint: str
-
-    @classmethod
-    def of(cls, version: RubricVersion) -> InstrumentName:
-        """The one that a placed version is."""
-        return cls(*(getattr(version, name) for name in INSTRUMENT))
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What tells it from others."""
-        return self.rubric, self.rubric_hash, self.judge_fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +126,7 @@ def read_verdicts(database: Database) -> list[DriftVerdict]:
     with database.read() as connection:
         rows = connection.execute(sa.select(drift_verdicts).order_by(*drift_verdicts.primary_key)).all()
     return [
-        DriftVerdict(instrument=instrument_of(row), verdict=row.verdict, reason=row.reason, since=row.since)
+        DriftVerdict(instrument=InstrumentName.of(row), verdict=row.verdict, reason=row.reason, since=row.since)
         for row in rows
     ]
 
@@ -169,7 +138,7 @@ def claim_canary(database: Database, instrument: InstrumentName, seconds: float)
     free = sa.or_(until.is_(None), until < moment, until > moment + max(_MOST_CLAIMED, timedelta(seconds=seconds)))
     claim = (
         sa.update(drift_verdicts)
-        .where(of_instrument(drift_verdicts, instrument), free)
+        .where(is_of(drift_verdicts, instrument), free)
         .values(canary_until=moment + timedelta(seconds=seconds))
     )
 
@@ -193,7 +162,7 @@ def save_canary(database: Database, run: CanaryRun) -> None:
     old = sa.delete(canary_runs).where(
         canary_runs.c.finished_at < run.finished_at - _KEEP_RUNS, canary_runs.c.baseline.is_(sa.false())
     )
-    free = sa.update(drift_verdicts).where(of_instrument(drift_verdicts, run.instrument)).values(canary_until=None)
+    free = sa.update(drift_verdicts).where(is_of(drift_verdicts, run.instrument)).values(canary_until=None)
 
     def work(connection: sa.Connection) -> None:
         insert_rows(connection, canary_runs, [row], if_new)
@@ -205,15 +174,16 @@ def save_canary(database: Database, run: CanaryRun) -> None:
 
 def free_canary(database: Database, instrument: InstrumentName) -> None:
     """See `Store.free_canary`."""
-    statement = sa.update(drift_verdicts).where(of_instrument(drift_verdicts, instrument)).values(canary_until=None)
+    statement = sa.update(drift_verdicts).where(is_of(drift_verdicts, instrument)).values(canary_until=None)
     database.write(lambda connection: connection.execute(statement))
 
 
 def read_canaries(database: Database, *, baselines: bool, told: bool = False) -> list[CanaryRun]:
     """See `Store.canaries`."""
     order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
-    by = (canary_runs.c.rubric, canary_runs.c.rubric_hash, canary_runs.c.judge_fingerprint)
-    ranked = sa.select(canary_runs, sa.func.row_number().over(partition_by=by, order_by=order).label("rank"))
+    ranked = sa.select(
+        canary_runs, sa.func.row_number().over(partition_by=key_of(canary_runs), order_by=order).label("rank")
+    )
     if baselines:
         ranked = ranked.where(canary_runs.c.baseline.is_(sa.true()))
     if told:
@@ -233,7 +203,7 @@ def canary_spent(database: Database, since: datetime) -> float:
 
 def accept_canary(connection: sa.Connection, instrument: InstrumentName) -> None:
     """The latest run becomes the one to compare with."""
-    own = of_instrument(canary_runs, instrument)
+    own = is_of(canary_runs, instrument)
     order = (canary_runs.c.finished_at.desc(), canary_runs.c.run_id)
     latest = connection.execute(sa.select(canary_runs.c.run_id).where(own).order_by(*order).limit(1)).scalar()
     if latest is not None:
@@ -242,13 +212,13 @@ def accept_canary(connection: sa.Connection, instrument: InstrumentName) -> None
 
 
 def _run(row: sa.Row[Any]) -> CanaryRun:
-    columns = ("run_id", "started_at", "finished_at", "cause", "baseline", "spent_usd")
+    names = ("run_id", "started_at", "finished_at", "cause", "baseline", "spent_usd")
     body = json.loads(row.body)
     compared_with = body.pop("baseline_at")
     return CanaryRun(
-        instrument=instrument_of(row),
+        instrument=InstrumentName.of(row),
         baseline_at=None if compared_with is None else datetime.fromisoformat(compared_with),
-        **{name: getattr(row, name) for name in columns},
+        **{name: getattr(row, name) for name in names},
         **body,
     )
 
@@ -256,17 +226,3 @@ def _run(row: sa.Row[Any]) -> CanaryRun:
 def verdict_row(instrument: InstrumentName, moment: datetime) -> dict[str, Any]:
     nothing = {"verdict": "none", "reason": "nothing has changed", "since": moment, "canary_until": None}
     return instrument._asdict() | nothing
-
-
-def instrument_of(row: sa.Row[Any]) -> InstrumentName:
-    return InstrumentName(*(getattr(row, name) for name in INSTRUMENT))
-
-
-def of_instrument(table: sa.Table, instrument: InstrumentName) -> sa.ColumnElement[bool]:
-    names = ("rubric", "rubric_hash", "judge_fingerprint")
-    return sa.and_(*(table.c[name] == getattr(instrument, name) for name in names))
-
-
-def if_new(insert: Any) -> sa.Insert:
-    new: sa.Insert = insert.on_conflict_do_nothing().returning(*insert.table.primary_key)
-    return new

@@ -17,19 +17,14 @@ import sqlalchemy as sa
 from assay.errors import ConfigError
 from assay.records import now
 from assay.store._canary import (
-    INSTRUMENT,
     DriftVerdict,
-    InstrumentName,
     Verdict,
     accept_canary,
     drift_verdicts,
-    if_new,
-    instrument_columns,
-    instrument_of,
-    of_instrument,
     verdict_row,
 )
-from assay.store._insert import insert_rows
+from assay.store._insert import if_new, insert_rows
+from assay.store._instruments import InstrumentName, instrument_columns, is_of
 from assay.store._rows import RubricVersion
 from assay.store._tables import (
     Moment,
@@ -548,7 +543,7 @@ def _resolve(connection: sa.Connection, resolution: Resolution) -> None:
 def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) -> bool:
     """See `Store.save_verdict`."""
     moment = now()
-    own = of_instrument(drift_verdicts, verdict.instrument)
+    own = is_of(drift_verdicts, verdict.instrument)
 
     def work(connection: sa.Connection) -> bool:
         insert_rows(connection, drift_verdicts, [verdict_row(verdict.instrument, moment)], if_new)
@@ -563,7 +558,7 @@ def save_verdict(database: Database, verdict: DriftVerdict, event: ChangeEvent) 
         else:
             connection.execute(sa.update(drift_verdicts).where(own).values(reason=text(verdict.reason)))
         open_drops = sa.update(change_events).where(
-            of_instrument(change_events, verdict.instrument),
+            is_of(change_events, verdict.instrument),
             change_events.c.kind == "drop",
             change_events.c.resolved_at.is_(None),
         )
@@ -586,7 +581,7 @@ def _named(connection: sa.Connection, names: Names, pairs: set[StreamKey]) -> di
         pair: StreamName(
             app=key.app,
             cohort=names.cohort(key),
-            instrument=InstrumentName(*(getattr(key, name) for name in INSTRUMENT)),
+            instrument=InstrumentName.of(key),
         )
         for pair, key in found.items()
     }
@@ -620,7 +615,7 @@ def _event(row: sa.Row[Any]) -> ChangeEvent:
     same = ("event_id", "kind", "app", "happened_at", "message", "verdict", "noted_at")
     after = ("resolved_at", "resolution", "acknowledged_at", "note")
     return ChangeEvent(
-        instrument=instrument_of(row),
+        instrument=InstrumentName.of(row),
         key=None if row.series_id is None else (row.series_id, row.instrument_id),
         cohort=json.loads(row.cohort),
         details=json.loads(row.details),

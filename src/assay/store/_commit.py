@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from assay.errors import StoreDataError, StoreError
 from assay.records import Evaluation, Failure, Record, Score, now
 from assay.store import _defects, _outbox, _signals
-from assay.store._insert import insert_rows
+from assay.store._insert import if_new, insert_rows
 from assay.store._labels import Labels, Place, instrument_of
 from assay.store._purge import LOOKUP_CHUNK, chunks, without_texts
 from assay.store._rollups import Additions, usage_value
@@ -263,12 +263,7 @@ class Batch:
 
 def _insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[_Row]) -> set[Any]:
     """Insert those rows whose key is not stored, and return their keys."""
-    return {tuple(row) for row in insert_rows(connection, table, rows, _if_new)}
-
-
-def _if_new(insert: Any) -> sa.Insert:
-    new: sa.Insert = insert.on_conflict_do_nothing().returning(*insert.table.primary_key)
-    return new
+    return {tuple(row) for row in insert_rows(connection, table, rows, if_new)}
 
 
 def _plainly(insert: sa.Insert) -> sa.Insert:

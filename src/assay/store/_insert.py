@@ -42,6 +42,12 @@ def insert_rows(
     return list(result) if result.returns_rows else []
 
 
+def if_new(insert: Any) -> sa.Insert:
+    """For `insert_rows`: what is there already stays as it is; the keys of the others are returned."""
+    new: sa.Insert = insert.on_conflict_do_nothing().returning(*insert.table.primary_key)
+    return new
+
+
 @lru_cache
 def _statement(table: sa.Table, names: tuple[str, ...], finish: Finish, *, postgresql: bool) -> sa.Insert:
     if not postgresql:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 
 from assay.records import now
-from assay.store._insert import insert_rows
+from assay.store._insert import if_new, insert_rows
 from assay.store._purge import chunks
 from assay.store._rows import LabelCandidate, LabelRequest
 from assay.store._tables import evaluations, instruments, label_requests, payloads, records, text
@@ -108,15 +108,10 @@ def request_labels(database: Database, requests: Sequence[LabelRequest]) -> int:
                 for key in chunk
                 if key[0] in kept
             ]
-            made += len(insert_rows(connection, label_requests, rows, _if_new))
+            made += len(insert_rows(connection, label_requests, rows, if_new))
         return made
 
     return database.write(work) if keys else 0
-
-
-def _if_new(insert: Any) -> sa.Insert:
-    new: sa.Insert = insert.on_conflict_do_nothing().returning(label_requests.c.record_id)
-    return new
 
 
 def read_requests(database: Database, rubric: str | None) -> list[LabelRequest]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from assay.store._instruments import instrument_key_columns
 from assay.store._rows import SCORE_BOUNDS
 from assay.store._sealing import SealedBytes, SealedJson, SealedText
 
@@ -347,11 +348,7 @@ calibrations = sa.Table(
 rubric_versions = sa.Table(
     "rubric_versions",
     metadata,
-    sa.Column("rubric", sa.Text, primary_key=True),
-    sa.Column("rubric_hash", sa.Text, primary_key=True),
-    sa.Column("judge_fingerprint", sa.Text, primary_key=True),
-    sa.Column("rubric_version", sa.Text, nullable=False),
-    sa.Column("judge", sa.Text, nullable=False),
+    *instrument_key_columns(),
     #: JSON: the fields of the rubric file, with the judge written out
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),

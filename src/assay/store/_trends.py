@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from assay.store._insert import insert_rows
+from assay.store._insert import if_new, insert_rows
 from assay.store._tables import counters, evaluations, instruments, records, series
 from assay.windows import Sums
 
@@ -156,7 +156,7 @@ def claim_report(database: Database, due: int, *, now: float, lease_seconds: flo
 
     def work(connection: sa.Connection) -> bool:
         rows = [{"name": name, "label": "", "n": 0} for name in (_LEASE, _SENT)]
-        insert_rows(connection, counters, rows, _if_new)
+        insert_rows(connection, counters, rows, if_new)
         claimed = connection.execute(
             sa.update(counters)
             .where(
@@ -170,11 +170,6 @@ def claim_report(database: Database, due: int, *, now: float, lease_seconds: flo
         return claimed.rowcount == 1
 
     return database.write(work)
-
-
-def _if_new(insert: Any) -> sa.Insert:
-    kept: sa.Insert = insert.on_conflict_do_nothing()
-    return kept
 
 
 def settle_report(database: Database, due: int) -> None:

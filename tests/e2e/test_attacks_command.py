@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from assay.errors import ConfigError
 from assay.store import Store
 from assay.testing import Ask, FakeJudgeServer
 from assay.windows import wilson
+from command import assay
 
 pytestmark = pytest.mark.e2e
 
@@ -80,18 +79,7 @@ class Shell:
         (directory / "fairness.yaml").write_text(RUBRIC)
 
     def run(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_", "COLUMNS"))}
-        done = subprocess.run(
-            [sys.executable, "-m", "assay", *map(str, arguments)],
-            env=clean | self.variables,
-            capture_output=True,
-            cwd=self.directory,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done
+        return assay(self.directory, *arguments, code=code, **self.variables)
 
     def attacks(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
         return self.run("calibrate", "--attacks", "--rubric", "fairness.yaml", *arguments, code=code)

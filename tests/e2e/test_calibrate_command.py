@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from assay.labels import read_labels
 from assay.rubrics import SHIPPED, load_rubrics
 from assay.store import Store
 from assay.testing import Ask, FakeJudgeServer
+from command import assay, clean_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -47,18 +47,7 @@ class Shell:
         return self
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_", "COLUMNS"))}
-        done = subprocess.run(
-            [sys.executable, "-m", "assay", "calibrate", *map(str, arguments)],
-            env=clean | self.variables,
-            capture_output=True,
-            cwd=self.directory,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done
+        return assay(self.directory, "calibrate", *arguments, code=code, **self.variables)
 
     def json(self, *arguments: str | Path, code: int = 0) -> dict[str, Any]:
         done = self(*arguments, "--json", code=code)
@@ -552,10 +541,9 @@ def test_an_interrupted_run_loses_nothing_that_was_judged(shell: Shell, tmp_path
     labels, asked = label_file(tmp_path), rubric(tmp_path)
     with FakeJudgeServer(latency_seconds=0.05, bad_when="WRONG") as server:
         shell.judge(server, ASSAY_JUDGE_MAX_IN_FLIGHT="2")
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
         process = subprocess.Popen(
             [sys.executable, "-m", "assay", "calibrate", str(labels), "--rubric", str(asked)],
-            env=clean | shell.variables,
+            env=clean_environment(**shell.variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=tmp_path,

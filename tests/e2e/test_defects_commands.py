@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 
 from assay.records import Evaluation, Record, Sampling, Score, Usage, now
 from assay.store import Store
+from command import assay
 
 pytestmark = pytest.mark.e2e
 
@@ -29,17 +27,8 @@ class Site:
             _fill(store)
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("ASSAY_", "OPENAI_"))}
-        done = subprocess.run(
-            [sys.executable, "-m", "assay", *arguments],
-            env=clean | {"ASSAY_DATABASE_URL": self.url, "ASSAY_DATA_DIR": str(self.directory)},
-            capture_output=True,
-            text=True,
-            cwd=self.directory,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+        own = {"ASSAY_DATABASE_URL": self.url, "ASSAY_DATA_DIR": str(self.directory)}
+        done = assay(self.directory, *arguments, code=code, **own)
         return done.stdout if code == 0 else done.stderr
 
     def json(self, *arguments: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,13 +14,9 @@ from pathlib import Path
 import pytest
 
 from assay.testing import FakeJudgeServer
+from command import clean_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
-
-
-def clean_environment(**extra: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
-    return kept | extra
 
 
 def descendants_of(marker: str) -> list[str]:

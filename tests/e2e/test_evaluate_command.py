@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from assay.testing import FakeJudgeServer
+from command import assay
 
 pytestmark = pytest.mark.e2e
 
@@ -35,16 +34,8 @@ def golden(tmp_path: Path, *outputs: str) -> Path:
 
 
 def run(tmp_path: Path, *arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
     own = {f"ASSAY_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "assay", "evaluate", *map(str, arguments)],
-        env=clean | {"ASSAY_DATA_DIR": str(tmp_path / "data")} | own,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return assay(tmp_path, "evaluate", *arguments, **{"ASSAY_DATA_DIR": str(tmp_path / "data"), **own})
 
 
 def test_a_set_that_is_good_enough_and_one_that_is_not(tmp_path):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from assay.judges import JudgeSettings
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from calibrations import FEW, GOOD, a_calibration
+from command import assay
 
 pytestmark = pytest.mark.e2e
 
@@ -28,17 +26,6 @@ def gated(tmp_path: Path) -> Path:
     file = tmp_path / "relevance.yaml"
     file.write_text(shipped.read_text() + "\ngate: calibrated\n")
     return file
-
-
-def assay(directory: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "assay", *arguments],
-        env=environment | settings,
-        capture_output=True,
-        text=True,
-        cwd=directory,
-    )
 
 
 def calibrate(file: Path, directory: Path, counts: tuple[int, ...] = GOOD) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +16,7 @@ from assay.judges import JudgeSettings, describe_judge
 from assay.records import Context, Evaluation, Record, Score, now
 from assay.rubrics import load_rubrics
 from assay.store import Store
+from command import assay
 
 pytestmark = pytest.mark.e2e
 
@@ -34,19 +33,8 @@ class Site:
         self.store.upgrade()
 
     def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("ASSAY_", "OPENAI_"))}
         own = {"ASSAY_DATABASE_URL": f"sqlite:///{self.directory}/assay.db", "ASSAY_DATA_DIR": str(self.directory)}
-        done = subprocess.run(
-            [sys.executable, "-m", "assay", *arguments],
-            env=clean | own | {"ASSAY_JUDGE": "lexical"},
-            capture_output=True,
-            text=True,
-            cwd=self.directory,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+        return assay(self.directory, *arguments, code=code, ASSAY_JUDGE="lexical", **own)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", code=code).stdout)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,19 +11,13 @@ import pytest
 
 from assay.records import Evaluation, Record, Score, Usage, now
 from assay.store import Store
+from command import assay
 
 pytestmark = pytest.mark.e2e
 
 
-def assay(directory: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "assay", *arguments],
-        env=environment | {"ASSAY_DATA_DIR": str(directory)} | settings,
-        capture_output=True,
-        text=True,
-        cwd=directory,
-    )
+def run(directory: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return assay(directory, *arguments, ASSAY_DATA_DIR=str(directory), **settings)
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ def filled(tmp_path: Path) -> Path:
 
 
 def test_a_person_sees_signals_costs_and_shifts(filled: Path) -> None:
-    done = assay(filled, "signals")
+    done = run(filled, "signals")
     assert (done.returncode, done.stderr) == (0, "")
     lines = {tuple(line.split()[:2]): line for line in done.stdout.splitlines() if line.strip()}
     assert "0.1" in lines["finish_length", "0.1"]
@@ -74,13 +66,13 @@ def test_a_person_sees_signals_costs_and_shifts(filled: Path) -> None:
 
 
 def test_cohorts_stand_apart_and_their_values_are_data(filled: Path) -> None:
-    done = assay(filled, "signals", ASSAY_COHORT_LABELS="model")
+    done = run(filled, "signals", ASSAY_COHORT_LABELS="model")
     assert "shop model=[red]small" in done.stdout
     assert "shop model=large" in done.stdout
 
 
 def test_a_script_reads_json(filled: Path) -> None:
-    done = assay(filled, "signals", "--window", "7d", "--json", ASSAY_COHORT_LABELS="model")
+    done = run(filled, "signals", "--window", "7d", "--json", ASSAY_COHORT_LABELS="model")
     read = json.loads(done.stdout)
     assert [one["cohort"] for one in read["signals"]] == [{"model": "[red]small"}, {"model": "large"}]
     share = read["signals"][1]["signals"]["finish_length"]
@@ -94,9 +86,9 @@ def test_a_script_reads_json(filled: Path) -> None:
 def test_nothing_and_nonsense(tmp_path: Path) -> None:
     with Store(f"sqlite:///{tmp_path}/assay.db") as store:
         store.upgrade()
-    assert assay(tmp_path, "signals").stdout == "No records in the last 24h.\n"
-    empty = json.loads(assay(tmp_path, "signals", "--json").stdout)
+    assert run(tmp_path, "signals").stdout == "No records in the last 24h.\n"
+    empty = json.loads(run(tmp_path, "signals", "--json").stdout)
     assert empty == {"signals": [], "input_shift": []}
-    wrong = assay(tmp_path, "signals", "--window", "7x")
+    wrong = run(tmp_path, "signals", "--window", "7x")
     assert wrong.returncode == 2
     assert "window '7x': write whole minutes" in wrong.stderr

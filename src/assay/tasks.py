@@ -170,6 +170,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": False,
         "worker_enable_remote_control": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # After a lost connection Celery would raise the count again from the threads of the pool, which then read
+        # from RabbitMQ's socket beside the main thread: both wait for ever for what the other took.
+        "worker_enable_prefetch_count_reduction": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_pool_limit": 4,

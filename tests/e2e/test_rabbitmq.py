@@ -52,8 +52,7 @@ def test_rabbitmq_dies_and_comes_back(tmp_path: Path, rabbit: RabbitServer) -> N
         # Workers without RabbitMQ take over: the same records, and no switch of all at once.
         del deployment.settings["broker_url"]
         third = deployment.start_worker()
-        end(first)
-        end(second)
+        assert [end(first), end(second)] == [0, 0]
         deployment.enqueue(50, 500)
         deployment.drain(third, seconds=60)
         assert deployment.record_rows() == 550

@@ -193,7 +193,7 @@ class Whole:
         self.here, self.search, self._patch, self._capfd = here, search, monkeypatch, capfd
 
     def command(self, *arguments: str, kind: str = "command", fails: bool | None = None, **settings: str) -> str:
-        """What a command writes, in this process, with these settings changed."""
+        """What a command prints, in this process, with these settings changed; what it logs is looked at too."""
         with self._patch.context() as patch:
             for name in list(os.environ):
                 if name.startswith(("ASSAY_", "OPENAI_")):
@@ -204,13 +204,14 @@ class Whole:
             patch.setattr("sys.argv", ["assay", *arguments])
             self._capfd.readouterr()
             code = run_command()
-            said = "".join(self._capfd.readouterr())
+            printed, logged = self._capfd.readouterr()
+        said = printed + logged
         close_connections()
         if fails is not None:
             assert (code != 0) is fails, said
         assert "Traceback" not in said, said
         self.search.look(kind, f"assay {' '.join(arguments)} {list(settings)}", said)
-        return said
+        return str(printed)
 
     def send(self, url: str, *words: str) -> None:
         """A record for each word, from the app's own client with its redaction, with secrets in every text."""

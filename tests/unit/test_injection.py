@@ -9,10 +9,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from assay.injection import signs_in, signs_of
+from assay._text import revealed
+from assay.injection import _PATTERNS, _seen_in, signs_in, signs_of
 from assay.labels import read_labels
 from assay.records import Message, ToolEvent
 from assay.rubrics import load_rubrics
@@ -123,6 +124,23 @@ def test_an_attack_is_found_within_a_text_that_has_the_words_of_none():
     for attack in ATTACKS:
         if attack["text"].isascii():
             assert signs_in(attack["text"]) <= signs_in(f"{filler}\n{attack['text']}\n{filler}"), attack["id"]
+
+
+@pytest.mark.parametrize("known", _PATTERNS, ids=lambda known: f"{known.sign}-{_PATTERNS.index(known)}")
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_spares_a_search_takes_nothing_from_what_is_found(known, data):
+    text = data.draw(st.from_regex(known.pattern)) + " " + data.draw(st.sampled_from(["", *known.words]))
+    plain = revealed(text)
+    found = known.pattern.search(plain) is not None and (not known.words or any(word in plain for word in known.words))
+    assert known.is_in(plain, _seen_in(plain)) == found
+
+
+def test_words_that_were_seen_before_change_nothing():
+    text = "A snoitcurtsni word, and a jailbreaking one."
+    first = _seen_in(text)
+    assert {"<turned>", "<jailbreak>"} <= first
+    assert _seen_in(text) == first
 
 
 @given(st.text(max_size=300))

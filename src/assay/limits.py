@@ -182,9 +182,13 @@ class Limits:
         """
         known = self._known.setdefault(endpoint, _Known())
         tokens = max(1.0, tokens * known.ratio)
-        if time.monotonic() < known.free_until:
+        moment = time.monotonic()
+        if moment < known.free_until:
             known.unasked += 1
             return tokens
+        if known.free_until:
+            # One call asks whether that still holds; those beside it do not wait for the answer.
+            known.free_until = moment + _FRESH_SECONDS
         longest = self.wait_seconds if wait_seconds is None else wait_seconds
         unasked, known.unasked = known.unasked, 0
         args = [self.requests_per_minute or 0, self.tokens_per_minute or 0, tokens, longest, unasked]
@@ -194,8 +198,8 @@ class Limits:
         else:
             taken, delay = int(reply[0]), float(reply[1])
             known.requests, known.tokens = float(reply[2]), float(reply[3])
-            if taken and not delay and not known.requests and not known.tokens:
-                known.free_until = time.monotonic() + _FRESH_SECONDS
+            is_free = taken and not delay and not known.requests and not known.tokens
+            known.free_until = time.monotonic() + _FRESH_SECONDS if is_free else 0.0
         if not taken or delay > longest:
             raise JudgeError(
                 "rate_limited",

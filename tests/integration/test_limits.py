@@ -14,7 +14,7 @@ import redis
 from assay.embedded import RedisServer
 from assay.errors import JudgeError
 from assay.judges import JudgeSettings, build_judge
-from assay.limits import Limits, endpoint_id
+from assay.limits import _FRESH_SECONDS, Limits, endpoint_id
 from assay.pipeline import Judges, evaluate
 from assay.records import Failure
 from assay.testing import FakeJudgeServer
@@ -47,6 +47,29 @@ async def takes(limits: Limits, times: int) -> list[float]:
 def test_without_a_limit_nobody_waits(limits: tuple[asyncio.Runner, Limits]) -> None:
     runner, made = limits
     assert runner.run(takes(made, 50)) == [0.0] * 50
+
+
+def test_one_call_of_many_asks_whether_there_is_still_no_limit(redis_url: str) -> None:
+    async def run() -> None:
+        one, other = (Limits(url=redis_url, queue="q", wait_seconds=0.0) for _ in range(2))
+        with redis.Redis.from_url(redis_url) as reader:
+            await takes(one, 1)
+            time.sleep(_FRESH_SECONDS)
+            before = asked(reader)
+            assert await asyncio.gather(*(takes(one, 1) for _ in range(20))) == [[0.0]] * 20
+            assert asked(reader) == before + 1
+            # A limit that has come meanwhile is seen by the next that asks, and from then on all of them do.
+            await other.learn("e", {"x-ratelimit-limit-requests": "6"})
+            time.sleep(_FRESH_SECONDS)
+            await takes(one, 1)
+            assert min((await asyncio.gather(*(takes(one, 1) for _ in range(20))))[1:]) > [0.0]
+        await one.aclose()
+        await other.aclose()
+
+    def asked(reader: redis.Redis) -> int:
+        return int(reader.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])

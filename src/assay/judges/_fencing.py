@@ -39,7 +39,11 @@ _SPACES = re.compile(r"\s+")
 
 def as_data(text: str) -> str:
     """The text as it may stand between two fences."""
-    return _CONTROL.sub(r"\g<0> ", _LEADING.sub(_cut, without_unseen(text)))
+    text = without_unseen(text)
+    # Few texts have any of it, and to see that costs a small part of the looking for each.
+    if "===" in text or (not text.isascii() and _RUN.search(text)):
+        text = _LEADING.sub(_cut, text)
+    return _CONTROL.sub(r"\g<0> ", text) if "<" in text or "[" in text else text
 
 
 def _cut(leading: re.Match[str]) -> str:

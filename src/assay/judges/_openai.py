@@ -100,7 +100,7 @@ class _Exchange:
     async def take_turn(self, *, wait_seconds: float | None = None) -> None:
         """Wait until the rate limit lets the next request be sent. Raises JudgeError: that takes too long."""
         # Rendering is not worth it for a guess that is scaled by how good the guesses before were.
-        guess = len(self._record.to_json()) / 4 + _RUBRIC_TOKENS * len(self._rubrics)
+        guess = sum(map(len, self._record.texts())) / 4 + _RUBRIC_TOKENS * len(self._rubrics)
         self._turn_tokens = await self._endpoint.take_turn(guess, wait_seconds=wait_seconds)
 
     async def run(self, timeout_seconds: float) -> bool:

@@ -7,7 +7,6 @@ Where somebody instruments the client, so as to trace it, it carries the calls a
 from __future__ import annotations
 
 import importlib
-import json
 import socket
 import types
 import urllib.request
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import openai
+from pydantic_core import to_json
 
 from assay.loopguard import HEADERS, judging
 
@@ -140,7 +140,7 @@ class _Direct:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Response:
         session = self._session or self._open()
-        sent = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        sent = to_json(body)
         try:
             with judging():
                 async with session.post(self._base_url + path, data=sent, allow_redirects=False) as answer:

@@ -159,6 +159,9 @@ class Circuits:
         policy, loop = self._policy, asyncio.get_running_loop()
         answered, away = seen.answered, seen.away
         seen.answered = seen.away = 0
+        if seen.fresh_until and not seen.is_open:
+            # Those beside this call go by what was known, and do not ask as well.
+            seen.fresh_until = loop.time() + _FRESH_SECONDS
         given = [answered, away, probe_answered, wants, policy.seconds, policy.calls, policy.share]
         reply = await self._share(endpoint, [*map(float, given), policy.probe_seconds])
         if reply is None:

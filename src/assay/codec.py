@@ -10,7 +10,7 @@ import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -287,11 +287,13 @@ def _floats(value: Any, path: str) -> list[tuple[str, float]]:
     """Every floating-point number in a record, with its path."""
     if isinstance(value, float):
         return [(path, value)]
-    if is_dataclass(value):
-        inner = [(f"{path}.{item.name}" if path else item.name, getattr(value, item.name)) for item in fields(value)]
+    if value is None or isinstance(value, str):  # most of them
+        return []
+    if names := getattr(value, "__dataclass_fields__", None):
+        inner = [(f"{path}.{name}" if path else name, getattr(value, name)) for name in names]
     elif isinstance(value, Mapping):
         inner = [(f"{path}.{key}", item) for key, item in value.items()]
-    elif isinstance(value, Sequence) and not isinstance(value, str):
+    elif isinstance(value, Sequence):
         inner = [(f"{path}[{place}]", item) for place, item in enumerate(value)]
     else:
         return []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from assay.circuits import CircuitPolicy
+from assay.circuits import CircuitPolicy, Circuits
 from assay.errors import JudgeError, SettingsError
 from assay.judges import JudgeSettings
 from assay.limits import Limits
@@ -164,3 +164,35 @@ def test_the_fallback_judge_of_the_settings(tmp_path: Path) -> None:
     assert fallback_judge(Settings(data_dir=tmp_path)) is None
     given = Settings(data_dir=tmp_path, fallback_judge="openai", fallback_judge_model="m2")
     assert fallback_judge(given) == JudgeSpec(engine="openai", model="m2")
+
+
+def test_one_call_of_many_asks_whether_the_circuit_is_still_closed() -> None:
+    told: list[list[float]] = []
+
+    async def share(_: str, given: list[float]) -> list[float]:
+        told.append(given)
+        await asyncio.sleep(0.05)
+        return [float(state), 5.0, 1.0, 0.0]
+
+    async def run() -> tuple[int, int, int]:
+        nonlocal state
+        circuits, clock = Circuits(share, CircuitPolicy()), asyncio.get_running_loop().time
+        # Of an endpoint that nothing is known of, nobody is let through unasked.
+        await asyncio.gather(*(circuits.admit("e", "j", probe=True) for _ in range(20)))
+        first = len(told)
+        circuits._seen["e"].fresh_until = clock()
+        await asyncio.gather(*(circuits.admit("e", "j", probe=True) for _ in range(20)))
+        second = len(told)
+        # It has opened: the one that asks is refused, and so is everybody after it.
+        state = 1
+        circuits._seen["e"].fresh_until = clock()
+        with pytest.raises(JudgeError):
+            await circuits.admit("e", "j", probe=True)
+        refused = await asyncio.gather(
+            *(circuits.admit("e", "j", probe=True) for _ in range(20)), return_exceptions=True
+        )
+        assert all(isinstance(error, JudgeError) for error in refused)
+        return first, second - first, len(told) - second
+
+    state = 0
+    assert asyncio.run(run()) == (20, 1, 1)

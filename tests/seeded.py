@@ -19,7 +19,7 @@ from assay.collect import Collector, CollectorLimits
 from assay.metrics import WorkerMetrics, collector_families, encode, wants_openmetrics
 from assay.queue import Queue, Report, encode_batch
 from assay.records import Evaluation, Failure, NotApplicable, Outcome, Record, Score, Usage
-from assay.store import CanaryRun, DeadLetter, InstrumentName, RubricVersion, Settled, Store
+from assay.store import AttackCounts, AttackRun, CanaryRun, DeadLetter, InstrumentName, RubricVersion, Settled, Store
 from calibrations import a_calibration
 from stores import HOUR_START, a_record, an_evaluation, with_payloads
 from trace_servers import a_span, otlp_json
@@ -29,6 +29,7 @@ COHORT_LABELS = ("route", "model", "prompt_version")
 RUBRICS = ("relevance", "faithfulness", "correctness", "helpfulness")
 #: What `calibrations.a_calibration` and `stores.an_evaluation` are of.
 VERSION, HASH, JUDGE, FINGERPRINT = "1-0a1b2c3d", "0a1b2c3d" * 8, "lexical", "f" * 64
+INSTRUMENT = InstrumentName("relevance", VERSION, HASH, JUDGE, FINGERPRINT)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -137,7 +138,7 @@ def seed_canary(store: Store, moment: datetime) -> None:
     store.save_canary(
         CanaryRun(
             run_id="run-1",
-            instrument=InstrumentName("relevance", VERSION, HASH, JUDGE, FINGERPRINT),
+            instrument=INSTRUMENT,
             trigger="schedule",
             started_at=moment - timedelta(seconds=30),
             finished_at=moment,
@@ -154,6 +155,14 @@ def seed_canary(store: Store, moment: datetime) -> None:
             lower=-0.05,
             upper=0.01,
         )
+    )
+
+
+def seed_attacks(store: Store, moment: datetime) -> None:
+    """A run of attacks on the relevance judge, two of twenty of which sway it."""
+    counts = {"override": AttackCounts(succeeded=2, resisted=18)}
+    store.save_attack_run(
+        AttackRun(run_id="run-1", instrument=INSTRUMENT, attack_set="a" * 64, measured_at=moment, counts={"on": counts})
     )
 
 

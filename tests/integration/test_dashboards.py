@@ -25,6 +25,7 @@ from seeded import (
     a_minute_ago,
     commit,
     judged,
+    seed_attacks,
     seed_budget,
     seed_canary,
     seed_changes,
@@ -80,6 +81,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         seed_inputs(store, a_minute_ago())
         seed_changes(store, a_minute_ago())
         seed_canary(store, a_minute_ago())
+        seed_attacks(store, a_minute_ago())
         odd = some_records(2, a_minute_ago(), app=HOSTILE)
         commit(store, odd, judged(odd))
         # Not before: what the exporter finds out about the input it remembers for minutes.

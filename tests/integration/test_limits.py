@@ -54,13 +54,13 @@ def test_one_call_of_many_asks_whether_there_is_still_no_limit(redis_url: str) -
         one, other = (Limits(url=redis_url, queue="q", wait_seconds=0.0) for _ in range(2))
         with redis.Redis.from_url(redis_url) as reader:
             await takes(one, 1)
-            time.sleep(_FRESH_SECONDS)
+            await asyncio.sleep(_FRESH_SECONDS)
             before = asked(reader)
             assert await asyncio.gather(*(takes(one, 1) for _ in range(20))) == [[0.0]] * 20
             assert asked(reader) == before + 1
             # A limit that has come meanwhile is seen by the next that asks, and from then on all of them do.
             await other.learn("e", {"x-ratelimit-limit-requests": "6"})
-            time.sleep(_FRESH_SECONDS)
+            await asyncio.sleep(_FRESH_SECONDS)
             await takes(one, 1)
             assert min((await asyncio.gather(*(takes(one, 1) for _ in range(20))))[1:]) > [0.0]
         await one.aclose()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from assay.errors import VerdictError
 from assay.records import Context, NotApplicable, Record, Score
-from assay.scales import MAX_CLAIMS, MAX_EXPLANATION, Binary, Checklist, Claims, Item, Level, Ordinal
+from assay.scales import MAX_CLAIMS, MAX_EXPLANATION, Binary, Checklist, Claims, Item, Level, Ordinal, _fold
 
 REFUNDS = "Refunds are paid within 30 days of the return. Items over 1,300 EUR need a receipt."
 WARRANTY = "The warranty lasts 2.5 years and “covers” parts — not labour."
@@ -756,3 +756,8 @@ def test_megabytes_in_every_place_of_a_verdict(scale):
         with pytest.raises(VerdictError) as caught:
             parse(scale, verdict)
         assert len(str(caught.value)) < 300
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+def test_a_text_of_ascii_is_folded_as_any_other(text: str) -> None:
+    assert _fold(f"{text} \u00e9") == f"{_fold(text)} \u00e9".strip()

@@ -1,286 +1,33 @@
-"""Budgets: how much judging may take in an hour, a day or a month, in US dollars and in tokens.
-
-Before each request to a judge the most that it can take is reserved in Redis, in one script for all budgets that cover
-it; afterwards what it took is settled. What is spent and what is reserved are never more than the limit together, in
-however many processes. docs/decisions/0010-budgets.md has the reasons.
-
-Under `assay:Q:budget:`, Q being the name of the queue:
-
-    NAME:PER:UNIT   hash        window (its start, epoch seconds), spent, reserved: whole nano-dollars, or tokens
-    reservations    hash        id -> what is held of which budgets, as JSON
-    leases          sorted set  id -> when a reservation lapses: it then counts as spent in full, until it is settled
-
-The clock is the server's. Windows are hours, days and months in UTC; a request counts in the one that it began in.
-"""
+"""What is spent and reserved, in Redis: `Purse` for whoever asks a judge, `Ledger` for those who only look."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import threading
 import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
-from assay import _yaml
+from assay.budgets._limits import FREE_JUDGES, thinning
 from assay.connections import connect, connect_async
-from assay.errors import BudgetSpentError, FileError, JudgeError, QueueError, SettingsError
-from assay.sampling import sample_unit
+from assay.errors import BudgetSpentError, JudgeError, QueueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
+    from assay.budgets._limits import Budgets, Meter
     from assay.records import Usage
 
 _log = logging.getLogger(__name__)
 
-Per = Literal["hour", "day", "month"]
-Unit = Literal["usd", "tokens"]
-
-#: Reason of the outcome `not applicable` of a record that was left out near a cap.
-THINNED: Final = "thinned_by_budget"
-#: Judges that ask no model: nothing is reserved for them, and no record is left out.
-FREE_JUDGES: Final = frozenset({"lexical", "rules"})
-#: Name of the budget that ASSAY_BUDGET_USD_PER_DAY stands for.
-TOTAL: Final = "total"
-
-#: Money is counted in whole nano-dollars: floats would drift apart, and Lua has whole numbers up to 2 to the 53rd.
-_NANO = 1_000_000_000
-_MOST_USD = 1_000_000.0
-_MOST_TOKENS = 10**15
 #: How long what a process knows of the budgets is good for, for thinning.
 _FRESH_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
-
-
-# -- what people write
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How much may be used in each hour, day or month (UTC). What is None is not limited, or not asked for."""
-
-    name: str
-    per: Per
-    #: US dollars
-    usd: float | None = None
-    #: prompt and completion together
-    tokens: int | None = None
-    #: covers the records of this app, this rubric, this judge (its name, such as `openai:gpt-5-mini`); None: all
-    app: str | None = None
-    rubric: str | None = None
-    judge: str | None = None
-
-    def covers(self, *, app: str, rubric: str, judge: str) -> bool:
-        """Whether what judging such a record takes counts here."""
-        return self.app in (None, app) and self.rubric in (None, rubric) and self.judge in (None, judge)
-
-    @property
-    def meters(self) -> tuple[Meter, ...]:
-        """Its limits, one for each unit."""
-        return tuple(Meter(self, unit) for unit in get_args(Unit) if getattr(self, unit) is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """One limit of a budget."""
-
-    budget: Budget
-    unit: Unit
-
-    @property
-    def key(self) -> str:
-        """End of its key in Redis. Another period is another counter; another limit is not."""
-        return f"{self.budget.name}:{self.budget.per}:{self.unit}"
-
-    @property
-    def limit(self) -> int:
-        """In whole nano-dollars, or tokens."""
-        value = getattr(self.budget, self.unit)
-        return math.floor(value * _NANO) if self.unit == "usd" else int(value)
-
-    def amount(self, usage: Usage, share: float = 1.0) -> int | None:
-        """What `share` of this usage is here, rounded up; None when it is not known."""
-        if self.unit == "usd":
-            return None if usage.cost_usd is None else math.ceil(usage.cost_usd * share * _NANO)
-        if usage.prompt_tokens is None or usage.completion_tokens is None:
-            return None
-        return math.ceil((usage.prompt_tokens + usage.completion_tokens) * share)
-
-    def shown(self, amount: int) -> str:
-        """For people."""
-        if self.unit == "tokens":
-            return f"{amount:,} tokens"
-        usd = amount / _NANO
-        return f"{usd:.2f} USD" if usd >= 0.095 or not usd else f"{usd:.6f} USD"
-
-    def plain(self, amount: int) -> float:
-        """In US dollars, or tokens."""
-        return amount / _NANO if self.unit == "usd" else float(amount)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """All budgets, and from where on records are left out.
-
-    Args:
-        budgets: names are distinct.
-        thin_from: share of a limit, in (0, 1], from which on fewer records are judged; 1: none is left out.
-        thin_least: least share of records that are judged, in (0, 1]; it bounds their weights.
-    """
-
-    budgets: tuple[Budget, ...]
-    thin_from: float = 0.8
-    thin_least: float = 0.1
-
-    def __post_init__(self) -> None:
-        names = [budget.name for budget in self.budgets]
-        for name in names:
-            if names.count(name) > 1:
-                raise SettingsError(f"two budgets are called {name}: rename one")
-
-    @cached_property
-    def meters(self) -> tuple[Meter, ...]:
-        """Every limit."""
-        return tuple(meter for budget in self.budgets for meter in budget.meters)
-
-    def needs_price(self, *, rubric: str, judge: str) -> Budget | None:
-        """A budget in dollars that this rubric and judge can come under, whatever the app."""
-        return next(
-            (
-                budget
-                for budget in self.budgets
-                if budget.usd is not None and budget.covers(app=budget.app or "", rubric=rubric, judge=judge)
-            ),
-            None,
-        )
-
-
-_NAME = "^[a-z][a-z0-9_]{0,62}$"
-_ENTRY: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {
-            "type": "string",
-            "pattern": _NAME,
-            "patternErrorMessage": "use lower-case letters, digits and _, a letter first, at most 63",
-            "examples": ["total"],
-        },
-        "per": {"type": "string", "enum": list(get_args(Per)), "examples": ["day"]},
-        "usd": {"type": "number", "minimum": 0, "maximum": _MOST_USD, "examples": [20]},
-        "tokens": {"type": "integer", "minimum": 0, "maximum": _MOST_TOKENS, "examples": [2_000_000]},
-        "app": {"type": "string", "minLength": 1, "maxLength": 100, "examples": ["shop"]},
-        "rubric": {"type": "string", "minLength": 1, "maxLength": 63, "examples": ["faithfulness"]},
-        "judge": {"type": "string", "minLength": 1, "maxLength": 250, "examples": ["openai:gpt-5-mini"]},
-    },
-    "required": ["name", "per"],
-    "additionalProperties": False,
-}
-_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "budgets": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 100,
-            "items": _ENTRY,
-            "examples": [[{"name": "total", "usd": 20, "per": "day"}]],
-        }
-    },
-    "required": ["budgets"],
-    "additionalProperties": False,
-}
-
-
-def load_budgets(
-    path: Path, *, rubrics: Iterable[str] | None = None, judges: Iterable[str] | None = None
-) -> tuple[Budget, ...]:
-    """The budgets of a file.
-
-    Args:
-        path: a YAML file.
-        rubrics: names that `rubric` may have; None: any.
-        judges: names that `judge` may have; None: any.
-
-    Raises:
-        FileError: the first mistake, as `path:line: field: message`; `check_budgets_file` lists them all.
-    """
-    budgets, mistakes = _load(path, rubrics, judges)
-    if mistakes:
-        raise _error(path, mistakes[0])
-    return budgets
-
-
-def check_budgets_file(path: Path) -> list[FileError]:
-    """Every mistake in a file, by line."""
-    return [_error(path, mistake) for mistake in _load(path, None, None)[1]]
-
-
-def _load(
-    path: Path, rubrics: Iterable[str] | None, judges: Iterable[str] | None
-) -> tuple[tuple[Budget, ...], list[_yaml.Mistake]]:
-    node, mistakes = _yaml.read(path, what="list of budgets")
-    if node is None:
-        return (), mistakes
-    mistakes += _yaml.check(node, _SCHEMA)
-    listed = node.get("budgets")
-    entries = listed.value if listed is not None and listed.kind == "array" else []
-    mistakes += _check_entries([entry for entry in entries if entry.kind == "object"], rubrics, judges)
-    mistakes.sort(key=lambda mistake: mistake.line or 0)
-    if mistakes:
-        return (), mistakes
-    return tuple(Budget(**entry) for entry in node.plain()["budgets"]), []
-
-
-def _check_entries(
-    entries: Sequence[_yaml.Node], rubrics: Iterable[str] | None, judges: Iterable[str] | None
-) -> Iterable[_yaml.Mistake]:
-    seen: dict[object, int] = {}
-    for entry in entries:
-        name = entry.get("name")
-        if name is not None and name.kind == "string":
-            if name.value in seen:
-                problem = f"{_yaml.shown(name.value)} is the name of the budget on line {seen[name.value]} too"
-                yield _yaml.Mistake(name.line, name.field, f"{problem}: rename one")
-            seen.setdefault(name.value, name.line)
-        if entry.get("usd") is None and entry.get("tokens") is None:
-            yield _yaml.Mistake(entry.line, entry.field or None, "has no limit: write `usd: 20`, or `tokens: 2000000`")
-        for key, known in (("rubric", rubrics), ("judge", judges)):
-            given = entry.get(key)
-            # A name that is misspelled would limit nothing, and nobody would see it.
-            if given is not None and known is not None and given.kind == "string" and given.value not in set(known):
-                there = ", ".join(sorted(known)) or "none"
-                problem = f"no {key} is called {_yaml.shown(given.value)}: there is {there}"
-                yield _yaml.Mistake(given.line, given.field, problem)
-
-
-def _error(path: Path, mistake: _yaml.Mistake) -> FileError:
-    return FileError(mistake.message, path=path, line=mistake.line, field=mistake.field)
-
-
-# -- the decisions
-
-
-def thinning(used: float, *, start: float, least: float) -> float:
-    """Probability, in [least, 1], with which a record is judged while `used` of a limit (0: nothing, 1: all) is spent.
-
-    1 up to `start`, then falling in proportion to what is left, so that the rest lasts the longer the less it is.
-    """
-    if used <= start or start >= 1.0:
-        return 1.0
-    return min(1.0, max(least, (1.0 - used) / (1.0 - start)))
-
-
-def is_thinned(record_id: str, probability: float) -> bool:
-    """Whether this record is left out at this probability: the same in every process, and for every rubric."""
-    return probability < 1.0 and sample_unit(f"budget\0{record_id}") >= probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,9 +51,6 @@ class Balance:
     def used(self) -> float:
         """Share of the limit that is spent, without what is reserved; 1 or more: all of it."""
         return self.spent / self.limit if self.limit else 1.0
-
-
-# -- Redis
 
 
 class Ledger:

@@ -17,7 +17,9 @@ import pytest
 from assay.judges._prompt import render, schema, shape
 from assay.records import Failure, NotApplicable, Score
 from assay.rubrics import load_rubrics
-from assay.testing import FAULTS, FakeJudgeServer, Reply, ScriptedJudge, _Shape, main
+from assay.testing import FAULTS, FakeJudgeServer, Reply, ScriptedJudge
+from assay.testing.__main__ import main
+from assay.testing._answers import _Shape
 from judging import a_record, ask, checklist, claims, ordinal
 
 

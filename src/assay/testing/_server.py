@@ -1,37 +1,25 @@
-"""Fakes for tests of what is built on assay: a judge that follows a script, and a judge server that is real HTTP.
-
-`python -m assay.testing --latency 0.3 --fault-rate 0.05` runs the server by itself and prints its base URL.
-"""
+"""A judge server over real HTTP, and what it can be told to do."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import hashlib
 import json
 import os.path
-import random
-import re
-import signal
-import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from aiohttp import web
 
 from assay.defects import ALL
-from assay.judges._prompt import DEFECTS, REPLY
-from assay.records import Failure, NotApplicable, Outcome, Score
-
-if TYPE_CHECKING:
-    from assay.records import Record
-    from assay.rubrics import Rubric
+from assay.judges._prompt import DEFECTS
+from assay.testing._answers import logprobs, off_scale, quotable, resolved, seeded, shape_in, vector, walk
 
 #: Every fault that the server can play. `429` names its delay in seconds, the others of its family in the other forms.
 FAULTS = (
@@ -68,51 +56,6 @@ PARAMETERS = ("json_schema", "json_object", "temperature", "logprobs", "max_toke
 
 #: OpenAI's cache takes beginnings of so many tokens on, in such steps; so many prompts are remembered.
 _LEAST_CACHED, _CACHED_STEP, _REMEMBERED = 1024, 128, 32
-
-_GOOD = ("pass", "supported", "yes")
-_BAD = ("fail", "unsupported", "no")
-
-
-class ScriptedJudge:
-    """A judge that answers as told and remembers what it was asked.
-
-    `script` is an outcome for everything, outcomes by rubric name (the others get a passing score), or a function of
-    record and rubric, which may raise.
-    """
-
-    def __init__(
-        self,
-        script: Outcome | Mapping[str, Outcome] | Callable[[Record, Rubric], Outcome] | None = None,
-        *,
-        name: str = "scripted",
-        delay_seconds: float = 0.0,
-    ) -> None:
-        self.name = name
-        self.fingerprint = hashlib.sha256(f"scripted/{name}".encode()).hexdigest()
-        #: one (record id, rubric names) for each call
-        self.calls: list[tuple[str, tuple[str, ...]]] = []
-        self.closed = False
-        self._script = script
-        self._delay_seconds = delay_seconds
-
-    async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
-        """The scripted outcome of each rubric."""
-        self.calls.append((record.record_id, tuple(rubric.name for rubric in rubrics)))
-        if self._delay_seconds:
-            await asyncio.sleep(self._delay_seconds)
-        return [self._outcome(record, rubric) for rubric in rubrics]
-
-    async def aclose(self) -> None:
-        """Note that it was closed."""
-        self.closed = True
-
-    def _outcome(self, record: Record, rubric: Rubric) -> Outcome:
-        script = self._script
-        if isinstance(script, Score | Failure | NotApplicable):
-            return script
-        if isinstance(script, Mapping):
-            return script.get(rubric.name, Score(value=1.0, passed=True))
-        return Score(value=1.0, passed=True) if script is None else script(record, rubric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,7 +309,7 @@ class FakeJudgeServer:
     def _draw(self, text: str) -> str:
         digest = hashlib.sha256(text.encode()).digest()
         self._seen[digest] += 1
-        draw = _random(self._seed, digest, self._seen[digest]).random()
+        draw = seeded(self._seed, digest, self._seen[digest]).random()
         for name, share in self._faults.items():
             draw -= share
             if draw < 0:
@@ -393,13 +336,13 @@ class FakeJudgeServer:
             return Reply(content=json.dumps(verdicts)[:-10], finish_reason="length")
         if name in ("nan", "off_scale"):
             broken = float("nan") if name == "nan" else 99
-            return Reply(content=json.dumps(_off_scale(verdicts, broken)))
+            return Reply(content=json.dumps(off_scale(verdicts, broken)))
         return Reply(content=json.dumps(verdicts), usage=name != "no_usage")
 
     def _embeddings(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         self.traffic.prompt_tokens += len(text) // 4
         data = [
-            {"object": "embedding", "index": index, "embedding": _vector(item)}
+            {"object": "embedding", "index": index, "embedding": vector(item)}
             for index, item in enumerate(_inputs(body))
         ]
         usage = {"prompt_tokens": len(text) // 4, "total_tokens": len(text) // 4}
@@ -418,7 +361,7 @@ class FakeJudgeServer:
         if reply.logprobs is not None:
             choice["logprobs"] = reply.logprobs
         elif self._logprobs and body.get("logprobs"):
-            choice["logprobs"] = _logprobs(content or "")
+            choice["logprobs"] = logprobs(content or "")
         completion: dict[str, Any] = {
             "id": "chatcmpl-fake",
             "object": "chat.completion",
@@ -450,8 +393,8 @@ class FakeJudgeServer:
         return shared // _CACHED_STEP * _CACHED_STEP if shared >= _LEAST_CACHED else 0
 
     def _verdicts(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
-        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or _shape_in(body)
-        schema = _resolved(schema, schema.get("$defs", {}))
+        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or shape_in(body)
+        schema = resolved(schema, schema.get("$defs", {}))
         verdicts = {}
         for rubric, part in schema["properties"].items():
             if rubric == DEFECTS:
@@ -468,13 +411,13 @@ class FakeJudgeServer:
         """A drawn cause for each rubric, as a judge names them; none where `bad_when` says that all is well."""
         if self._bad_when is not None and self._bad_when not in text:
             return []
-        return [f"{rubric}:{_random(self._seed, text.encode(), rubric, DEFECTS).choice(ALL)}" for rubric in rubrics]
+        return [f"{rubric}:{seeded(self._seed, text.encode(), rubric, DEFECTS).choice(ALL)}" for rubric in rubrics]
 
     def _instance(self, schema: Mapping[str, Any], text: str, rubric: str) -> Any:
         """A value that is valid by this schema; grades are drawn, or the best or worst if `bad_when` says so."""
-        draw = _random(self._seed, text.encode(), rubric)
+        draw = seeded(self._seed, text.encode(), rubric)
         good = None if self._bad_when is None else self._bad_when not in text
-        return _walk(schema, draw, good, _quotable(text))
+        return walk(schema, draw, good, quotable(text))
 
     def _refuse_rate(self, body: Mapping[str, Any]) -> web.StreamResponse | None:
         moment = monotonic()
@@ -568,17 +511,6 @@ async def _trickle(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.02)
 
 
-def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """The schema with every `$ref` to a definition replaced by what it names; they may not be recursive."""
-    if isinstance(schema, list):
-        return [_resolved(part, definitions) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    if "$ref" in schema:
-        return _resolved(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    return {name: _resolved(part, definitions) for name, part in schema.items() if name != "$defs"}
-
-
 def _inputs(body: Mapping[str, Any]) -> list[str]:
     given = body["input"]
     return [given] if isinstance(given, str) else [str(item) for item in given]
@@ -590,178 +522,7 @@ def _asked_of(body: Mapping[str, Any]) -> str:
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
-def _vector(text: str) -> list[float]:
-    """Of words: texts that share many of them lie close together."""
-    vector = [0.0] * 64
-    for word in re.findall(r"\w+", text.lower()) or [""]:
-        vector[hashlib.sha256(word.encode()).digest()[0] % 64] += 1.0
-    return vector
-
-
-def _walk(schema: Mapping[str, Any], draw: random.Random, good: bool | None, quote: str) -> Any:
-    if "enum" in schema:
-        return _grade(list(schema["enum"]), draw, good)
-    if "const" in schema:
-        return schema["const"]
-    kind = schema.get("type")
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: quote if name == "quote" else _walk(part, draw, good, quote) for name, part in properties.items()}
-    if kind == "array":
-        return [_walk(schema["items"], draw, good, quote) for _ in range(max(1, schema.get("minItems", 1)))]
-    if kind in ("integer", "number"):
-        return schema.get("minimum", 1)
-    return draw.random() < 0.5 if kind == "boolean" else "synthetic text of a fake judge"
-
-
-def _grade(choices: list[Any], draw: random.Random, good: bool | None) -> Any:
-    if good is None:
-        return draw.choice(choices)
-    if all(isinstance(choice, int) for choice in choices):
-        return max(choices) if good else min(choices)
-    wanted = _GOOD if good else _BAD
-    return next((choice for choice in choices if choice in wanted), choices[0 if good else -1])
-
-
-def _off_scale(value: Any, broken: float) -> Any:
-    """Every number, and every grade word, replaced by what no scale has."""
-    if isinstance(value, dict):
-        return {
-            key: item if key in ("explanation", "quote") else _off_scale(item, broken) for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_off_scale(item, broken) for item in value]
-    return broken if isinstance(value, int) or value in (*_GOOD, *_BAD, "na", "contradicted") else value
-
-
-def _quotable(text: str) -> str:
-    """A few words of the first context of a prompt, else a phrase that no context has."""
-    found = re.search(r"^=== (\w+) context 1 ===\n(.*?)\n=== \1 ", text, re.MULTILINE | re.DOTALL)
-    return " ".join(found[2].split()[:6]) if found else "no context to quote"
-
-
-def _shape_in(body: Mapping[str, Any]) -> Any:
-    """JSON Schema of the reply, read from the shape that assay's prompt shows."""
-    messages = body["messages"]
-    for message in (messages[-1], messages[0]) if len(messages) > 2 else (messages[0],):
-        _, found, rest = str(message["content"]).rpartition(REPLY)
-        if found:
-            return _Shape(rest.strip()).value()
-    raise ValueError("the request has neither a schema nor the shape of a reply")
-
-
-class _Shape:
-    """Reads what `assay.judges._prompt.shape` writes."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def value(self) -> dict[str, Any]:
-        if self._take("{"):
-            properties: dict[str, Any] = {}
-            names: list[str] = []
-            while not self._take("}"):
-                names.append(str(self._literal()))
-                if self._take(":"):
-                    # Names without a type have that of the next.
-                    properties |= dict.fromkeys(names, self.value())
-                    names = []
-                self._take(",")
-            return {"type": "object", "properties": properties}
-        if self._take("["):
-            items = self.value()
-            self._take(",...]")
-            return {"type": "array", "items": items}
-        for kind in ("string", "integer", "number", "boolean", "any"):
-            if self._take(kind):
-                return {"type": kind}
-        choices = [self._literal()]
-        while self._take("|"):
-            choices.append(self._literal())
-        return {"enum": choices}
-
-    def _literal(self) -> Any:
-        value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
-        return value
-
-    def _take(self, token: str) -> bool:
-        found = self._text.startswith(token, self._at)
-        self._at += len(token) if found else 0
-        return found
-
-
-def _logprobs(content: str) -> dict[str, Any]:
-    """Each token at 0.9, and beside each digit the one below it, at 0.1."""
-    entries = []
-    for token in re.findall(r"[A-Za-z_]+|[0-9]|\s+|[^\sA-Za-z_0-9]+", content):
-        top = [{"token": token, "logprob": -0.105, "bytes": list(token.encode())}]
-        if token.isdigit() and int(token):
-            below = str(int(token) - 1)
-            top.append({"token": below, "logprob": -2.303, "bytes": list(below.encode())})
-        entries.append({**top[0], "top_logprobs": top})
-    return {"content": entries}
-
-
-def _random(*parts: object) -> random.Random:
-    # Not for secrets; hashed so that it is the same in every process.
-    return random.Random(hashlib.sha256(repr(parts).encode()).digest())  # noqa: S311
-
-
 def _check_names(what: str, given: Collection[str], known: Collection[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"{what} {unknown[0]!r} is not one of {', '.join(known)}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a `FakeJudgeServer` until SIGINT or SIGTERM; the first line on standard output is its base URL."""
-    parser = argparse.ArgumentParser(prog="python -m assay.testing", description="A fake OpenAI-compatible judge.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--fault-rate", type=float, default=0.0, help=f"share of calls that meet {USUAL_FAULTS}")
-    parser.add_argument("--faults", default="", help="shares by name instead, such as 429=0.02,hang=0.01")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bad-when", help="records that contain this text get the worst verdicts, others the best")
-    parser.add_argument("--unsupported", default="", help=f"answered with 400, from {','.join(PARAMETERS)}")
-    parser.add_argument("--logprobs", action="store_true", help="give token probabilities to those who ask")
-    parser.add_argument("--prompt-cache", action="store_true", help="tell cached tokens, as OpenAI caches prompts")
-    parser.add_argument("--requests-per-minute", type=int, help="more are answered with 429")
-    parser.add_argument("--tokens-per-minute", type=int, help="the same in tokens")
-    parser.add_argument("--limit-window", type=float, default=60.0, help="seconds in which both are counted")
-    parser.add_argument("--api-key", help="refuse every other key")
-    given = parser.parse_args(arguments)
-    faults = {name: float(share) for name, _, share in (part.partition("=") for part in _split(given.faults))}
-    server = FakeJudgeServer(
-        host=given.host,
-        port=given.port,
-        latency_seconds=given.latency,
-        fault_rate=given.fault_rate,
-        faults=faults or None,
-        seed=given.seed,
-        bad_when=given.bad_when,
-        unsupported=_split(given.unsupported),
-        logprobs=given.logprobs,
-        api_key=given.api_key,
-        prompt_cache=given.prompt_cache,
-        requests_per_minute=given.requests_per_minute,
-        tokens_per_minute=given.tokens_per_minute,
-        limit_window_seconds=given.limit_window,
-    )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with server:
-        sys.stdout.write(server.base_url + "\n")
-        sys.stdout.flush()
-        stop.wait()
-    return 0
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -92,13 +92,15 @@ class Deployment:
             assert done.returncode == 0, done.stderr.decode()
         return done
 
-    def start(self, *arguments: str, module: str = "assay") -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, module: str = "assay", python: Path | str = sys.executable
+    ) -> subprocess.Popen[bytes]:
         """A process that is ended with the deployment; its output is in `log(process)`."""
         self._processes += 1
         log = self.directory / f"{self._processes}-{(arguments or (module,))[0]}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 env=self.environment,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -108,8 +110,8 @@ class Deployment:
         self._stack.callback(end, process)
         return process
 
-    def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
-        worker = self.start("worker", *arguments)
+    def start_worker(self, *arguments: str, python: Path | str = sys.executable) -> subprocess.Popen[bytes]:
+        worker = self.start("worker", *arguments, python=python)
         wait_until(lambda: b"worker ready" in worker.log.read_bytes(), worker, seconds=90)  # type: ignore[attr-defined]
         return worker
 

@@ -316,6 +316,7 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     ),
     _exporter("assay_queue_records", "gauge", "Records on the queue: waiting, being judged or due for a retry."),
     _exporter("assay_queue_batches", "gauge", "Batches on the queue."),
+    _exporter("assay_queue_ragas_records", "gauge", "Of `assay_queue_records`, those for workers that have ragas."),
     _exporter("assay_queue_accepted_total", "counter", "Records that the queue has taken from clients."),
     _exporter("assay_oldest_pending_seconds", "gauge", "Age of the oldest record on the queue; 0 when it is empty."),
     _exporter(

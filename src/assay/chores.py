@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Chore:
     """Something to do every `every_seconds`; `run` must end in about that time, and raises an AssayError to be retried
-    at its next turn.
+    at its next turn. One that is for `ragas` is rung for on workers that have it.
     """
 
     name: str
     every_seconds: float
     run: Callable[[], object]
+    ragas: bool = False
 
     def __post_init__(self) -> None:
         if self.every_seconds < 1:

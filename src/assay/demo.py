@@ -153,7 +153,7 @@ def run_demo(settings: Settings, *, seconds: float, console: Console) -> None:
 def _await_worker(settings: Settings, worker: subprocess.Popen[bytes], *, log: Path) -> None:
     """Wait for it, so that the first minutes shown are not empty where it takes long to start."""
     deadline = time.monotonic() + 60
-    while not ping_workers(settings, timeout_seconds=0.5):
+    while not ping_workers(settings, timeout_seconds=0.5).ordinary:
         if worker.poll() is not None or time.monotonic() > deadline:
             raise ProcessError(f"the worker did not start: {log.read_text()[-2000:]}")
 

@@ -81,10 +81,14 @@ class Ferry:
         queue: whose doorbells.
         connect: makes a connection to the broker.
         target: the broker's queue, as those who consume it declare it.
+        ragas: the doorbells are those for workers that have ragas.
     """
 
-    def __init__(self, queue: Queue, connect: Callable[[], Connection], target: BrokerQueue) -> None:
+    def __init__(
+        self, queue: Queue, connect: Callable[[], Connection], target: BrokerQueue, *, ragas: bool = False
+    ) -> None:
         self._queue = queue
+        self._ragas = ragas
         self._connect = connect
         self._target = target
         self._stopping = threading.Event()
@@ -123,21 +127,21 @@ class Ferry:
             if there.message_count >= _MOST_WAITING:
                 self._stopping.wait(_FULL_PAUSE_SECONDS)
                 continue
-            self._bring(channel, self._queue.take_bells(_TAKEN_AT_ONCE, wait_seconds=1.0))
+            self._bring(channel, self._queue.take_bells(_TAKEN_AT_ONCE, wait_seconds=1.0, ragas=self._ragas))
 
     def _bring(self, channel: Any, bells: list[bytes]) -> None:
         left = list(bells)
         try:
             while left:
                 if is_doorbell(left[0]):
-                    _publish(channel, left[0], self._queue.name)
+                    _publish(channel, left[0], self._target.name)
                 else:
                     self._queue.keep_unreadable(left[0])
                 left.pop(0)
         finally:
             if left:
                 with suppress(QueueError):  # else the sweep rings again
-                    self._queue.put_back_bells(left)
+                    self._queue.put_back_bells(left, ragas=self._ragas)
 
 
 def _publish(channel: Any, bell: bytes, name: str) -> None:

@@ -16,16 +16,16 @@ from assay.circuits import DOWN
 from assay.defects import settled
 from assay.echoes import Texts
 from assay.errors import JudgeError, SettingsError
-from assay.judges import build_judge, resolve
+from assay.judges import Elsewhere, build_judge, describe_judge, resolve
 from assay.records import Evaluation, Failure, NotApplicable, Score, Usage
 from assay.repeats import Poll
 from assay.scales import Binary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from assay.budgets import Purse
-    from assay.judges import Judge, JudgeObserver, JudgeSettings
+    from assay.judges import Engine, Judge, JudgeObserver, JudgeSettings
     from assay.limits import Limits
     from assay.records import Outcome, Record
     from assay.reuse import Reuse
@@ -74,6 +74,7 @@ class Judges:
         cheaper: JudgeSpec | None = None,
         reuse: Reuse | None = None,
         fallback: JudgeSpec | None = None,
+        elsewhere: Collection[Engine] = (),
     ) -> Self:
         """Judges for `rubrics`: those that name none share the default, those that name the same share one.
 
@@ -86,11 +87,12 @@ class Judges:
             cheaper: asked in the place of a judge whose budget is spent, where a rubric names none.
             reuse: keeps verdicts for equal records; closed with the judges.
             fallback: the same of one whose endpoint is down.
+            elsewhere: engines that others ask: nothing of them is loaded, and `serves` is False of what needs one.
 
         Raises:
             ConfigError: see `build_judge`; a rubric with repeats has a judge that would say the same again.
         """
-        built = {settings: build_judge(None, settings, observer, purse, limits)}
+        built: dict[JudgeSettings, Judge] = {settings: build_judge(None, settings, observer, purse, limits)}
         judges = cls(built[settings], reuse=reuse)
         judges._purse = purse
         judges._limits = limits
@@ -98,7 +100,9 @@ class Judges:
 
         def judge_of(spec: JudgeSpec | None) -> Judge:
             wanted = resolve(spec, settings)
-            if wanted not in built:
+            if wanted not in built and wanted.engine in elsewhere:
+                built[wanted] = Elsewhere(*describe_judge(spec, settings))
+            elif wanted not in built:
                 built[wanted] = build_judge(spec, settings, observer, purse, limits)
             return built[wanted]
 
@@ -115,6 +119,10 @@ class Judges:
         """The judge of this rubric."""
         return self._overrides.get(rubric.name) or self._by_spec.get(rubric.judge, self._default)
 
+    def serves(self, rubric: Rubric) -> bool:
+        """Whether its judge, and who may have to stand in for that one, are asked here and not elsewhere."""
+        return not any(isinstance(judge, Elsewhere) for judge in (self.of(rubric), *self.stand_ins(rubric).values()))
+
     def stand_ins(self, rubric: Rubric) -> dict[Refusal, Judge]:
         """Who is asked instead when the rubric's judge cannot be, by why it cannot; nobody for what is left out."""
         found = {
@@ -129,9 +137,9 @@ class Judges:
             self._observer.repeated(judge.name, kind or "not_applicable")
 
     def __iter__(self) -> Iterator[Judge]:
-        """Each judge once."""
+        """Each judge that is asked here, once."""
         judges = (self._default, *self._overrides.values(), *self._by_spec.values(), *self._stand_ins.values())
-        return iter({id(judge): judge for judge in judges}.values())
+        return iter({id(judge): judge for judge in judges if not isinstance(judge, Elsewhere)}.values())
 
     async def aclose(self) -> None:
         """Close each judge once."""

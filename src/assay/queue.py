@@ -4,7 +4,8 @@ A batch stays here, under its id, until its scores are committed. The Celery mes
 the id, may be lost or repeated without harm, and is rung again by `Queue.sweep`. Every change is one Lua script, so
 it happens whole or not at all, and every script may be repeated (a reply was lost) with the same effect as once.
 
-For a queue named Q the broker's list is Q itself; all else lies under `assay:Q:`
+For a queue named Q the broker's list is Q itself, and Q.ragas for batches that wait for a worker that has ragas (see
+docs/decisions/0019-ragas-queue.md); all else lies under `assay:Q:`
 
     batches     hash        id -> payload
     pending     sorted set  id -> when the app enqueued it; its oldest member is the oldest pending batch
@@ -13,7 +14,9 @@ For a queue named Q the broker's list is Q itself; all else lies under `assay:Q:
     deliveries  hash        id -> how often a worker claimed it
     leases      hash        id -> token of the worker that holds it; empty: nobody may claim it before it is due
     rings       hash        id -> number of its latest doorbell
-    state       hash        records: pending records; rang: doorbells so far; heard: the latest one that was answered
+    ragas       sorted set  id -> when the app enqueued it, of pending batches whose doorbells are rung on Q.ragas
+    state       hash        records: pending records; rang: doorbells so far; heard: the latest one that was answered;
+                            rang.ragas and heard.ragas: the same of Q.ragas
     counters    hash        accepted, and what clients report of themselves
     report:*    hash        per client: its latest report and batch, forgotten after a day
     unreadable  list        what was on the broker's list and is no doorbell, until a worker has made it a dead letter
@@ -35,7 +38,7 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.connections import connect
@@ -58,8 +61,8 @@ MAX_RECORD_BYTES: Final = 1_000_000
 MAX_BATCH_BYTES: Final = 4_000_000
 
 #: The fields of a batch beside its records.
-_HEAD: Final = ("schema_version", "batch_id", "enqueued_at", "attempt", "replay", "probabilities")
-_KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters")
+_HEAD: Final = ("schema_version", "batch_id", "enqueued_at", "attempt", "replay", "probabilities", "rubrics")
+_KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters", "ragas")
 #: What a batch id may look like. Scripts write it into the doorbell, so nothing that JSON would have to escape.
 _BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
@@ -83,7 +86,8 @@ class Batch:
     `replay` means that stored failures of these records may be superseded. `records` are raw JSON, one each, just
     as they were received: `codec.decode_record` reads them one by one, so that a bad one never fails its mates.
     `probabilities` is what was decided of these records already: rubric hash -> with which probability, below 1, the
-    record is judged under it.
+    record is judged under it. `rubrics` is all that the records still owe, rubric hash -> name, of a batch that waits
+    for a worker that has ragas; empty: whatever a record owes.
     """
 
     batch_id: str
@@ -92,6 +96,7 @@ class Batch:
     replay: bool
     records: tuple[bytes, ...]
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    rubrics: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class LastTry(Exception):  # noqa: N818 - no error: what the caller asked to be 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """One record that goes back to the queue as a batch of its own, due at `due_at` (epoch seconds, our clock).
+    """Records that go back to the queue as a batch of its own, due at `due_at` (epoch seconds, our clock).
 
     `enqueued_at` is that of the batch it came in, so that the age of the oldest pending record stays true.
     """
@@ -124,6 +129,9 @@ class Retry:
     enqueued_at: float
     #: above 0: we hold it for so long from the start, as if claimed at once, and `due_at` does not count
     lease_seconds: float = 0.0
+    records: int = 1
+    #: its doorbells are for workers that have ragas
+    ragas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +149,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """What is pending now. `oldest_enqueued_at` is in epoch seconds, None when nothing is."""
+    """What is pending now. `oldest_enqueued_at` is in epoch seconds, None when nothing is.
+
+    `ragas_records` of the records wait for a worker that has ragas, the oldest since `ragas_oldest_enqueued_at`.
+    """
 
     batches: int
     records: int
     oldest_enqueued_at: float | None
+    ragas_records: int = 0
+    ragas_oldest_enqueued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,7 @@ def encode_batch(
     attempt: int = 0,
     replay: bool = False,
     probabilities: Mapping[str, float] | None = None,
+    rubrics: Mapping[str, str] | None = None,
 ) -> bytes:
     """The payload of one batch, from the JSON of each of its records: `Record.to_json`, or `Batch.records` as it is.
 
@@ -185,6 +199,7 @@ def encode_batch(
             "replay": replay,
             # Only workers write it, and seldom.
             **({"probabilities": dict(probabilities)} if probabilities else {}),
+            **({"rubrics": dict(rubrics)} if rubrics else {}),
         },
         separators=(",", ":"),
         allow_nan=False,
@@ -227,9 +242,12 @@ def decode_batch(payload: bytes) -> Batch:
         isinstance(value, int | float) and 0 < value <= 1 for value in probabilities.values()
     ):
         raise RecordError("must be an object of numbers in (0, 1]", field="probabilities")
+    rubrics = fields.get("rubrics", {})
+    if not isinstance(rubrics, dict) or not all(isinstance(name, str) for name in rubrics.values()):
+        raise RecordError("must be an object of texts", field="rubrics")
     if not records:
         raise RecordError("must be an array of one record or more", field="records")
-    return Batch(batch_id, float(enqueued_at), attempt, replay, records, probabilities)
+    return Batch(batch_id, float(enqueued_at), attempt, replay, records, probabilities, rubrics)
 
 
 def is_batch(payload: bytes) -> bool:
@@ -258,6 +276,11 @@ def is_doorbell(item: bytes) -> bool:
         return bool(readable and all(isinstance(arg, str) for arg in args))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
+
+
+def ragas_bells(queue: str) -> str:
+    """The broker's list of the doorbells that are for workers that have ragas."""
+    return f"{queue}.ragas"
 
 
 def doorbell(queue: str, batch_id: str) -> str:
@@ -301,8 +324,8 @@ class Queue:
         self.ring_seconds = ring_seconds
         self._redis: Any = redis
         self._prefix = f"assay:{name}:"
-        self._keys = [name, *(self._prefix + key for key in _KEYS)]
-        self._bell = _bell(name)
+        self._keys = [name, *(self._prefix + key for key in _KEYS), ragas_bells(name)]
+        self._bell = _bell("@LIST@")
         self._scripts: dict[str, Any] = {key: redis.register_script(text) for key, text in _SCRIPTS.items()}
         #: the lease token of each batch that we hold
         self._held: dict[str, str] = {}
@@ -406,7 +429,7 @@ class Queue:
                     token = self._held.setdefault(retry.batch_id, uuid.uuid4().hex)
             # A delay, not a time: our clock may differ from the server's.
             delay = retry.lease_seconds if token else retry.due_at - now
-            args += [retry.batch_id, retry.payload, retry.enqueued_at, delay, token]
+            args += [retry.batch_id, retry.payload, retry.enqueued_at, delay, token, retry.records, int(retry.ragas)]
         done = bool(self._run("finish", args))
         self._forget(batch_id)
         return done
@@ -416,9 +439,7 @@ class Queue:
 
         False when the batch was gone already.
         """
-        return self.finish(
-            batch_id, retries=[Retry(part.payload, part.batch_id, 0.0, part.enqueued_at) for part in parts]
-        )
+        return self.finish(batch_id, retries=[replace(part, due_at=0.0, lease_seconds=0.0) for part in parts])
 
     def release(self, batch_id: str, *, due_at: float, count_delivery: bool = False) -> bool:
         """Hand back a batch that we hold, to be claimed again from `due_at` on (epoch seconds, our clock).
@@ -450,23 +471,25 @@ class Queue:
                 break
         return rang
 
-    def take_bells(self, limit: int, *, wait_seconds: float) -> list[bytes]:
+    def take_bells(self, limit: int, *, wait_seconds: float, ragas: bool = False) -> list[bytes]:
         """Take the oldest doorbells off the broker's list, for another broker to carry; waits for the first of them.
 
-        They may be lost from here on: the sweep rings again. What is no doorbell may be among them.
+        They may be lost from here on: the sweep rings again. What is no doorbell may be among them. With `ragas` they
+        are those for workers that have it.
         """
+        bells = ragas_bells(self.name) if ragas else self.name
         with _queue_errors():
-            found = self._redis.brpop([self.name], timeout=wait_seconds)
+            found = self._redis.brpop([bells], timeout=wait_seconds)
             if found is None:
                 return []
             first: bytes = found[1]
-            more: list[bytes] | None = self._redis.rpop(self.name, limit - 1) if limit > 1 else None
+            more: list[bytes] | None = self._redis.rpop(bells, limit - 1) if limit > 1 else None
         return [first, *(more or ())]
 
-    def put_back_bells(self, bells: Sequence[bytes]) -> None:
+    def put_back_bells(self, bells: Sequence[bytes], *, ragas: bool = False) -> None:
         """Give back what `take_bells` took, to the place that it had."""
         with _queue_errors():
-            self._redis.rpush(self.name, *reversed(bells))
+            self._redis.rpush(ragas_bells(self.name) if ragas else self.name, *reversed(bells))
 
     def keep_unreadable(self, item: bytes) -> None:
         """Put aside what was on the broker's list and is no doorbell.
@@ -505,8 +528,14 @@ class Queue:
 
     def depth(self) -> QueueDepth:
         """How much is pending: queued, claimed or waiting for a retry."""
-        batches, records, oldest = self._run("depth", [])
-        return QueueDepth(int(batches), int(records), float(oldest) if oldest else None)
+        batches, records, oldest, ragas, ragas_oldest = self._run("depth", [])
+        return QueueDepth(
+            int(batches),
+            int(records),
+            float(oldest) if oldest else None,
+            int(ragas),
+            float(ragas_oldest) if ragas_oldest else None,
+        )
 
     def pending_records(self, since: float | None = None) -> int:
         """How many records are pending that were enqueued at `since` (epoch seconds) or later; None: all."""
@@ -573,7 +602,10 @@ def _queue_errors() -> Iterator[None]:
 
 
 def _bell(queue: str) -> str:
-    """A doorbell with the marks @BATCH@ (the batch's id) and @RING@ (an id of its own) still to be filled in."""
+    """A doorbell with the marks @BATCH@ (the batch's id) and @RING@ (an id of its own) still to be filled in.
+
+    The scripts fill in @LIST@, where the name of the list stands.
+    """
     headers = {
         "lang": "py",
         "task": TASK,
@@ -715,7 +747,8 @@ def _past(text: str, at: int, mark: str) -> int:
 # Lua. Every script gets the same keys, then one `report:` key where it needs it. Bells are built from a template, so
 # that the message has one author, `_bell`.
 _COMMON = """
-local BELLS, BATCHES, PENDING, DUE, SIZES, DELIVERIES, LEASES, RINGS, STATE, COUNTERS, REPORT = unpack(KEYS)
+local BELLS, BATCHES, PENDING, DUE, SIZES, DELIVERIES, LEASES, RINGS, STATE, COUNTERS, RAGAS, RAGAS_BELLS, REPORT =
+  unpack(KEYS)
 
 local function server_time()
   local parts = redis.call('TIME')
@@ -728,13 +761,20 @@ local function begin_draining()
   redis.call('HDEL', LEASES, '')
 end
 
+-- The list that a batch's doorbells are rung on; the numbers of each list's doorbells are its own.
+local function list_of(id)
+  if redis.call('ZSCORE', RAGAS, id) then return RAGAS_BELLS, '.ragas' end
+  return BELLS, ''
+end
+
 local function ring(template, id)
   -- An id that would break the message is left alone; it stays visible as pending.
   if not string.find(id, '^[%w%._:-]+$') then return 0 end
-  local number = redis.call('HINCRBY', STATE, 'rang', 1)
+  local list, suffix = list_of(id)
+  local number = redis.call('HINCRBY', STATE, 'rang' .. suffix, 1)
   redis.call('HSET', RINGS, id, number)
-  local marks = { BATCH = id, RING = id .. '.' .. string.format('%d', number) }
-  redis.call('LPUSH', BELLS, (string.gsub(template, '@(%u+)@', marks)))
+  local marks = { BATCH = id, RING = id .. '.' .. string.format('%d', number), LIST = list }
+  redis.call('LPUSH', list, (string.gsub(template, '@(%u+)@', marks)))
   return 1
 end
 
@@ -749,8 +789,7 @@ local function remove(id)
   local there = redis.call('HDEL', BATCHES, id)
   local records = redis.call('HGET', SIZES, id)
   if records then redis.call('HINCRBY', STATE, 'records', -records) end
-  redis.call('ZREM', PENDING, id)
-  redis.call('ZREM', DUE, id)
+  for _, key in ipairs({ PENDING, DUE, RAGAS }) do redis.call('ZREM', key, id) end
   for _, key in ipairs({ SIZES, DELIVERIES, LEASES, RINGS }) do redis.call('HDEL', key, id) end
   return there
 end
@@ -820,8 +859,9 @@ if holder ~= token then
   redis.call('HSET', LEASES, id, token)
 end
 redis.call('ZADD', DUE, time + tonumber(lease_seconds), id)
-local number = tonumber(redis.call('HGET', RINGS, id) or 0)
-if number > tonumber(redis.call('HGET', STATE, 'heard') or 0) then redis.call('HSET', STATE, 'heard', number) end
+local number, _, suffix = tonumber(redis.call('HGET', RINGS, id) or 0), list_of(id)
+local heard = 'heard' .. suffix
+if number > tonumber(redis.call('HGET', STATE, heard) or 0) then redis.call('HSET', STATE, heard, number) end
 return { payload, redis.call('HGET', DELIVERIES, id), tostring(time - (redis.call('ZSCORE', PENDING, id) or time)) }
 """,
     "extend": _COMMON
@@ -841,10 +881,11 @@ return lost
     + """
 local template, id, ring_seconds = unpack(ARGV, 1, 3)
 if remove(id) == 0 then return 0 end
-for i = 4, #ARGV, 5 do
+for i = 4, #ARGV, 7 do
   -- There already: its batch came and was finished twice.
   if redis.call('HEXISTS', BATCHES, ARGV[i]) == 0 then
-    add(ARGV[i], ARGV[i + 1], 1, ARGV[i + 2])
+    add(ARGV[i], ARGV[i + 1], ARGV[i + 5], ARGV[i + 2])
+    if ARGV[i + 6] == '1' then redis.call('ZADD', RAGAS, ARGV[i + 2], ARGV[i]) end
     if ARGV[i + 4] ~= '' then
       redis.call('HSET', LEASES, ARGV[i], ARGV[i + 4])
       redis.call('HINCRBY', DELIVERIES, ARGV[i], 1)
@@ -870,8 +911,11 @@ return 1
 local template, ring_seconds, time, limit = unpack(ARGV)
 begin_draining()
 time = tonumber(time) or server_time()
-local silent = redis.call('LLEN', BELLS) == 0
-local heard = tonumber(redis.call('HGET', STATE, 'heard') or 0)
+local silent, heard = {}, {}
+for list, suffix in pairs({ [BELLS] = '', [RAGAS_BELLS] = '.ragas' }) do
+  silent[list] = redis.call('LLEN', list) == 0
+  heard[list] = tonumber(redis.call('HGET', STATE, 'heard' .. suffix) or 0)
+end
 local ids, rang = redis.call('ZRANGEBYSCORE', DUE, '-inf', time, 'LIMIT', 0, limit), 0
 for _, id in ipairs(ids) do
   if redis.call('HEXISTS', BATCHES, id) == 0 then
@@ -879,9 +923,9 @@ for _, id in ipairs(ids) do
   else
     redis.call('HDEL', LEASES, id)
     redis.call('ZADD', DUE, time + tonumber(ring_seconds), id)
-    local number = redis.call('HGET', RINGS, id)
-    -- The list is first in, first out: a later bell was answered, so this one is no longer in it.
-    if silent or not number or tonumber(number) <= heard then rang = rang + ring(template, id) end
+    local number, list = redis.call('HGET', RINGS, id), list_of(id)
+    -- A list is first in, first out: a later bell was answered, so this one is no longer in it.
+    if silent[list] or not number or tonumber(number) <= heard[list] then rang = rang + ring(template, id) end
   end
 end
 return { #ids, rang }
@@ -889,7 +933,18 @@ return { #ids, rang }
     "depth": _COMMON
     + """
 local oldest = redis.call('ZRANGE', PENDING, 0, 0, 'WITHSCORES')[2]
-return { redis.call('ZCARD', PENDING), redis.call('HGET', STATE, 'records') or 0, oldest or '' }
+local records, since = 0, ''
+for start = 0, redis.call('ZCARD', RAGAS) - 1, 1000 do
+  local ids = redis.call('ZRANGE', RAGAS, start, start + 999)
+  for i, size in ipairs(redis.call('HMGET', SIZES, unpack(ids))) do
+    -- Without a size: a worker of a release that knew of one list alone has finished it.
+    if size then
+      records = records + tonumber(size)
+      if since == '' then since = redis.call('ZSCORE', RAGAS, ids[i]) end
+    end
+  end
+end
+return { redis.call('ZCARD', PENDING), redis.call('HGET', STATE, 'records') or 0, oldest or '', records, since }
 """,
     "pending_records": _COMMON
     + """

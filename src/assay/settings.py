@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import os
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -180,6 +181,12 @@ class Settings(BaseSettings):
     )
 
     # -- delivery
+    ragas: Literal["auto", "only", "never"] = Field(
+        "auto",
+        description="Which rubrics a worker judges, by their engine: `auto` all of them where the extra `ragas` is "
+        "installed, else all but those of ragas; `never` all but those of ragas; `only` nothing but what the other "
+        "workers leave to it.",
+    )
     concurrency: int = Field(
         16, ge=1, le=256, description="Batches (of at most 25 records) that one worker process works on at once."
     )
@@ -522,6 +529,11 @@ class Settings(BaseSettings):
         if self.judge is not None:
             return self.judge
         return "openai" if self.api_key or self.judge_base_url else "lexical"
+
+    @property
+    def serves_ragas(self) -> bool:
+        """Whether a worker on these settings judges rubrics of ragas. Does not import it."""
+        return self.ragas == "only" or (self.ragas == "auto" and find_spec("ragas") is not None)
 
     @property
     def store_url(self) -> str:

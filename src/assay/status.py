@@ -49,6 +49,8 @@ class Status:
     dead_letters: int
     dropped: Mapping[str, int]
     rows: list[StatusRow]
+    #: those that judge what ragas is to; one that does nothing else is not among `workers`
+    ragas_workers: list[str] = field(default_factory=list)
     #: what is owed to each sink, by its name
     sinks: Mapping[str, OutboxDepth] = field(default_factory=dict)
 
@@ -68,7 +70,7 @@ def read_status(settings: Settings, *, store: Store, queue: Queue, window: str =
         depth, counters = queue.depth(), queue.client_counters()
         workers = tasks.ping_workers(settings)
     except QueueError:
-        depth, counters, workers = None, {}, []
+        depth, counters, workers = None, {}, tasks.Workers([], [])
     dropped: dict[str, int] = {}
     for (app, outcome), count in counters.items():
         if store.shows(app) and outcome.startswith("dropped:"):
@@ -77,7 +79,8 @@ def read_status(settings: Settings, *, store: Store, queue: Queue, window: str =
     last = [total.last_scored_at for total in store.totals() if total.last_scored_at is not None]
     return Status(
         queue=depth,
-        workers=workers,
+        workers=workers.ordinary,
+        ragas_workers=workers.ragas,
         last_scored_at=max(last, default=None),
         dead_letters=sum(store.counts().dead_kept.values()),
         dropped=dropped,

@@ -12,7 +12,7 @@ import socket
 import threading
 import warnings
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 from amqp.exceptions import AMQPError
@@ -27,7 +27,7 @@ from assay import logs
 from assay.connections import connect, connection_pool, parse
 from assay.errors import AssayError, QueueError
 from assay.ferry import Ferry, broker_options
-from assay.queue import CHORE_TASK, TASK, is_doorbell
+from assay.queue import CHORE_TASK, TASK, is_doorbell, ragas_bells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,13 +40,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def chore_queue(queue: str) -> str:
+def chore_queue(bells: str) -> str:
     """Where chores are rung for: apart from the doorbells, so that a backlog of records does not hold them up."""
-    return f"{queue}.chores"
+    return f"{bells}.chores"
+
+
+def doorbell_lists(settings: Settings) -> list[str]:
+    """The lists whose doorbells a worker on these settings answers."""
+    lists = [] if settings.ragas == "only" else [settings.queue]
+    return [*lists, ragas_bells(settings.queue)] if settings.serves_ragas else lists
 
 
 def build_app(settings: Settings, worker: Worker, queue: Queue, chores: Sequence[Chore] = ()) -> Celery:
-    """A Celery app that consumes `settings.queue`, where records are rung for, and `chore_queue` beside it."""
+    """A Celery app that consumes the `doorbell_lists`, where records are rung for, and a `chore_queue` beside each."""
     app = _connected(settings, queue)
     app.conf.beat_schedule = {chore.name: _ring(settings, chore) for chore in chores}
     by_name = {chore.name: chore for chore in chores}
@@ -69,7 +75,10 @@ def _ring(settings: Settings, chore: Chore) -> dict[str, Any]:
         "task": CHORE_TASK,
         "args": (chore.name,),
         "schedule": schedule(chore.every_seconds),
-        "options": {"queue": chore_queue(settings.queue), "expires": max(chore.every_seconds, 10.0)},
+        "options": {
+            "queue": chore_queue(ragas_bells(settings.queue) if chore.ragas else settings.queue),
+            "expires": max(chore.every_seconds, 10.0),
+        },
         # At once, not after a whole period: a worker may not live that long. The lock outlives it.
         "last_run_at": datetime.now(UTC) - timedelta(seconds=chore.every_seconds),
     }
@@ -189,15 +198,21 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 def run(app: Celery, settings: Settings, worker: Worker, queue: Queue) -> int:
     """Consume until SIGTERM or SIGINT; returns the exit code. The first signal finishes what is in flight."""
-    ferry = None
+    lists = doorbell_lists(settings)
+    # Whoever answers any doorbell does the chores that need nothing.
+    chores = {chore_queue(settings.queue), *(chore_queue(bells) for bells in lists)}
+    ferries = []
     if settings.broker_url is not None:
-        ferry = Ferry(queue, app.connection_for_write, app.amqp.queues[settings.queue])
+        ferries = [
+            Ferry(queue, app.connection_for_write, app.amqp.queues[bells], ragas=bells != settings.queue)
+            for bells in lists
+        ]
     signals.setup_logging.connect(lambda **_: logs.configure(settings), weak=False)
     signals.worker_ready.connect(lambda **_: _ready(settings), weak=False)
     signals.worker_shutting_down.connect(lambda **_: worker.begin_stop(), weak=False)
     clock = Service(app, max_interval=5, scheduler_cls=Scheduler)
     worker.start()
-    if ferry is not None:
+    for ferry in ferries:
         ferry.start()
     threading.Thread(target=clock.start, name="assay-clock", daemon=True).start()
     try:
@@ -206,7 +221,7 @@ def run(app: Celery, settings: Settings, worker: Worker, queue: Queue) -> int:
             hostname=f"assay-{os.getpid()}@{socket.gethostname()}",
             pool="threads",
             concurrency=settings.concurrency,
-            queues=[settings.queue, chore_queue(settings.queue)],
+            queues=[*lists, *sorted(chores)],
             loglevel=settings.log_level.upper(),
             without_gossip=True,
             without_mingle=True,
@@ -216,7 +231,7 @@ def run(app: Celery, settings: Settings, worker: Worker, queue: Queue) -> int:
         return int(consumer.exitcode or 0)
     finally:
         clock.stop()
-        if ferry is not None:
+        for ferry in ferries:
             ferry.stop()
         worker.stop()
 
@@ -224,11 +239,18 @@ def run(app: Celery, settings: Settings, worker: Worker, queue: Queue) -> int:
 def _ready(settings: Settings) -> None:
     # At every lost connection it says what a setting will default to in Celery 6; we set it ourselves.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-    _log.info("worker ready", extra={"queue": settings.queue})
+    _log.info("worker ready", extra={"queue": ", ".join(doorbell_lists(settings))})
 
 
-def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> list[str]:
-    """Names of the workers of this broker that answer in time.
+class Workers(NamedTuple):
+    """Names of the workers that answer: those that take what apps enqueue, and those that judge what ragas is to."""
+
+    ordinary: list[str]
+    ragas: list[str]
+
+
+def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> Workers:
+    """The workers of this queue that answer in time; those of other queues on the same broker are not among them.
 
     Raises:
         QueueError: the broker is away.
@@ -236,8 +258,13 @@ def ping_workers(settings: Settings, *, timeout_seconds: float = 1.0) -> list[st
     with _connected(settings) as app:
         app.conf.broker_transport_options |= {"max_retries": 1}
         try:
-            answers = app.control.ping(timeout=timeout_seconds)
+            answers = app.control.inspect(timeout=timeout_seconds).active_queues()
         except (OperationalError, AMQPError, OSError, redis.RedisError) as error:
             broker = "Redis" if settings.broker_url is None else "RabbitMQ"
             raise QueueError(f"cannot ask for workers: {broker} is away: {type(error).__name__}") from error
-    return sorted(name for answer in answers or () for name in answer)
+    consumed = {name: {queue["name"] for queue in queues} for name, queues in sorted((answers or {}).items())}
+    ordinary, ragas = (
+        [name for name, queues in consumed.items() if bells in queues]
+        for bells in (settings.queue, ragas_bells(settings.queue))
+    )
+    return Workers(ordinary, ragas)

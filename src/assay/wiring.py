@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, Ledger, Purse, load_budgets
@@ -25,17 +27,20 @@ from assay.store import Store
 from assay.worker import DeliveryPolicy, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from assay.alerts import AlertPolicy
     from assay.canary import CanaryPolicy
     from assay.changes import ChangePolicy, Watched
-    from assay.judges import JudgeObserver
+    from assay.judges import Engine, JudgeObserver
     from assay.metrics import WorkerMetrics
     from assay.rubrics import Rubric
     from assay.settings import Settings
     from assay.sinks import Sink
     from assay.store import CanaryRun
+
+
+_log = logging.getLogger(__name__)
 
 
 def open_store(
@@ -123,8 +128,12 @@ def build_judges(
     purse: Purse | None = None,
     limits: Limits | None = None,
     reuse: Reuse | None = None,
+    elsewhere: Collection[Engine] = (),
 ) -> Judges:
-    """A judge for each rubric; they own purse, limits and reuse. Call it on the event loop that will use them."""
+    """A judge for each rubric; they own purse, limits and reuse. Call it on the event loop that will use them.
+
+    Of the engines `elsewhere` nothing is loaded: see `Judges.build`.
+    """
     return Judges.build(
         rubrics,
         judge_settings(settings),
@@ -134,7 +143,20 @@ def build_judges(
         cheaper=None if purse is None else cheaper_judge(settings),
         fallback=None if limits is None else fallback_judge(settings),
         reuse=reuse,
+        elsewhere=elsewhere,
     )
+
+
+def needing_ragas(settings: Settings, rubrics: Sequence[Rubric]) -> list[Rubric]:
+    """Those that only a worker with ragas judges: it is their judge, or stands in for it."""
+    default = judge_settings(settings)
+    found = []
+    for rubric in rubrics:
+        stand_ins = (rubric.cheaper_judge, rubric.fallback_judge)
+        specs = (rubric.judge, *(spec for spec in stand_ins if spec is not None))
+        if any(resolve(spec, default).engine == "ragas" for spec in specs):
+            found.append(rubric)
+    return found
 
 
 def cheaper_judge(settings: Settings) -> JudgeSpec | None:
@@ -298,11 +320,16 @@ def build_worker(
             seconds=settings.reuse_seconds,
             on_reused=(lambda _: None) if metrics is None else metrics.reused,
         )
+    elsewhere: tuple[Engine, ...] = () if settings.serves_ragas else ("ragas",)
+    left = needing_ragas(settings, rubrics)
+    if left and not settings.serves_ragas:
+        names = ", ".join(rubric.name for rubric in left)
+        _log.warning("left to workers that have the extra ragas", extra={"rubrics": names, "setting": settings.ragas})
     return Worker(
         queue=queue,
         store=store,
         rubrics=rubrics,
-        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse, open_limits(settings), reuse),
+        judges=lambda: build_judges(settings, gate.rubrics, metrics, purse, open_limits(settings), reuse, elsewhere),
         budgets=None if budgets is None else open_ledger(settings, budgets),
         gate=gate,
         metrics=metrics,
@@ -330,7 +357,10 @@ def build_chores(settings: Settings, store: Store, *, outbox: Outbox | None = No
         Chore("watch", settings.change_seconds, lambda: watch_changes(settings, store)),
     ]
     if settings.canary:
-        chores.append(Chore("canary", settings.change_seconds, lambda: run_canaries(settings, store)))
+        for ragas in (False, True) if settings.serves_ragas else (False,):
+            name = "canary_ragas" if ragas else "canary"
+            run = partial(run_canaries, settings, store, ragas=ragas)
+            chores.append(Chore(name, settings.change_seconds, run, ragas=ragas))
     if outbox is not None and settings.sinks:
         # It returns at once: the sinks have threads of their own.
         chores.append(Chore("deliver", 2.0, outbox.ring))
@@ -421,8 +451,10 @@ def watch_changes(settings: Settings, store: Store) -> Watched:
     return watch(store, read_rubrics(settings), change_policy(settings), oldest_pending=oldest)
 
 
-def run_canaries(settings: Settings, store: Store) -> list[CanaryRun]:
+def run_canaries(settings: Settings, store: Store, *, ragas: bool = False) -> list[CanaryRun]:
     """Run the canaries that are due, and say anew whose fault a change is.
+
+    Those of rubrics that ragas judges are run apart, for they need a worker that has it.
 
     Raises:
         StoreError: the store is away. ConfigError: rubrics, judge or ASSAY_CANARY are not configured rightly.
@@ -430,7 +462,12 @@ def run_canaries(settings: Settings, store: Store) -> list[CanaryRun]:
     from assay.canary import run_due
     from assay.verdicts import settle_verdicts
 
-    runs = run_due(store, read_rubrics(settings), judge_settings(settings), canary_policy(settings))
+    judge = judge_settings(settings)
+
+    def is_ours(rubric: Rubric) -> bool:
+        return (resolve(rubric.judge, judge).engine == "ragas") == ragas
+
+    runs = run_due(store, read_rubrics(settings), judge, canary_policy(settings), only=is_ours)
     if runs:
         settle_verdicts(store)
     return runs

@@ -103,6 +103,8 @@ class _Plan:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     duplicates: int = 0
+    #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
+    elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +350,10 @@ class Worker:
             single = _single(batch, raw, number, due_at=0.0, probabilities=task.probabilities)
             plan.retries.append(replace(single, lease_seconds=self._policy.lease_seconds))
             claim = Claim(single.batch_id, single.payload, 1)
-            found.append(self._late_call(decode_batch(single.payload), claim, _Plan(records=[entry]), task, call))
+            own = _Plan(records=[entry])
+            if (others := plan.elsewhere.pop(raw, None)) is not None:
+                own.elsewhere[raw] = others
+            found.append(self._late_call(decode_batch(single.payload), claim, own, task, call))
         return found
 
     def _late_call(self, batch: Batch, claim: Claim, plan: _Plan, task: _Task, call: _Call) -> LateCall:
@@ -382,9 +387,12 @@ class Worker:
                 chances = task.probabilities
                 number = 1000 + handed_back
                 plan.retries.append(_single(batch, raw, number, due_at=time.time(), probabilities=chances))
+                plan.elsewhere.pop(raw, None)
                 handed_back += 1
             else:
                 self._settle(batch, plan, task, raw, call.result())
+        if plan.elsewhere:
+            plan.retries.append(_for_ragas(batch, plan.elsewhere))
         inserted = self._commit(plan, replay=batch.replay)
         self._finish(batch.batch_id, plan.retries)
         self._late.take(late)
@@ -416,12 +424,15 @@ class Worker:
         roster = self._roster
         work = []
         for record, raw in decoded.values():
-            owed = self._owed(record, known, roster)
+            owed = self._owed(batch, record, known, roster)
             todo = self._left_to_judge(record, known, owed, replay=batch.replay)
             if todo or not owed:
                 plan.records.append((record, raw.decode()))
             if todo:
-                task = self._thin(batch, plan, record, todo, known)
+                ours = [rubric for rubric in todo if self._judges.serves(rubric)]
+                if len(ours) < len(todo):
+                    plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
+                task = self._thin(batch, plan, record, ours, known)
                 if task.rubrics:
                     work.append((task, raw))
             elif owed:
@@ -461,9 +472,10 @@ class Worker:
                 task.probabilities[rubric.hash] = chance
         return task
 
-    def _owed(self, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
+    def _owed(self, batch: Batch, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
         """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""
-        return roster.owed(record.record_id, lambda rubric: self._identity(record, rubric) in known)
+        owed = roster.owed(record.record_id, lambda rubric: self._identity(record, rubric) in known)
+        return _confined(owed, batch.rubrics) if batch.rubrics else owed
 
     def _identity(self, record: Record, rubric: Rubric) -> uuid.UUID:
         return evaluation_id(record.record_id, rubric.name, rubric.hash, self._judges.of(rubric).fingerprint)
@@ -507,6 +519,7 @@ class Worker:
             plan.retries.append(
                 _single(batch, raw, index, due_at=due_at, attempt=attempt, probabilities=task.probabilities)
             )
+            plan.elsewhere.pop(raw, None)
             again = {id(evaluation) for evaluation, _ in passing}
             plan.evaluations.extend(e for e in evaluations if id(e) not in again)
             if self._metrics is not None:
@@ -530,7 +543,7 @@ class Worker:
             record_id = record.record_id
             plan.records.append((record, raw.decode()))
             known = self._store.existing([record.record_id])
-            owed = self._owed(record, known, self._roster)
+            owed = self._owed(batch, record, known, self._roster)
             plan.evaluations.extend(self._alike(record, owed, Failure(kind=reason, message=message[:500])))
         letter = _dead_letter(raw, reason=reason, message=message, attempts=claim.deliveries, record_id=record_id)
         plan.dead_letters.append(letter)
@@ -761,8 +774,43 @@ def _single(
         attempt=attempt,
         replay=batch.replay,
         probabilities=batch.probabilities if probabilities is None else probabilities,
+        rubrics=batch.rubrics,
     )
-    return Retry(payload=payload, batch_id=batch_id, due_at=due_at, enqueued_at=batch.enqueued_at)
+    return Retry(
+        payload=payload,
+        batch_id=batch_id,
+        due_at=due_at,
+        enqueued_at=batch.enqueued_at,
+        ragas=bool(batch.rubrics),
+    )
+
+
+def _for_ragas(batch: Batch, owed: Mapping[bytes, Sequence[Rubric]]) -> Retry:
+    """A batch of these records for workers that have ragas, of what they still owe. The id is derived, as above."""
+    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/ragas"))
+    payload = encode_batch(
+        list(owed),
+        batch_id=batch_id,
+        enqueued_at=batch.enqueued_at,
+        replay=batch.replay,
+        probabilities=batch.probabilities,
+        rubrics={rubric.hash: rubric.name for rubrics in owed.values() for rubric in rubrics},
+    )
+    return Retry(
+        payload=payload,
+        batch_id=batch_id,
+        due_at=0.0,
+        enqueued_at=batch.enqueued_at,
+        records=len(owed),
+        ragas=True,
+    )
+
+
+def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:
+    """Those of the rubrics that a batch is confined to; of one that was changed since, the version of now."""
+    hashes = {rubric.hash for rubric in owed}
+    changed = {name for digest, name in rubrics.items() if digest not in hashes}
+    return [rubric for rubric in owed if rubric.hash in rubrics or rubric.name in changed]
 
 
 def _exhausted(raw: bytes, record: Record, spent: Sequence[tuple[str, str]], attempts: int) -> Iterator[DeadLetter]:

@@ -54,19 +54,25 @@ def status(
         raise typer.Exit(1)
 
 
+def _waits_since(moment: float | None) -> str:
+    return "" if moment is None else f", the oldest waits {ago(time.time() - moment)}"
+
+
 def _print_status(report: Status, window: str) -> None:
     queue = report.queue
     if queue is None:
         output.print("queue     Redis is away: run `assay doctor`", highlight=False)
     else:
-        oldest = (
-            ""
-            if queue.oldest_enqueued_at is None
-            else f", the oldest waits {ago(time.time() - queue.oldest_enqueued_at)}"
-        )
-        output.print(f"queue     {queue.records} records pending{oldest}", highlight=False)
+        waits = _waits_since(queue.oldest_enqueued_at)
+        output.print(f"queue     {queue.records} records pending{waits}", highlight=False)
     workers = "none answers: start one with `assay worker`" if not report.workers else ", ".join(report.workers)
     output.print(f"workers   {escape(workers)}", highlight=False)
+    if queue is not None and (queue.ragas_records or set(report.ragas_workers) - set(report.workers)):
+        waits = _waits_since(queue.ragas_oldest_enqueued_at)
+        who = ", ".join(report.ragas_workers) or (
+            "no worker has it, and they wait until one does: where the extra ragas is installed, start `assay worker`"
+        )
+        output.print(f"ragas     {queue.ragas_records} of these{waits}: {who}", markup=False, highlight=False)
     lag = "no score yet" if report.last_scored_at is None else f"{ago(time.time() - report.last_scored_at)} ago"
     output.print(f"scored    last {lag}; {report.dead_letters} dead letters", highlight=False)
     for reason, count in report.dropped.items():

@@ -27,6 +27,7 @@ _CLOCK_TOLERANCE_SECONDS = 2.0
 #: Share of its memory from which Redis is nearly full.
 _FULL = 0.9
 _LONG_OWED_SECONDS = 900.0
+_RAGAS_MEND = "start one: pip install 'assay[worker,ragas]', then assay worker (ASSAY_RAGAS=auto, or only)"
 
 
 def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
@@ -44,7 +45,27 @@ def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
     yield from _sinks(settings)
     yield from _stored(settings, rubrics)
     yield from budgets(settings, rubrics)
+    yield from _ragas(settings, rubrics)
     yield from _judge(settings, rubrics, ask_judge=ask_judge)
+
+
+def _ragas(settings: Settings, rubrics: list[Rubric]) -> Iterator[Finding]:
+    """Whether anybody judges what ragas is to judge. Silent where that is nothing, or where another check speaks."""
+    try:
+        names = ", ".join(rubric.name for rubric in wiring.needing_ragas(settings, rubrics))
+        waiting = wiring.open_queue(settings).depth().ragas_records
+        if not names and not waiting:
+            return
+        serving = tasks.ping_workers(settings).ragas
+    except (ConfigError, QueueError):
+        return
+    if serving:
+        yield Finding("ragas", "ok", f"{', '.join(serving)}; {waiting} records wait")
+    elif waiting:
+        message = f"{waiting} records wait for a worker that has it, and none answers"
+        yield Finding("ragas", "wrong", message, _RAGAS_MEND)
+    else:
+        yield Finding("ragas", "warning", f"no worker that has it answers; it is to judge {names}", _RAGAS_MEND)
 
 
 def _stored(settings: Settings, rubrics: list[Rubric]) -> Iterator[Finding]:
@@ -127,10 +148,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     except QueueError as error:
         yield Finding("broker", "wrong", str(error), "start it, or mend its URL")
         return
-    if workers:
-        yield Finding("workers", "ok", ", ".join(workers))
+    if workers.ordinary:
+        yield Finding("workers", "ok", ", ".join(workers.ordinary))
     else:
-        records = queue.depth().records
+        depth = queue.depth()
+        records = depth.records - depth.ragas_records
         message = f"none answers, and {records} records wait" if records else "none answers"
         yield Finding("workers", "wrong" if records else "warning", message, "start one: assay worker")
 
@@ -165,6 +187,9 @@ def _judge(settings: Settings, rubrics: list[Rubric], *, ask_judge: bool) -> Ite
             f"{engine}: keyless, a baseline and no more",
             "set OPENAI_API_KEY, or ASSAY_JUDGE_BASE_URL and ASSAY_JUDGE_MODEL, for a real judge",
         )
+    if not settings.serves_ragas:
+        left = {rubric.name for rubric in wiring.needing_ragas(settings, rubrics)}
+        rubrics = [rubric for rubric in rubrics if rubric.name not in left]
     if not ask_judge or not rubrics:
         return
     record = Record(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
-from assay.errors import MissingExtraError, SettingsError
+from assay.errors import JudgeError, MissingExtraError, SettingsError
 from assay.records import Context, Record, now
 
 if TYPE_CHECKING:
@@ -190,6 +190,21 @@ def describe_judge(spec: JudgeSpec | None, settings: JudgeSettings) -> tuple[str
         return identify(resolved)[:2]
     judge = build_judge(spec, settings)
     return judge.name, judge.fingerprint
+
+
+class Elsewhere:
+    """Stands for a judge that this process does not load, because others ask it. It knows who that is, no more."""
+
+    def __init__(self, name: str, fingerprint: str) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+
+    async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> Sequence[Outcome]:  # noqa: ARG002
+        """Raises JudgeError: whoever plans the work leaves these rubrics to others."""
+        raise JudgeError("internal", f"{self.name} is asked by other workers than this one")
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
 
 
 def lacks_key(settings: JudgeSettings) -> bool:

@@ -238,6 +238,7 @@ class ScoreCollector:
         depth = self._queue.depth()
         families.add("assay_queue_records", (), depth.records)
         families.add("assay_queue_batches", (), depth.batches)
+        families.add("assay_queue_ragas_records", (), depth.ragas_records)
         if self._ledger is not None:
             add_budgets(families, self._ledger, self._store.shows)
         oldest = depth.oldest_enqueued_at

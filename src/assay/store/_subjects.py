@@ -184,6 +184,7 @@ class _Erasure:
                 attempt=batch.attempt,
                 replay=batch.replay,
                 probabilities=batch.probabilities,
+                rubrics=batch.rubrics,
             )
             # What went wrong may have been told in the words of any of them.
             changed = sa.update(dead_letters).where(unchanged).values(payload=payload, message="")

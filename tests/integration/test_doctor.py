@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from assay.embedded import RedisServer
 from assay.exporter import serve
 from assay.listener import Guard
 from assay.metrics import ScoreCollector
-from assay.queue import Queue, encode_batch
+from assay.queue import Queue, Retry, encode_batch
 from assay.records import Usage, now
 from assay.rubrics import load_rubrics
 from assay.settings import load_settings
@@ -115,10 +116,23 @@ def _(ward: Ward) -> Any:
 
 @plants("no worker")
 def _(ward: Ward) -> None:
-    queue = Queue.from_url(ward.server.url)
-    payload = encode_batch([a_record().to_json().encode()], batch_id="b" * 32, enqueued_at=now().timestamp())
-    queue.push(payload, batch_id="b" * 32, records=1, enqueued_at=now().timestamp())
-    queue.close()
+    with closing(Queue.from_url(ward.server.url)) as queue:
+        enqueue_one(queue)
+
+
+@plants("no worker has ragas")
+def _(ward: Ward) -> None:
+    with closing(Queue.from_url(ward.server.url)) as queue:
+        moved = replace(enqueue_one(queue), batch_id="r" * 32, ragas=True)
+        queue.finish("b" * 32, retries=[moved])
+
+
+def enqueue_one(queue: Queue) -> Retry:
+    """One record; what it is when it comes back."""
+    at = now().timestamp()
+    payload = encode_batch([a_record().to_json().encode()], batch_id="b" * 32, enqueued_at=at)
+    queue.push(payload, batch_id="b" * 32, records=1, enqueued_at=at)
+    return Retry(payload=payload, batch_id="b" * 32, due_at=0.0, enqueued_at=at)
 
 
 @plants("migrations missing")
@@ -239,6 +253,16 @@ def _(ward: Ward) -> None:
         store.commit(with_payloads([record]), [an_evaluation(record, 0.5)])
 
 
+RAGAS_RUBRIC = """\
+name: polite
+version: "1"
+requires: [output]
+instructions: Is the answer polite?
+scale: {type: binary, pass_when: it is, fail_when: it is not}
+pass_threshold: 0.5
+judge: {engine: ragas, metric: aspect_critic}
+"""
+
 #: Planted by tests of their own, below.
 APART = {"database role lacks rights", "calibration stale"}
 
@@ -289,6 +313,19 @@ def test_records_that_wait_without_a_worker_are_bad_not_a_warning(ward: Ward) ->
     assert {f.state for f in ward.findings() if f.check == "workers"} == {"warning"}
     PLANTS["no worker"](ward)
     assert {f.state for f in ward.findings() if f.check == "workers"} == {"wrong"}
+
+
+def test_a_rubric_of_ragas_that_nobody_judges_is_a_warning_until_records_wait_for_it(ward: Ward) -> None:
+    def states() -> set[str]:
+        return {f.state for f in ward.findings() if f.check == "ragas"}
+
+    assert states() == set(), "no rubric needs it"
+    file = ward.directory / "polite.yaml"
+    file.write_text(RAGAS_RUBRIC)
+    ward.set(RUBRICS=str(file), JUDGE="openai", JUDGE_API_KEY="k")
+    assert states() == {"warning"}
+    PLANTS["no worker has ragas"](ward)
+    assert states() == {"wrong"}
 
 
 def test_file_systems_of_a_table() -> None:

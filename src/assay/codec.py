@@ -287,17 +287,21 @@ def _floats(value: Any, path: str) -> list[tuple[str, float]]:
     """Every floating-point number in a record, with its path."""
     if isinstance(value, float):
         return [(path, value)]
-    if value is None or isinstance(value, str):  # most of them
-        return []
     if names := getattr(value, "__dataclass_fields__", None):
         inner = [(f"{path}.{name}" if path else name, getattr(value, name)) for name in names]
     elif isinstance(value, Mapping):
         inner = [(f"{path}.{key}", item) for key, item in value.items()]
-    elif isinstance(value, Sequence):
+    elif isinstance(value, Sequence) and not isinstance(value, str):
         inner = [(f"{path}[{place}]", item) for place, item in enumerate(value)]
     else:
         return []
-    return [found for inner_path, item in inner for found in _floats(item, inner_path)]
+    return [
+        found for inner_path, item in inner if not isinstance(item, _NO_FLOATS) for found in _floats(item, inner_path)
+    ]
+
+
+#: Nearly all that a record holds. To pass them over here takes half the time of asking for each.
+_NO_FLOATS: Final = (str, int, datetime, type(None))
 
 
 #: Class of what each nested field holds, to suggest the right names.

@@ -511,6 +511,7 @@ def health() -> dict[str, Any]:
             "Records that wait, are being judged, or are due for a retry.",
             target("max(assay_queue_records)", "records"),
             target("max(assay_queue_batches)", "batches"),
+            target("max(assay_queue_ragas_records)", "records for ragas"),
             unit="short",
             width=8,
             defaults={"min": 0},

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from assay.ferry import Ferry
+from assay.queue import Queue, Retry, encode_batch
 from deployment import Deployment, end, total, wait_until
 from servers import RabbitServer
 
@@ -21,6 +23,31 @@ def waiting(rabbit: RabbitServer, name: str) -> int:
 
     with Connection(rabbit.url) as connection:
         return int(connection.default_channel.queue_declare(queue=name, passive=True).message_count)
+
+
+def test_doorbells_for_ragas_have_a_queue_of_their_own_there(redis_url: str, rabbit: RabbitServer) -> None:
+    from kombu import Connection
+    from kombu import Queue as BrokerQueue
+
+    queue = Queue.from_url(redis_url)
+    payload = encode_batch(["{}"], batch_id="b", enqueued_at=time.time())
+    assert queue.push(payload, batch_id="b", records=1, enqueued_at=time.time())
+    moved = encode_batch(["{}"], batch_id="r", enqueued_at=time.time(), rubrics={"hash": "polite"})
+    assert queue.finish("b", retries=[Retry(moved, "r", 0.0, time.time(), ragas=True)])
+    ferry = Ferry(queue, lambda: Connection(rabbit.url), BrokerQueue("assay.ragas"), ragas=True)
+    ferry.start()
+    try:
+        with Connection(rabbit.url) as connection:
+            waits = connection.SimpleQueue("assay.ragas")
+            message = waits.get(timeout=30)
+            assert message.payload[0] == ["r"]
+            message.ack()
+            waits.close()
+    finally:
+        ferry.stop()
+    assert queue._redis.llen("assay.ragas") == 0
+    assert queue._redis.llen("assay") == 1, "those of the other list are left to its ferry"
+    queue.close()
 
 
 def test_rabbitmq_dies_and_comes_back(tmp_path: Path, rabbit: RabbitServer) -> None:

@@ -64,14 +64,10 @@ def test_both_halves_are_scored_once_though_workers_of_each_die(tmp_path: Path) 
         first = RECORDS // 4
         deployment.enqueue(first)
         queue = deployment.queue
-        # Nobody has ragas yet: what it is to judge waits, and the commands say so.
+        # Nobody has ragas yet: what it is to judge waits, and `assay status` says so.
         wait_until(lambda: queue.depth().ragas_records == queue.depth().records == first, ordinary, seconds=90)
         assert scored(deployment, RUBRICS[0]) == first
-        told = json.loads(deployment.run("status", "--json").stdout)
-        assert (told["queue"]["ragas_records"], told["ragas_workers"], len(told["workers"])) == (first, [], 1)
         assert "no worker has it" in " ".join(deployment.run("status").stdout.decode().split())
-        done = deployment.run("doctor", "--no-judge", check=False)
-        assert f"{first} records wait for a worker that has it, and none answers" in done.stdout.decode()
         time.sleep(1.5)  # the exporter's scrape cache
         assert total(metrics, "assay_queue_ragas_records") == first
         assert total(metrics, "assay_records_total", outcome="received") == first

@@ -77,6 +77,7 @@ def batch(data: bytes) -> bool:
         attempt=found.attempt,
         replay=found.replay,
         probabilities=found.probabilities,
+        rubrics=found.rubrics,
     )
     assert decode_batch(again) == found
     assert is_batch(again)

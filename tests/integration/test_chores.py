@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from celery.beat import Scheduler, Service
 from celery.contrib.testing.worker import start_worker
 
@@ -102,6 +103,17 @@ def test_a_chore_of_another_version_is_passed_over(running: Callable[..., Any]) 
     app = running(Chore("known", 1.0, lambda: done.append(1)))
     app.send_task(CHORE_TASK, ["unheard of"], queue=tasks.chore_queue("q"))
     assert _wait(lambda: len(done) >= 2)
+
+
+def test_a_chore_for_ragas_is_rung_for_on_workers_that_have_it(running: Callable[..., Any], redis_server: Any) -> None:
+    done: list[str] = []
+    running(
+        Chore("plain", 1.0, lambda: done.append("plain")), Chore("ragas", 1.0, lambda: done.append("r"), ragas=True)
+    )
+    assert _wait(lambda: done.count("plain") >= 2)
+    assert "r" not in done, "this worker answers for the ordinary ones alone"
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert _wait(lambda: client.llen(tasks.chore_queue("q.ragas")) > 0)
 
 
 def test_more_often_than_the_clock_rings_is_refused() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -242,6 +245,64 @@ def test_a_spent_budget_stops_it(server, redis_url):
     outcome = judged(server, "aspect_critic", purse=Purse(budgets, redis_url, "assay"))
     assert outcome.kind == "budget"
     assert server.traffic.calls == 0
+
+
+@pytest.mark.parametrize("mode", ["never", "auto"])
+def test_a_worker_loads_ragas_only_where_it_judges_by_it(server, redis_url, tmp_path, mode):
+    (tmp_path / "polite.yaml").write_text(POLITE)
+    (tmp_path / "run.py").write_text(WORKER)
+    settings = {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/assay.db",
+        "RUBRICS": str(tmp_path / "polite.yaml"),
+        "JUDGE": "openai",
+        "JUDGE_BASE_URL": server.base_url,
+        "JUDGE_API_KEY": "synthetic",
+        "JUDGE_MODEL": "fake",
+        "RAGAS": mode,
+    }
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py"],
+        env=os.environ | {f"ASSAY_{name}": value for name, value in settings.items()},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = {"never": "False ['polite']", "auto": "True []"}
+    assert done.stdout.split("\n")[-2] == expected[mode]
+
+
+POLITE = """
+name: polite
+version: "1"
+requires: [output]
+instructions: Is the answer polite?
+scale: {type: binary, pass_when: it is, fail_when: it is not}
+pass_threshold: 0.5
+judge: {engine: ragas, metric: aspect_critic}
+"""
+#: Starts a worker, and has it judge a batch; then says whether ragas was loaded, and which rubrics wait for it.
+WORKER = """
+import sys
+from assay import tasks, wiring
+from assay.enqueue import enqueue
+from assay.queue import decode_batch
+from assay.records import Record, now
+from assay.settings import load_settings
+
+settings = load_settings()
+store, queue = wiring.open_store(settings, check=False), wiring.open_queue(settings)
+store.upgrade()
+worker = wiring.build_worker(settings, queue=queue, store=store, metrics=None)
+worker.start()
+enqueue([Record(record_id="r", timestamp=now(), input="a", output="b")], queue)
+for payload in list(queue.payloads()):
+    worker.work(decode_batch(payload).batch_id)
+worker.stop()
+waiting = [name for payload in queue.payloads() for name in decode_batch(payload).rubrics.values()]
+print("ragas" in sys.modules, waiting)
+"""
 
 
 def test_its_name_and_fingerprint_are_those_told_without_ragas(server):

@@ -389,6 +389,14 @@ def test_what_is_due_runs_once(store: Store, server: FakeJudgeServer, tmp_path: 
     assert (second.trigger, second.cause) == ("schedule", "product")
 
 
+def test_what_others_are_to_run_is_left_to_them(store: Store, server: FakeJudgeServer, tmp_path: Path) -> None:
+    wanted = policy(label_file(tmp_path / "a.jsonl"))
+    assert run_due(store, [RUBRIC], openai(server), wanted, only=lambda rubric: rubric.name != RUBRIC.name) == []
+    assert server.traffic.calls == 0
+    (run,) = run_due(store, [RUBRIC], openai(server), wanted, only=lambda rubric: rubric.name == RUBRIC.name)
+    assert run.trigger == "baseline"
+
+
 def test_what_somebody_runs_is_left_to_them(store: Store, server: FakeJudgeServer, tmp_path: Path) -> None:
     wanted = policy(label_file(tmp_path / "a.jsonl"))
     instrument = instrument_of(Version.of(RUBRIC, openai(server)))

@@ -12,7 +12,7 @@ import pytest
 
 from assay.defects import ALL
 from assay.errors import JudgeError, RubricError, SettingsError
-from assay.judges import JudgeSettings
+from assay.judges import JudgeSettings, describe_judge
 from assay.pipeline import Judges, balanced_orders, evaluate
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.rubrics import JudgeSpec
@@ -235,6 +235,23 @@ class TestJudges:
     def test_settings_that_cannot_work_are_said_when_they_are_built(self):
         with pytest.raises(SettingsError):
             Judges.build([ordinal(judge=JudgeSpec(engine="openai", model="m"))], JudgeSettings())
+
+    def test_what_is_asked_elsewhere_is_known_by_name_and_not_loaded(self):
+        settings = JudgeSettings(engine="openai", model="m", base_url="http://one.example/v1")
+        by_ragas = JudgeSpec(engine="ragas", metric="aspect_critic")
+        rubrics = [
+            ordinal("here"),
+            ordinal("there", judge=by_ragas),
+            ordinal("stands_in", judge=JudgeSpec(engine="rules"), fallback_judge=by_ragas),
+        ]
+        # ragas is not installed where this runs: to load it would be an error.
+        judges = Judges.build(rubrics, settings, limits=None, elsewhere=("ragas",))
+        assert [judges.serves(rubric) for rubric in rubrics] == [True, False, False]
+        judge = judges.of(rubrics[1])
+        assert (judge.name, judge.fingerprint) == describe_judge(by_ragas, settings)
+        assert sorted(judge.name for judge in judges) == ["openai:m", "rules"], "those that this process asks"
+        (evaluation,) = evaluated(a_record(), [rubrics[1]], judges)
+        assert evaluation.outcome.kind == "internal", "never a score"
 
     def test_each_judge_is_closed_once(self):
         one, two = Broken(None), Broken(None)

@@ -105,6 +105,20 @@ def test_batches_are_split_in_linear_time(filling: str) -> None:
         assert time.process_time() - started < 5
 
 
+def test_a_batch_carries_the_rubrics_that_it_is_confined_to() -> None:
+    confined = encode_batch(["{}"], batch_id="b", enqueued_at=1.0, rubrics={"hash": "polite"})
+    assert decode_batch(confined).rubrics == {"hash": "polite"}
+    plain = encode_batch(["{}"], batch_id="b", enqueued_at=1.0)
+    assert decode_batch(plain).rubrics == {}
+    assert b"rubrics" not in plain, "what clients write is as it was"
+
+
+@pytest.mark.parametrize("wrong", ["5", "null", "[]", '"polite"', '{"hash":5}', '{"hash":null}'])
+def test_rubrics_that_are_none_are_refused(wrong: str) -> None:
+    error = refused(payload().replace(b'"schema_version"', f'"rubrics":{wrong},"schema_version"'.encode()))
+    assert (error.reason, error.field) == ("invalid", "rubrics")
+
+
 def test_a_batch_and_a_record_are_told_apart() -> None:
     assert is_batch(payload())
     assert is_batch(payload('[{"n":' + "9" * 5000 + "}]"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from assay import tasks
 from assay.errors import SettingsError
 from assay.settings import Settings, load_settings, settings_markdown, unknown_variables
 
@@ -26,6 +27,27 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     assert settings.windows == ("5m", "2h")
     assert settings.cohort_labels == ("route",)
+
+
+@pytest.mark.parametrize(
+    ("ragas", "installed", "lists"),
+    [
+        ("auto", False, ["q"]),
+        ("auto", True, ["q", "q.ragas"]),
+        ("never", True, ["q"]),
+        ("only", True, ["q.ragas"]),
+    ],
+)
+def test_which_doorbells_a_worker_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ragas: str, *, installed: bool, lists: list[str]
+) -> None:
+    if installed:
+        # Found, and never imported.
+        (tmp_path / "ragas.py").write_text("raise AssertionError('ragas was imported')")
+        monkeypatch.syspath_prepend(tmp_path)
+    settings = load_settings(ragas=ragas, queue="q")
+    assert settings.serves_ragas == ("q.ragas" in lists)
+    assert tasks.doorbell_lists(settings) == lists
 
 
 def test_an_empty_variable_is_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ MAX_BATCH_BYTES: Final = 4_000_000
 
 #: The fields of a batch beside its records.
 _HEAD: Final = ("schema_version", "batch_id", "enqueued_at", "attempt", "replay", "probabilities", "rubrics")
-_KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters", "ragas")
+_KEYS: Final = ("batches", "pending", "due", "sizes", "deliveries", "leases", "rings", "state", "counters")
 #: What a batch id may look like. Scripts write it into the doorbell, so nothing that JSON would have to escape.
 _BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
@@ -324,7 +324,7 @@ class Queue:
         self.ring_seconds = ring_seconds
         self._redis: Any = redis
         self._prefix = f"assay:{name}:"
-        self._keys = [name, *(self._prefix + key for key in _KEYS), ragas_bells(name)]
+        self._keys = [name, *(self._prefix + key for key in _KEYS)]
         self._bell = _bell("@LIST@")
         self._scripts: dict[str, Any] = {key: redis.register_script(text) for key, text in _SCRIPTS.items()}
         #: the lease token of each batch that we hold
@@ -579,9 +579,12 @@ class Queue:
             self._redis.close()
 
     def _run(self, script: str, args: Sequence[Any], report: Report | None = None) -> Any:
-        keys = self._keys if report is None else [*self._keys, f"{self._prefix}report:{report.reporter}"]
+        if script in _OF_CLIENTS:
+            more = [] if report is None else [f"{self._prefix}report:{report.reporter}"]
+        else:
+            more = [f"{self._prefix}ragas", ragas_bells(self.name)]
         with _queue_errors():
-            return self._scripts[script](keys=keys, args=args)
+            return self._scripts[script](keys=[*self._keys, *more], args=args)
 
     def _forget(self, batch_id: str) -> None:
         with self._lock:
@@ -744,11 +747,12 @@ def _past(text: str, at: int, mark: str) -> int:
     return _skip(text, at + 1)
 
 
-# Lua. Every script gets the same keys, then one `report:` key where it needs it. Bells are built from a template, so
-# that the message has one author, `_bell`.
+# Lua. Every script gets the same keys, then one `report:` key if it is one of those that apps run and has one, else the
+# two of ragas. Bells are built from a template, so that the message has one author, `_bell`.
 _COMMON = """
-local BELLS, BATCHES, PENDING, DUE, SIZES, DELIVERIES, LEASES, RINGS, STATE, COUNTERS, RAGAS, RAGAS_BELLS, REPORT =
-  unpack(KEYS)
+local BELLS, BATCHES, PENDING, DUE, SIZES, DELIVERIES, LEASES, RINGS, STATE, COUNTERS = unpack(KEYS)
+local REPORT, RAGAS, RAGAS_BELLS
+if #KEYS == 12 then RAGAS, RAGAS_BELLS = KEYS[11], KEYS[12] else REPORT = KEYS[11] end
 
 local function server_time()
   local parts = redis.call('TIME')
@@ -763,7 +767,7 @@ end
 
 -- The list that a batch's doorbells are rung on; the numbers of each list's doorbells are its own.
 local function list_of(id)
-  if redis.call('ZSCORE', RAGAS, id) then return RAGAS_BELLS, '.ragas' end
+  if RAGAS and redis.call('ZSCORE', RAGAS, id) then return RAGAS_BELLS, '.ragas' end
   return BELLS, ''
 end
 
@@ -816,6 +820,9 @@ local function count_report(first)
   redis.call('EXPIRE', REPORT, 86400)
 end
 """
+
+#: Scripts that apps run, whose access rules (docs/howto/redis.md) know of no keys but these and their report.
+_OF_CLIENTS: Final = frozenset({"push", "add_counters"})
 
 _SCRIPTS: Final[dict[str, str]] = {
     "push": _COMMON

@@ -68,8 +68,7 @@ class Older:
         }
 
     def run(self, name: str, *args: Any, report: str = "") -> Any:
-        # What is after these is of a later release.
-        keys = [*self._queue._keys[:10], f"assay:{self._queue.name}:report:{report}"]
+        keys = [*self._queue._keys, f"assay:{self._queue.name}:report:{report}"]
         return self._scripts[name](keys=keys, args=list(args))
 
     def push(self, batch_id: str, records: int = 1) -> Any:

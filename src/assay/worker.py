@@ -17,7 +17,6 @@ import random
 import signal
 import threading
 import time
-import uuid
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,11 +34,12 @@ from assay.isolation import Isolation
 from assay.late_calls import LateCall, LateCalls, most_ended
 from assay.limits import Turn
 from assay.pipeline import evaluate
-from assay.queue import Batch, Claim, LastTry, Retry, decode_batch, encode_batch
+from assay.queue import Batch, Claim, LastTry, Retry, decode_batch, part_of
 from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
 from assay.store import DeadLetter
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from anyio.from_thread import BlockingPortal
@@ -61,7 +61,6 @@ _log = logging.getLogger(__name__)
 
 #: How often an older worker looks at what a newer client wrote.
 _NEWER_PAUSE_SECONDS = 5.0
-_NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -764,46 +763,16 @@ def _single(
     attempt: int | None = None,
     probabilities: Mapping[str, float] | None = None,
 ) -> Retry:
-    """A batch of this one record. The id is derived, so that finishing twice adds it once."""
+    """A batch of this one record."""
     attempt = batch.attempt if attempt is None else attempt
-    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{index}/{attempt}"))
-    payload = encode_batch(
-        [raw],
-        batch_id=batch_id,
-        enqueued_at=batch.enqueued_at,
-        attempt=attempt,
-        replay=batch.replay,
-        probabilities=batch.probabilities if probabilities is None else probabilities,
-        rubrics=batch.rubrics,
-    )
-    return Retry(
-        payload=payload,
-        batch_id=batch_id,
-        due_at=due_at,
-        enqueued_at=batch.enqueued_at,
-        ragas=bool(batch.rubrics),
-    )
+    name = f"{index}/{attempt}"
+    return part_of(batch, [raw], name, due_at=due_at, attempt=attempt, probabilities=probabilities)
 
 
 def _for_ragas(batch: Batch, owed: Mapping[bytes, Sequence[Rubric]]) -> Retry:
-    """A batch of these records for workers that have ragas, of what they still owe. The id is derived, as above."""
-    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/ragas"))
-    payload = encode_batch(
-        list(owed),
-        batch_id=batch_id,
-        enqueued_at=batch.enqueued_at,
-        replay=batch.replay,
-        probabilities=batch.probabilities,
-        rubrics={rubric.hash: rubric.name for rubrics in owed.values() for rubric in rubrics},
-    )
-    return Retry(
-        payload=payload,
-        batch_id=batch_id,
-        due_at=0.0,
-        enqueued_at=batch.enqueued_at,
-        records=len(owed),
-        ragas=True,
-    )
+    """A batch of these records for workers that have ragas, of what they still owe."""
+    confined = {rubric.hash: rubric.name for rubrics in owed.values() for rubric in rubrics}
+    return part_of(batch, list(owed), "ragas", attempt=0, rubrics=confined)
 
 
 def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, Ledger, Purse, load_budgets
 from assay.chores import Chore
 from assay.circuits import CircuitPolicy
-from assay.errors import FileError, SettingsError
+from assay.errors import FileError, MissingExtraError, SettingsError
 from assay.gate import Gate
 from assay.judges import JudgeSettings, describe_judge, resolve
 from assay.judges._prices import load_prices
@@ -320,6 +321,8 @@ def build_worker(
             seconds=settings.reuse_seconds,
             on_reused=(lambda _: None) if metrics is None else metrics.reused,
         )
+    if settings.ragas == "only" and find_spec("ragas") is None:
+        raise MissingExtraError("ragas", "ragas")
     elsewhere: tuple[Engine, ...] = () if settings.serves_ragas else ("ragas",)
     left = needing_ragas(settings, rubrics)
     if left and not settings.serves_ragas:

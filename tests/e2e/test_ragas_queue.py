@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from command import assay
 from deployment import Deployment, end, total, wait_until
 from servers import missing
 
@@ -97,3 +98,11 @@ def test_both_halves_are_scored_once_though_workers_of_each_die(tmp_path: Path) 
             assert total(metrics, "assay_score_count", rubric=rubric) == counts["scored"]
             assert total(metrics, "assay_evaluations_total", rubric=rubric) == RECORDS
             assert counts["scored"] >= 0.98 * RECORDS, "4 % faults, retried, leave few failures"
+
+
+def test_a_worker_for_ragas_alone_that_has_no_ragas_says_so(tmp_path: Path) -> None:
+    assert find_spec("ragas") is None
+    settings = {"ASSAY_DATA_DIR": str(tmp_path), "ASSAY_REDIS_URL": "redis://127.0.0.1:1/0", "ASSAY_RAGAS": "only"}
+    assay(tmp_path, "db", "upgrade", code=0, **settings)
+    done = assay(tmp_path, "worker", code=2, **settings)
+    assert "ragas is not installed: pip install 'assay[ragas]'" in done.stderr

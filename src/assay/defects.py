@@ -28,20 +28,21 @@ Defect = Literal[
 #: A score that did not pass and whose class nobody named: the judge left it out, or wrote what is no class.
 UNCLASSIFIED: Defect = "unclassified"
 
-#: Every class that a judge or a person can name, with the words that a judge is told: in the order of the pipeline that
-#: makes an answer. These words are part of every judge's prompt: raise PROTOCOL (judges/_prompt.py) with any change.
+#: Every class that a judge or a person can name, in the order of the pipeline that makes an answer, with the words that
+#: a judge is told of it; none where the name says it. Names and words are part of every judge's prompt: raise PROTOCOL
+#: (judges/_prompt.py) with any change.
 CLASSES: Mapping[Defect, str] = {
-    "retrieval_miss": "contexts miss the question",
+    "retrieval_miss": "contexts beside the question",
     "selection": "wrong passage",
     "context_construction": "garbled",
-    "unsupported_generation": "invented",
-    "incomplete": "parts missing",
-    "off_topic": "answers otherwise",
-    "tool_failure": "failed or misused",
-    "truncated": "breaks off",
-    "unsafe": "harm or leak",
-    "refused_wrongly": "needless",
-    "coverage_gap": "sources know nothing",
+    "unsupported_generation": "",
+    "incomplete": "",
+    "off_topic": "",
+    "tool_failure": "",
+    "truncated": "",
+    "unsafe": "",
+    "refused_wrongly": "",
+    "coverage_gap": "no source knows",
 }
 
 #: The same for people: what each class means, and so where to look first.

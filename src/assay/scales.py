@@ -33,7 +33,7 @@ MAX_WEIGHT = 1000
 #: `value >= pass_threshold` forgives this much of binary rounding in weighted shares.
 _ROUNDING = 1e-9
 
-_EXPLAIN = "`explanation` (under 30 words), then"
+_EXPLAIN = "`explanation`,"
 
 
 class Scale(Protocol):
@@ -211,7 +211,7 @@ class Checklist:
 
     def prompt(self) -> str:
         """See `Scale.prompt`."""
-        how = "yes (good), no, or na (does not apply)" if self.allow_na else "yes (good) or no"
+        how = "yes (good), no or na" if self.allow_na else "yes (good) or no"
         questions = "\n".join(f"{item.id}: {item.question}" for item in self.items)
         return f"{_EXPLAIN} `items`, each {how}:\n{questions}"
 
@@ -279,7 +279,7 @@ class Claims:
         return (
             f"`claims` (the {self.max_claims} weightiest at most, [] if none), each:\n"
             "claim: under 15 words\n"
-            'quote: shortest passage that decides it, copied exactly from one context, else ""\n'
+            'quote: shortest deciding passage, copied exactly from one context, else ""\n'
             "context: its number, else 0\n"
             "verdict: supported or contradicted by the quote, else unsupported"
         )

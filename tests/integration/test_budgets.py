@@ -608,7 +608,7 @@ class Works:
 
 @pytest.fixture
 def works(redis_url: str, tmp_path: Path) -> Iterator[Works]:
-    with FakeJudgeServer() as server:
+    with FakeJudgeServer(bad_when="nothing is bad") as server:
         made = Works(redis_url, tmp_path, server)
         yield made
         made.queue.close()

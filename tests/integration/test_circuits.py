@@ -91,7 +91,7 @@ class Outage:
 
 @pytest.fixture
 def outage(redis_url: str, tmp_path: Path) -> Iterator[Outage]:
-    with FakeJudgeServer(faults={"503": 1.0}) as server:
+    with FakeJudgeServer(faults={"503": 1.0}, bad_when="nothing is bad") as server:
         made = Outage(redis_url, tmp_path, server)
         yield made
         for worker in made.workers:

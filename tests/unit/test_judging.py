@@ -196,7 +196,7 @@ def test_what_is_asked_together_goes_with_its_companions_and_keeps_their_outcome
         assert made.instrument.asked[0] is rubric
         assert made.forecast.calls == (3 if at == 0 else 0)
         result = judge(made)
-        assert all(isinstance(outcome, Score) for outcome in result.outcomes.values())
+        assert all(isinstance(outcome, Score | NotApplicable) for outcome in result.outcomes.values())
     assert server.traffic.calls == 3
     assert all({"relevance", "safety", "verdicts", DEFECTS} == asked(request) for request in server.requests)
 
@@ -464,4 +464,4 @@ def test_a_place_that_cannot_be_written_is_one_error(server: FakeJudgeServer, tm
 @pytest.mark.parametrize("make", [binary, ordinal, checklist, claims])
 def test_every_scale_can_be_judged(server: FakeJudgeServer, tmp_path: Path, make: Callable[..., Rubric]) -> None:
     result = judge(plan(records(3), tmp_path, openai(server), rubric=make()))
-    assert all(isinstance(outcome, Score) for outcome in result.outcomes.values())
+    assert all(isinstance(outcome, Score | NotApplicable) for outcome in result.outcomes.values())

@@ -481,7 +481,7 @@ def test_good_labels_need_no_caution(tmp_path: Path) -> None:
         ),
         (
             [{"label_file": 1, "rubric_version": "0"}, row()],
-            'labels.jsonl:1: rubric_version: the labels are by version "0" of faithfulness, which is at "1" now: label',
+            'labels.jsonl:1: rubric_version: the labels are by version "0" of faithfulness, which is at "2" now: label',
         ),
         (
             [{"label_file": 1, "rubric_version": 1}, row()],

@@ -20,7 +20,7 @@ from assay.errors import SettingsError
 from assay.judges import JudgeSettings, build_judge, resolve
 from assay.judges._dialect import Dialect
 from assay.judges._errors import read_retry_after
-from assay.judges._prompt import DEFECTS
+from assay.judges._prompt import DEFECTS, render, spelled_out, system
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.rubrics import JudgeSpec
 from assay.testing import FakeJudgeServer, Reply
@@ -291,6 +291,17 @@ class TestDialects:
             for outcomes in with_judge(server.base_url, two_records):
                 assert all(isinstance(outcome, Score) for outcome in outcomes)
             assert formats(server) == tried
+
+    @pytest.mark.parametrize("unsupported", [(), ("json_schema",), ("json_schema", "json_object")])
+    def test_the_shape_is_told_in_words_to_an_endpoint_that_takes_no_schema_and_to_no_other(self, unsupported):
+        rubrics = [ordinal(), checklist()]
+        with FakeJudgeServer(unsupported=unsupported) as server:
+            assert all(isinstance(outcome, Score) for outcome in ask(server.base_url, rubrics))
+            for request in server.requests:
+                first, *others = (message["content"] for message in request["messages"])
+                enforced = request.get("response_format", {}).get("type") == "json_schema"
+                assert first == system(tuple(rubrics)) + ("" if enforced else f"\n\n{spelled_out(rubrics)}")
+                assert others == [render(a_record(), rubrics)[1]["content"]]
 
     def test_unknown_parameters_are_dropped_or_renamed_and_that_is_remembered(self, caplog):
         async def two_records(judge):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.defects import CLASSES
-from assay.judges._prompt import DEFECTS, PROTOCOL, render, repair, schema, shape, system
+from assay.judges._prompt import DEFECTS, PROTOCOL, render, repair, schema, shape, spelled_out, system
 from assay.records import Message, ToolEvent
 from assay.rubrics import load_rubrics, rubric_schema
 from judging import a_record, binary, checklist, claims, ordinal
@@ -42,7 +42,7 @@ def test_it_holds_every_section_in_order_and_the_criteria_in_the_order_asked():
         assert text not in system_part
     assert system_part.index("# safety") < system_part.index("# relevance")
     assert "anchor 5" in system_part
-    assert user.endswith("end ===\nReply with the JSON object only.")
+    assert user.endswith("end ===\nReply in JSON only.")
 
 
 def test_a_passage_that_came_twice_is_shown_once_under_both_numbers():
@@ -174,11 +174,26 @@ def test_a_repair_names_each_fault_and_asks_for_the_faulty_ones_only():
     assert "safety" not in text
 
 
+def test_the_shape_is_no_part_of_the_prompt_and_can_be_added_to_it():
+    rubrics = [ordinal(), claims()]
+    assert "1|2|3" not in system(tuple(rubrics))
+    added = spelled_out(rubrics)
+    assert added.startswith("Reply with one JSON object of this shape only:\n")
+    assert added.endswith(f'"{DEFECTS}":["criterion:cause",...]}}')
+    assert repair(rubrics, {"relevance": "bad"}).endswith(added)
+
+
+@pytest.mark.parametrize("rubric", [ordinal(), binary(), checklist(), claims(), checklist(defects=())])
+def test_a_schema_is_longer_than_the_words_for_it(rubric):
+    # A budget reserves tokens for the schema; the words are sent in its place.
+    assert len(spelled_out([rubric])) < len(json.dumps(schema([rubric])))
+
+
 def test_every_class_is_told_once_whatever_the_number_of_criteria():
     text = system((ordinal(), checklist(), claims()))
     for defect, words in CLASSES.items():
-        assert text.count(f"\n{defect}: {words}\n") == 1
-    assert text.index(CLASSES["unsafe"]) < text.index(f'"{DEFECTS}":["criterion:cause",...]')
+        assert text.count(f"\n{defect}: {words}\n" if words else f"\n{defect}\n") == 1
+    assert text.count('as "criterion:cause":') == 1
 
 
 def test_a_rubric_that_narrows_its_defects_says_so_and_one_without_is_not_asked():
@@ -189,7 +204,7 @@ def test_a_rubric_that_narrows_its_defects_says_so_and_one_without_is_not_asked(
     alone = system((narrow,))
     assert "\nselection: " in alone
     assert "truncated" not in alone
-    assert "only" not in alone.partition(DEFECTS)[2].partition("Reply")[0]
+    assert "only" not in alone.partition(DEFECTS)[2]
 
 
 @pytest.mark.parametrize("defects", [(), ("unsafe",)])
@@ -223,8 +238,8 @@ def test_the_four_shipped_rubrics_fit_the_budget_of_tokens():
         output=word * 120,
     )
     messages = render(record, rubrics)
-    assert len(messages[0]["content"]) / 4 < 1_020
-    assert sum(len(message["content"]) for message in messages) / 4 < 2_200
+    assert len(messages[0]["content"]) / 4 < 780
+    assert sum(len(message["content"]) for message in messages) / 4 < 1_960
 
 
 def test_the_wording_is_versioned():
@@ -237,4 +252,4 @@ def test_the_wording_is_versioned():
     # The scales' own wording is the rubrics', and in their hash.
     for rubric in rubrics:
         sent = sent.replace(json.dumps(rubric.scale.prompt())[1:-1], "SCALE")
-    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("4", "a93f76dc718e1193")
+    assert (PROTOCOL, hashlib.sha256(sent.encode()).hexdigest()[:16]) == ("5", "b9dc747dc1ea6d0f")

@@ -113,7 +113,7 @@ def test_prompts_say_every_anchor_item_and_word():
     assert "fail: It is not." in BINARY.prompt()
     assert "3: anchor 3" in ORDINAL.prompt()
     assert "solves: Does it solve it?" in CHECKLIST.prompt()
-    assert "na (does not apply)" in CHECKLIST.prompt()
+    assert "yes (good), no or na:" in CHECKLIST.prompt()
     assert "na (does" not in Checklist(items=CHECKLIST.items, allow_na=False).prompt()
     for word in (*Claims.verdicts, "copied exactly", "20"):
         assert word in CLAIMS.prompt()

@@ -72,8 +72,8 @@ def test_the_four_are_cheap_to_ask():
     cost = {
         rubric.name: (len(rubric.instructions) + len(rubric.scale.prompt())) / 4 for rubric in SHIPPED_RUBRICS.values()
     }
-    assert sum(cost.values()) < 720, cost
-    assert max(cost.values()) < 220, cost
+    assert sum(cost.values()) < 600, cost
+    assert max(cost.values()) < 190, cost
 
 
 # The files.

@@ -14,7 +14,7 @@ from collections import Counter
 import jsonschema
 import pytest
 
-from assay.judges._prompt import render, schema, shape
+from assay.judges._prompt import render, schema, shape, spelled_out
 from assay.records import Failure, NotApplicable, Score
 from assay.rubrics import load_rubrics
 from assay.testing import FAULTS, FakeJudgeServer, Reply, ScriptedJudge
@@ -60,6 +60,7 @@ class TestServer:
         with FakeJudgeServer() as server:
             body = asking(rubrics)
             del body["response_format"]
+            body["messages"][0]["content"] += f"\n\n{spelled_out(rubrics)}"
             jsonschema.validate(verdicts(post(server.base_url, body)[1]), schema(rubrics))
 
     def test_the_shape_it_reads_is_the_schema_that_was_written(self):

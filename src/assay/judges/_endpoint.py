@@ -119,10 +119,13 @@ class Endpoint:
         *,
         logprobs: bool,
         deadline: float,
+        spelled_out: str = "",
         seeded: bool = True,
         trace_id: str | None = None,
     ) -> Answer:
         """One reply to `messages`, before `deadline` (in the event loop's time), in whatever dialect it takes.
+
+        `spelled_out` is the schema in words, which an endpoint that takes none is told at the end of the first message.
 
         Raises:
             JudgeError: of every kind but `unparsable` and `off_scale`; the reply is not looked into here.
@@ -132,11 +135,10 @@ class Endpoint:
         tried: set[Dialect] = set()
         while True:
             tried.add(dialect)
-            body = self._body(messages, schema, dialect, logprobs=logprobs, seeded=seeded)
+            body = self._body(messages, schema, dialect, spelled_out=spelled_out, logprobs=logprobs, seeded=seeded)
+            read = partial(self._read, messages=body["messages"])
             try:
-                answer = await self._observed(
-                    self._within("/chat/completions", body, deadline, partial(self._read, messages=messages)), trace_id
-                )
+                answer = await self._observed(self._within("/chat/completions", body, deadline, read), trace_id)
             except _Refusal as refusal:
                 # Another call may have learned it meanwhile.
                 candidates = (self._dialect, dialect.after(refusal.message, refusal.parameter, guess=refusal.guess))
@@ -189,6 +191,7 @@ class Endpoint:
 
     def bound(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Usage:
         """The most that one reply to these messages can take; its cost is None where the price is not known."""
+        # A schema is longer than the words for it, and only one of them is sent.
         prompt = _FRAME_TOKENS + len(json.dumps(schema))
         prompt += sum(len(message["content"].encode(errors="replace")) for message in messages)
         reply = self._settings.max_tokens
@@ -214,9 +217,13 @@ class Endpoint:
         schema: Mapping[str, Any],
         dialect: Dialect,
         *,
+        spelled_out: str,
         logprobs: bool,
         seeded: bool,
     ) -> dict[str, Any]:
+        if spelled_out and dialect.format != "json_schema":
+            first = messages[0]
+            messages = [{**first, "content": f"{first['content']}\n\n{spelled_out}"}, *messages[1:]]
         body: dict[str, Any] = {"model": self._model, "messages": messages}
         if dialect.format == "json_schema":
             wanted = {"name": "verdicts", "strict": True, "schema": schema}

@@ -14,7 +14,7 @@ from assay.defects import settled
 from assay.errors import BudgetSpentError, JudgeError, VerdictError
 from assay.judges._account import Account
 from assay.judges._endpoint import Endpoint
-from assay.judges._prompt import DEFECTS, render, repair, schema
+from assay.judges._prompt import DEFECTS, render, repair, schema, spelled_out
 from assay.judges._reply import Verdicts, find_verdicts, grade_distribution, read_defects
 from assay.judges._slots import Slots
 from assay.records import TRANSIENT, Failure, Score, Usage
@@ -182,6 +182,7 @@ class _Exchange:
                 # One seed would be one verdict, however often it is asked for.
                 seeded=all(rubric.repeats is None for rubric in rubrics),
                 deadline=deadline,
+                spelled_out=spelled_out(rubrics),
                 trace_id=self._record.trace_id,
             )
             usage = answer.usage

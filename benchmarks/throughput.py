@@ -328,8 +328,8 @@ def drained(deployment: Deployment, workers: Sequence[Any]) -> None:
 def compare(given: argparse.Namespace, postgres: PostgresServer | None) -> list[dict[str, Any]]:
     """Floors and the whole system in turn; medians."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    latency = ["--latency", str(given.latency), "--sigma", str(given.sigma)]
-    with judge_server(*latency, *(["--o200k"] if given.o200k else [])) as url:
+    options = ["--latency", str(given.latency), "--sigma", str(given.sigma), "--faults", given.faults]
+    with judge_server(*options, *(["--o200k"] if given.o200k else [])) as url:
         for number in range(given.rounds):
             for name in given.only:
                 before = traffic(url)
@@ -531,6 +531,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.6, help="of the judge, in seconds")
     parser.add_argument("--sigma", type=float, default=0.0, help="of the logarithm of the latency")
+    parser.add_argument("--faults", default="", help="shares of the judge's answers, such as 429=0.05,500=0.05")
     parser.add_argument("--in-flight", type=int, default=128, help="judge calls in flight in one process")
     parser.add_argument("--processes", default="1", help="such as 1,2,4,8")
     parser.add_argument("--only", default=",".join((*FLOORS, *SYSTEMS)))
@@ -547,6 +548,8 @@ def main() -> None:
         return
     given.only = given.only.split(",")
     given.processes = [int(part) for part in given.processes.split(",")]
+    if given.faults and set(given.only) & set(FLOORS):
+        parser.error("--faults: a floor does not try again; choose --only sqlite,postgresql")
     if unknown := sorted(set(given.only) - set(LABELS)):
         parser.error(f"--only: {unknown[0]} is not one of {', '.join(LABELS)}")
     postgres = PostgresServer() if "postgresql" in given.only else None

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Isolation:
@@ -28,9 +28,18 @@ class Isolation:
         try:
             yield
         finally:
-            with self._changed:
-                self._beside -= 1
-                self._changed.notify_all()
+            self._leave()
+
+    def stay(self) -> Callable[[], None]:
+        """Within `beside_others`: remain there after it has ended, until what is returned is called, on any thread."""
+        with self._changed:
+            self._beside += 1
+        return self._leave
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._beside -= 1
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Judge calls that hang: how long a batch waits for its calls, and those that go on without the thread that made them.
 
-Each of those is for a batch of one record that this process holds; its lease is renewed until the call has ended and
-what it came to is concluded. docs/decisions/0012-limits.md says why.
+Those are for a batch of few records, or of the one whose call hangs, that this process holds; its lease is renewed
+until they have ended and what they came to is concluded. docs/decisions/0012-limits.md says why.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import logging
 import math
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateCall:
-    """A call that goes on, and the batch of one record that it is for."""
+    """A call that goes on, and the batch that it is for."""
 
     batch_id: str
     #: of the batch
     size_bytes: int
-    call: asyncio.Task[Any]
+    call: asyncio.Task[Any] | Future[Any]
     #: called on a thread of `LateCalls` once the call has ended
     conclude: Callable[[], object]
 
@@ -58,9 +59,11 @@ class LateCalls:
         with self._changed:
             self._held.update((item.batch_id, item) for item in late)
         for item in late:
-            item.call.get_loop().call_soon_threadsafe(
-                item.call.add_done_callback, lambda _, item=item: self._threads.submit(self._end, item)
-            )
+            ended = partial(self._ended, item)
+            if isinstance(item.call, Future):
+                item.call.add_done_callback(ended)
+            else:
+                item.call.get_loop().call_soon_threadsafe(item.call.add_done_callback, ended)
 
     def batch_ids(self) -> list[str]:
         """The batches that are held: their leases have to be renewed."""
@@ -83,6 +86,9 @@ class LateCalls:
     def close(self) -> None:
         """End the threads, when those have concluded what had ended."""
         self._threads.shutdown()
+
+    def _ended(self, late: LateCall, _: object) -> None:
+        self._threads.submit(self._end, late)
 
     def _end(self, late: LateCall) -> None:
         try:

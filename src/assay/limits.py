@@ -231,7 +231,7 @@ class Limits:
             known.told, known.free_until = told, 0.0
 
     async def limited(self, endpoint: str, retry_after_seconds: float | None) -> None:
-        """The endpoint has answered 429: no worker asks it before the time that it asked for."""
+        """The endpoint has answered 429. Where it does so often, nobody asks it before the time that it asked for."""
         seconds = _PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds
         known = self._known.setdefault(endpoint, _Known())
         known.free_until = 0.0
@@ -314,21 +314,19 @@ local function least(...)
   return found
 end
 
--- Calls, and those that were refused, are counted in halves of a minute.
+-- Calls are counted in halves of a minute, and, with those that were refused, such that they fade within ten seconds.
 local function count(calls, refused)
-  local half = math.floor(time / 30)
-  for name, more in pairs({ calls = calls, refused = refused or 0 }) do
-    local now, before = known[name] or 0, known[name .. '_before'] or 0
-    if known.half ~= half then
-      before = known.half == half - 1 and now or 0
-      now = 0
-    end
-    set(name, now + more, name .. '_before', before)
-    known[name], known[name .. '_before'] = now + more, before
+  local half, now, before = math.floor(time / 30), known.calls or 0, known.calls_before or 0
+  if known.half ~= half then
+    before = known.half == half - 1 and now or 0
+    now = 0
   end
-  known.began = known.began or time
-  set('half', half, 'began', text(known.began))
-  known.half = half
+  local left = math.exp(-math.max(0, time - (known.lately_at or time)) / 10)
+  known.half, known.calls, known.calls_before, known.began = half, now + calls, before, known.began or time
+  known.lately_calls = (known.lately_calls or 0) * left + calls
+  known.lately_refused = (known.lately_refused or 0) * left + refused
+  set('half', half, 'calls', known.calls, 'calls_before', before, 'began', text(known.began), 'lately_at', text(time),
+    'lately_calls', text(known.lately_calls), 'lately_refused', text(known.lately_refused))
 end
 """
 
@@ -348,10 +346,10 @@ if limit > 0 then at = math.max(at, known.next_tokens or 0) end
 local reply = { 1, text(at - time), text(requests), text(limit) }
 if at - time > tonumber(wait) then
   reply[1] = 0
-  if tonumber(unasked) > 0 then count(tonumber(unasked)) end
+  if tonumber(unasked) > 0 then count(tonumber(unasked), 0) end
   return reply
 end
-count(1 + tonumber(unasked))
+count(1 + tonumber(unasked), 0)
 if requests > 0 then set('next_request', text(at + 60 / (requests * share()))) end
 if limit > 0 then set('next_tokens', text(at + tokens * 60 / (limit * share()))) end
 return reply
@@ -374,13 +372,14 @@ return 1
     + """
 local pause = time + tonumber(ARGV[1])
 count(tonumber(ARGV[2]), 1)
-local calls = known.calls + known.calls_before
--- A refusal now and then is no limit: from less than a tenth one would learn to ask ever less.
+-- A refusal now and then is no limit, and nobody waits but who was refused: from less than a tenth one would learn to
+-- ask ever less. Few calls show a tenth only with what chance may add to it, by the normal approximation.
+local calls = math.max(known.lately_calls, known.lately_refused)
+if known.lately_refused <= 0.1 * calls + 2.5 * math.sqrt(0.1 * 0.9 * calls) then return 0 end
 -- Those that were under way at a cut are refused as well: they teach nothing new.
-local often = 10 * (known.refused + known.refused_before) > calls
-if often and time >= (known.cut_at or 0) + 5 then
+if known.lately_refused > 2.5 and time >= (known.cut_at or 0) + 5 then
   local seconds = math.max(1, math.min(30 + time % 30, time - known.began))
-  local measured = calls * 60 / seconds
+  local measured = (known.calls + known.calls_before) * 60 / seconds
   set('share', text(math.max(0.1, 0.85 * share())), 'share_at', text(pause))
   set('cut', text(math.max(1, 0.7 * least(measured, taught()))), 'cut_at', text(pause))
 end

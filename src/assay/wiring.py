@@ -19,7 +19,7 @@ from assay.limits import Limits
 from assay.listener import Certificate, Guard, split_tokens
 from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
 from assay.pipeline import Judges
-from assay.queue import Queue
+from assay.queue import MAX_BATCH_RECORDS, Queue
 from assay.records import now
 from assay.reuse import Reuse
 from assay.rubrics import JudgeSpec, load_rubrics
@@ -347,6 +347,8 @@ def build_worker(
             shutdown_seconds=settings.shutdown_seconds,
             max_record_bytes=settings.max_record_bytes,
             patience_seconds=settings.judge_patience_seconds,
+            # As many as its threads could have.
+            in_hand_records=settings.concurrency * MAX_BATCH_RECORDS,
         ),
     )
 

@@ -61,6 +61,8 @@ _log = logging.getLogger(__name__)
 
 #: How often an older worker looks at what a newer client wrote.
 _NEWER_PAUSE_SECONDS = 5.0
+#: No thread waits for batches of so few records: what is tried again would leave the others too few.
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,8 @@ class DeliveryPolicy:
     newer_seconds: float = 600.0
     #: how long calls that are under way may hold a thread; a tenth of it, at least, a batch whose most part is judged
     patience_seconds: float = 10.0
+    #: while a process has fewer records in hand, batches of a few take no thread; 0: each takes one
+    in_hand_records: int = 0
     #: how often to look whether a rubric that waits may go on
     gate_seconds: float = 60.0
 
@@ -100,10 +104,29 @@ class _Plan:
     records: list[tuple[Record, str]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    #: what is to be tried again; and batches that this worker goes on with
+    again: list[_Again] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     duplicates: int = 0
     #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
     elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Again:
+    """A record to be tried again, after what its failures ask for, or after so many seconds."""
+
+    raw: bytes
+    attempt: int
+    probabilities: Mapping[str, float]
+    failures: Sequence[Failure] = ()
+    delay_seconds: float = 0.0
+
+    def company(self) -> tuple[object, ...]:
+        """What is alike here is tried again in one batch: none waits more than twice as long as it is asked to."""
+        asked = max((failure.retry_after_seconds or 0.0 for failure in self.failures), default=0.0)
+        chances = tuple(sorted(self.probabilities.items()))
+        return self.attempt, chances, math.frexp(asked)[1], bool(self.failures), self.delay_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +324,7 @@ class Worker:
         return self._split(batch) if len(batch.records) > 1 else self._set_aside(batch, claim, "internal", problem)
 
     def _split(self, batch: Batch) -> str:
-        parts = [_single(batch, raw, index, due_at=0.0) for index, raw in enumerate(batch.records)]
+        parts = [_single(batch, raw, index) for index, raw in enumerate(batch.records)]
         self._queue.split(batch.batch_id, parts)
         return "split"
 
@@ -317,21 +340,46 @@ class Worker:
         work = self._plan(batch, plan, claim.waited_seconds)
         # On its last try a record is judged alone, to the end.
         goes_on = len(batch.records) > 1 or claim.deliveries < self._policy.max_deliveries
-        calls = self._judge([task for task, _ in work], replay=batch.replay, goes_on=goes_on) if work else []
+        if not work:
+            return self._conclude(batch, plan, ())
+        judged = self._judge([task for task, _ in work], replay=batch.replay, goes_on=goes_on)
+        end = partial(self._end, batch, claim, plan, work, judged)
+        if goes_on and len(batch.records) <= _FEW and self._has_room([task.record for task, _ in work]):
+            end = partial(_and_then, end, self._isolation.stay())
+            self._late.take([self._late_call(batch, claim, judged, end)])
+            return "late"
+        return end()
+
+    def _end(
+        self,
+        batch: Batch,
+        claim: Claim,
+        plan: _Plan,
+        work: Sequence[tuple[_Task, bytes]],
+        judged: Future[list[_Call]],
+    ) -> str:
+        """Wait for the calls, and conclude those that have ended; the others go on."""
+        calls: Sequence[_Call | None]
+        try:
+            calls = judged.result()
+        except CancelledError:
+            calls = [None] * len(work)
         try:
             # Looked at once: a call may end at any moment.
             ended = [call is None or call.done() for call in calls]
             if len(batch.records) == 1 and not all(ended):
-                self._late.take([self._late_call(batch, claim, plan, work[0][0], _running(calls[0]))])
+                running = _running(calls[0])
+                end = partial(self._conclude, batch, plan, [(*work[0], running)])
+                self._late.take([self._late_call(batch, claim, running, end)])
                 return "late"
             made = [(task, raw, call) for (task, raw), call in zip(work, calls, strict=True)]
             ready = [part for part, is_over in zip(made, ended, strict=True) if is_over]
-            running = [
+            left = [
                 (task, raw, _running(call))
                 for (task, raw, call), is_over in zip(made, ended, strict=True)
                 if not is_over
             ]
-            late = self._part(batch, plan, running)
+            late = self._part(batch, plan, left)
             return self._conclude(batch, plan, ready, late)
         except BaseException:
             # The batch comes again as it was, and so do these.
@@ -343,22 +391,25 @@ class Worker:
     def _part(self, batch: Batch, plan: _Plan, late: Sequence[tuple[_Task, bytes, _Call]]) -> list[LateCall]:
         """Takes the records whose calls go on out of their batch's plan: each is a batch of its own, held by us."""
         found = []
-        for number, (task, raw, call) in enumerate(late, 2000):
+        for number, (task, raw, call) in enumerate(late, 1000):
             entry = (task.record, raw.decode())
             plan.records.remove(entry)
-            single = _single(batch, raw, number, due_at=0.0, probabilities=task.probabilities)
+            single = _single(batch, raw, number, probabilities=task.probabilities)
             plan.retries.append(replace(single, lease_seconds=self._policy.lease_seconds))
             claim = Claim(single.batch_id, single.payload, 1)
             own = _Plan(records=[entry])
             if (others := plan.elsewhere.pop(raw, None)) is not None:
                 own.elsewhere[raw] = others
-            found.append(self._late_call(decode_batch(single.payload), claim, own, task, call))
+            part = decode_batch(single.payload)
+            end = partial(self._conclude, part, own, [(task, part.records[0], call)])
+            found.append(self._late_call(part, claim, call, end))
         return found
 
-    def _late_call(self, batch: Batch, claim: Claim, plan: _Plan, task: _Task, call: _Call) -> LateCall:
-        """A batch of one record, whose call goes on without a thread. Its claim is ours."""
-        conclude = partial(self._conclude, batch, plan, [(task, batch.records[0], call)])
-        work = partial(self._contain, batch, claim, conclude)
+    def _late_call(
+        self, batch: Batch, claim: Claim, call: _Call | Future[list[_Call]], end: Callable[[], str]
+    ) -> LateCall:
+        """A batch whose calls go on without a thread. Its claim is ours."""
+        work = partial(self._contain, batch, claim, end)
         return LateCall(
             batch_id=batch.batch_id,
             size_bytes=len(claim.payload),
@@ -375,7 +426,7 @@ class Worker:
     ) -> str:
         """Commit what is judged, and finish the batch."""
         delays = [_unasked_for(call) for _, _, call in ready]
-        if delays and all(delays) and not (late or plan.evaluations or plan.dead_letters or plan.retries):
+        if delays and all(delays) and not (late or plan.evaluations or plan.dead_letters or plan.again or plan.retries):
             # Nothing of it was asked: as it came it goes back, and the next is not tried at once.
             self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
             self._pause(min(1.0, self._policy.sweep_seconds))
@@ -383,13 +434,12 @@ class Worker:
         handed_back = 0
         for task, raw, call in ready:
             if call is None or call.cancelled():
-                chances = task.probabilities
-                number = 1000 + handed_back
-                plan.retries.append(_single(batch, raw, number, due_at=time.time(), probabilities=chances))
+                plan.again.append(_Again(raw=raw, attempt=batch.attempt, probabilities=task.probabilities))
                 plan.elsewhere.pop(raw, None)
                 handed_back += 1
             else:
                 self._settle(batch, plan, task, raw, call.result())
+        plan.retries.extend(self._retries(batch, plan.again))
         if plan.elsewhere:
             plan.retries.append(_for_ragas(batch, plan.elsewhere))
         inserted = self._commit(plan, replay=batch.replay)
@@ -409,8 +459,10 @@ class Worker:
                 record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
             except RecordError as error:
                 if error.reason == "unknown_version" and waited_seconds < self._policy.newer_seconds:
-                    due_at = time.time() + _NEWER_PAUSE_SECONDS
-                    plan.retries.append(_single(batch, raw, 2000 + len(plan.retries), due_at=due_at))
+                    chances, delay = batch.probabilities, _NEWER_PAUSE_SECONDS
+                    plan.again.append(
+                        _Again(raw=raw, attempt=batch.attempt, probabilities=chances, delay_seconds=delay)
+                    )
                     continue
                 plan.dead_letters.append(_dead_letter(raw, reason=error.reason, message=str(error), attempts=1))
                 continue
@@ -512,12 +564,8 @@ class Worker:
         is_unasked = bool(passing) and all(failure.unasked for _, failure in passing)
         if passing and (is_unasked or batch.attempt + 1 < self._policy.max_attempts):
             failures = [failure for _, failure in passing]
-            due_at = time.time() + self._policy.delay(failures, batch.attempt)
             attempt = batch.attempt if is_unasked else batch.attempt + 1
-            index = batch.records.index(raw)
-            plan.retries.append(
-                _single(batch, raw, index, due_at=due_at, attempt=attempt, probabilities=task.probabilities)
-            )
+            plan.again.append(_Again(raw=raw, attempt=attempt, probabilities=task.probabilities, failures=failures))
             plan.elsewhere.pop(raw, None)
             again = {id(evaluation) for evaluation, _ in passing}
             plan.evaluations.extend(e for e in evaluations if id(e) not in again)
@@ -528,6 +576,18 @@ class Worker:
         plan.evaluations.extend(evaluations)
         spent = [(failure.kind, f"{e.rubric}: {failure.message}") for e, failure in passing]
         plan.dead_letters.extend(_exhausted(raw, record, spent, batch.attempt + 1))
+
+    def _retries(self, batch: Batch, again: Sequence[_Again]) -> Iterator[Retry]:
+        """Batches of what is to be tried again: one for each record would take a thread for each."""
+        groups: dict[tuple[object, ...], list[_Again]] = {}
+        for one in again:
+            groups.setdefault(one.company(), []).append(one)
+        for members in groups.values():
+            first, failures = members[0], [failure for one in members for failure in one.failures]
+            delay = self._policy.delay(failures, batch.attempt) if failures else first.delay_seconds
+            name = f"again {batch.records.index(first.raw)}/{first.attempt}"
+            raws, due_at = [one.raw for one in members], time.time() + delay
+            yield part_of(batch, raws, name, due_at=due_at, attempt=first.attempt, probabilities=first.probabilities)
 
     def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
         """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""
@@ -578,16 +638,18 @@ class Worker:
 
     # -- judging, on the event loop
 
-    def _judge(self, work: Sequence[_Task], *, replay: bool, goes_on: bool) -> Sequence[_Call | None]:
-        """The calls for these, most of them ended, or all where none `goes_on`; None: it was handed back."""
+    def _has_room(self, records: Sequence[Record]) -> bool:
+        """Whether calls for these may be made without a thread."""
+        with self._lock:
+            in_hand = len(self._judging)
+        return in_hand < self._policy.in_hand_records and self._late.has_room(records)
+
+    def _judge(self, work: Sequence[_Task], *, replay: bool, goes_on: bool) -> Future[list[_Call]]:
+        """The calls for these, most of them ended, or all where none `goes_on`; cancelled: they were handed back."""
         try:
-            future: Future[list[_Call]] = self._portal.start_task_soon(self._judge_all, work, replay, goes_on)
+            return self._portal.start_task_soon(self._judge_all, work, replay, goes_on)
         except RuntimeError as error:
             raise ProcessError(f"the event loop of this worker has ended: {error}") from error
-        try:
-            return future.result()
-        except CancelledError:
-            return [None] * len(work)
 
     async def _judge_all(self, work: Sequence[_Task], replay: bool, goes_on: bool) -> list[_Call]:
         turns = [Turn() for _ in work]
@@ -749,24 +811,21 @@ def _unasked_for(call: _Call | None) -> float:
     return max((failure.retry_after_seconds or 0.0 for failure in failures), default=0.0)
 
 
+def _and_then(end: Callable[[], str], leave: Callable[[], None]) -> str:
+    try:
+        return end()
+    finally:
+        leave()
+
+
 def _running(call: _Call | None) -> _Call:
     assert call is not None  # noqa: S101 - what was handed back has ended
     return call
 
 
-def _single(
-    batch: Batch,
-    raw: bytes,
-    index: int,
-    *,
-    due_at: float,
-    attempt: int | None = None,
-    probabilities: Mapping[str, float] | None = None,
-) -> Retry:
+def _single(batch: Batch, raw: bytes, number: int, *, probabilities: Mapping[str, float] | None = None) -> Retry:
     """A batch of this one record."""
-    attempt = batch.attempt if attempt is None else attempt
-    name = f"{index}/{attempt}"
-    return part_of(batch, [raw], name, due_at=due_at, attempt=attempt, probabilities=probabilities)
+    return part_of(batch, [raw], f"{number}/{batch.attempt}", attempt=batch.attempt, probabilities=probabilities)
 
 
 def _for_ragas(batch: Batch, owed: Mapping[bytes, Sequence[Rubric]]) -> Retry:

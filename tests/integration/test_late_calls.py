@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,108 @@ def test_a_late_failure_is_tried_again_like_any(bench: Bench) -> None:
     bench.work_off(worker)
     bench.assert_all_scored_once(8)
     assert Counter(judge.calls)["record-1"] == 2
+
+
+ROOMY = replace(POLICY, in_hand_records=10)
+
+
+def test_a_batch_of_few_records_takes_no_thread_and_its_lease_is_renewed(bench: Bench) -> None:
+    judge = Hanging("record-0", "record-1")
+    worker = bench.worker(judge, replace(ROOMY, patience_seconds=60.0))
+    batch_id = bench.push_batch(3)
+    started = time.monotonic()
+    worker.work(batch_id)
+    assert time.monotonic() - started < 10
+    until(lambda: len(judge.calls) == 3)
+    assert bench.scored() == {}
+    time.sleep(POLICY.lease_seconds * 1.5)
+    bench.worker(Hanging(), ROOMY).work(batch_id)
+    assert len(judge.calls) == 3, "it is in other hands"
+    judge.release()
+    until(lambda: not bench.ids)
+    bench.assert_all_scored_once(3)
+
+
+def test_of_a_batch_of_few_records_too_those_that_hang_go_on_alone(bench: Bench) -> None:
+    judge = Hanging("record-2")
+    worker = bench.worker(judge, ROOMY)
+    worker.work(bench.push_batch(5))
+    until(lambda: bench.scored() == {rubric.name: 4 for rubric in RUBRICS})
+    assert bench.queue.depth().records == 1
+    judge.release()
+    until(lambda: not bench.ids)
+    bench.assert_all_scored_once(5)
+
+
+@pytest.mark.parametrize(("records", "in_hand"), [(9, 100), (3, 0)])
+def test_a_larger_batch_or_one_without_room_takes_its_thread(bench: Bench, records: int, in_hand: int) -> None:
+    judge = Hanging("record-0")
+    worker = bench.worker(judge, replace(POLICY, in_hand_records=in_hand, patience_seconds=60.0))
+    thread = threading.Thread(target=worker.work, args=(bench.push_batch(records),))
+    thread.start()
+    until(lambda: len(judge.calls) == records)
+    thread.join(0.3)
+    assert thread.is_alive()
+    judge.release()
+    thread.join(10)
+    assert not thread.is_alive()
+    bench.assert_all_scored_once(records)
+
+
+def test_what_is_in_hand_without_a_thread_is_bounded(bench: Bench) -> None:
+    judge = Hanging(*(f"record-{number}" for number in range(20)))
+    worker = bench.worker(judge, replace(ROOMY, in_hand_records=4, patience_seconds=60.0))
+    for number in range(6):
+        bench.push(record(number))
+    threads = [threading.Thread(target=worker.work, args=(batch_id,)) for batch_id in bench.ids]
+    for thread in threads:
+        thread.start()
+        until(lambda: thread.is_alive() or len(judge.calls) > 0)  # noqa: B023
+        thread.join(0.3)
+    until(lambda: len(judge.calls) == 6)
+    assert [thread.is_alive() for thread in threads] == [False] * 4 + [True] * 2
+    judge.release()
+    for thread in threads:
+        thread.join(10)
+    until(lambda: not bench.ids)
+    bench.assert_all_scored_once(6)
+
+
+def test_hand_back_returns_a_batch_of_few_records_uncounted(bench: Bench) -> None:
+    judge = Hanging("record-0", "record-1")
+    worker = bench.worker(judge, replace(ROOMY, patience_seconds=60.0))
+    worker.work(bench.push_batch(2))
+    until(lambda: len(judge.calls) == 2)
+    worker.hand_back()
+    until(lambda: [bench.queue.depth().records] == [2] and bool(bench.ids))
+    worker.stop()
+    bench.workers.remove(worker)
+    bench.work_off(bench.worker(Hanging()))
+    bench.assert_all_scored_once(2)
+
+
+def test_who_must_be_alone_waits_for_what_has_no_thread(bench: Bench) -> None:
+    """Else a record that ends the process there would be taken for the one that is judged alone."""
+    judge = Hanging("record-0")
+    worker = bench.worker(judge, replace(ROOMY, patience_seconds=60.0))
+    worker.work(bench.push_batch(1))
+    until(lambda: len(judge.calls) == 1)
+    bench.push(record(1))
+    (suspect,) = [
+        batch_id for batch_id in bench.ids if bench.queue._redis.hget("assay:assay:deliveries", batch_id) is None
+    ]
+    for _ in range(POLICY.max_deliveries - 1):
+        assert bench.queue.claim(suspect, lease_seconds=0.01)
+        time.sleep(0.02)
+    thread = threading.Thread(target=worker.work, args=(suspect,))
+    thread.start()
+    time.sleep(0.5)
+    assert judge.calls == ["record-0"]
+    judge.release()
+    thread.join(10)
+    until(lambda: not bench.ids)
+    assert judge.calls == ["record-0", "record-1"]
+    bench.assert_all_scored_once(2)
 
 
 def test_what_waits_for_its_turn_does_not_hang(bench: Bench) -> None:

@@ -103,7 +103,7 @@ def test_a_refusal_pauses_all_and_teaches_a_limit(redis_url: str) -> None:
     async def run() -> None:
         first, second = (Limits(url=redis_url, queue="q", wait_seconds=0.0) for _ in range(2))
         await takes(first, 60)
-        for _ in range(8):
+        for _ in range(20):
             await first.limited("e", 30.0)
         (delay,) = await takes(second, 1)
         assert 25 < delay <= 30
@@ -121,23 +121,72 @@ def test_a_refusal_pauses_all_and_teaches_a_limit(redis_url: str) -> None:
 
 
 def test_a_refusal_now_and_then_is_no_limit(redis_url: str) -> None:
-    """Whoever learned from each of them would ask ever less."""
+    """Whoever learned from each of them would ask ever less, and who waited for each would ask next to nothing."""
 
     async def run() -> None:
         limits = Limits(url=redis_url, queue="q", wait_seconds=0.0)
-        reader = redis.Redis.from_url(redis_url)
-        for _ in range(5):
-            await takes(limits, 60)
-            await limited_once(limits, reader)
-        assert (await takes(limits, 50))[1:] == [0.0] * 49
-        reader.close()
+        for _ in range(20):
+            assert await takes(limits, 30) == [0.0] * 30
+            for _ in range(3):
+                await limits.limited("e", 30.0)
+        assert await takes(limits, 50) == [0.0] * 50
         await limits.aclose()
+        with redis.Redis.from_url(redis_url) as reader:
+            (key,) = reader.keys("assay:q:limit:*")
+            assert not {b"cut", b"pause", b"share"} & set(reader.hgetall(key))
 
-    async def limited_once(limits: Limits, reader: redis.Redis) -> None:
-        await limits.limited("e", 0.0)
-        (key,) = reader.keys("assay:q:limit:*")
-        assert reader.hget(key, "cut") is None
-        reader.hset(key, "pause", 0)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("calls", "refused", "pauses", "teaches"),
+    [
+        (1, 1, True, False),
+        (2, 1, False, False),
+        (2, 2, True, False),
+        (3, 3, True, True),
+        (10, 3, False, False),
+        (10, 4, True, True),
+        (100, 17, False, False),
+        (100, 18, True, True),
+    ],
+)
+def test_how_many_refusals_of_how_many_calls_pause_all_and_teach_a_limit(
+    redis_url: str, calls: int, refused: int, pauses: bool, teaches: bool
+) -> None:
+    """A tenth, and 2.5 standard deviations of what chance adds to it."""
+
+    async def run() -> None:
+        limits, other = (Limits(url=redis_url, queue="q", wait_seconds=0.0) for _ in range(2))
+        await takes(limits, calls)
+        for _ in range(refused):
+            await limits.limited("e", 30.0)
+        (delay,) = await takes(other, 1)
+        assert (delay > 25) is pauses
+        with redis.Redis.from_url(redis_url) as reader:
+            (key,) = reader.keys("assay:q:limit:*")
+            assert (reader.hget(key, "cut") is not None) is teaches
+        await limits.aclose()
+        await other.aclose()
+
+    asyncio.run(run())
+
+
+def test_after_an_outage_the_few_calls_of_its_minute_are_taken_for_no_limit(redis_url: str) -> None:
+    """Refusals by chance are a large share of few calls."""
+
+    async def run() -> None:
+        made = Limits(url=redis_url, queue="q", wait_seconds=0.0)
+        with redis.Redis.from_url(redis_url) as reader:
+            for _ in range(5):
+                await takes(made, 4)
+                await made.limited("e", 0.0)
+                (key,) = reader.keys("assay:q:limit:*")
+                assert reader.hget(key, "cut") is None
+                # So much later that what was lately has faded.
+                reader.hset(key, "lately_at", float(reader.hget(key, "lately_at")) - 60)
+        assert await takes(made, 200) == [0.0] * 200
+        await made.aclose()
 
     asyncio.run(run())
 

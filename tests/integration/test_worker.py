@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import bench as bench_of_workers
+from assay.codec import decode_record
 from assay.enqueue import replay
 from assay.errors import StoreDataError
 from assay.pipeline import Judges
@@ -105,6 +106,50 @@ def test_a_transient_failure_is_tried_again_for_that_rubric_alone(bench: Bench) 
     assert bench.outcomes() == {rubric.name: (2, 0, 0) for rubric in RUBRICS}
     assert [rubrics for _, rubrics in bench.judge.calls[2:]] == [("safety",)] * (len(bench.judge.calls) - 2)
     assert bench.store.counts().received == {"shop": 2}
+
+
+def test_what_fails_alike_is_tried_again_in_one_batch(bench: Bench) -> None:
+    """A batch of one record each would take a thread each, and a transaction."""
+    asked = {4: 40.0, 5: 60.0, 6: 200.0}
+
+    def script(rec: Record, _: Rubric) -> Outcome:
+        number = int(rec.record_id.removeprefix("record-"))
+        if number == 0:
+            return Score(value=1.0, passed=True)
+        return Failure(kind="unavailable", message="down", retry_after_seconds=asked.get(number))
+
+    worker = bench.worker(script, policy=replace(QUICK, retry_max_seconds=300.0))
+    bench.push(*(record(number) for number in range(7)))
+    (batch_id,) = bench.ids
+    before = time.time()
+    worker.work(batch_id)
+    again = [decode_batch(bench.queue._redis.hget("assay:assay:batches", key)) for key in bench.ids]
+    held = {tuple(sorted(decode_record(raw).record_id for raw in batch.records)): batch for batch in again}
+    assert set(held) == {("record-1", "record-2", "record-3"), ("record-4", "record-5"), ("record-6",)}
+    assert {batch.attempt for batch in again} == {1}
+    assert bench.outcomes() == {rubric.name: (1, 0, 0) for rubric in RUBRICS}
+    assert bench.queue.depth().records == 6
+    due = bench.queue._redis.zscore("assay:assay:due", held["record-4", "record-5"].batch_id)
+    assert due - before == pytest.approx(60.0, abs=2.0), "as long as the more patient of the two asks for"
+
+
+def test_what_fails_alike_may_fail_apart_later(bench: Bench) -> None:
+    seen: Counter[str] = Counter()
+
+    def script(rec: Record, rubric: Rubric) -> Outcome:
+        seen[rec.record_id] += rubric.name == "safety"
+        down = rubric.name == "safety" and seen[rec.record_id] <= int(rec.record_id.removeprefix("record-"))
+        return Failure(kind="unavailable", message="down") if down else Score(value=1.0, passed=True)
+
+    worker = bench.worker(script)
+    bench.push(*(record(number) for number in range(5)))
+    bench.work_off(worker)
+    assert seen == {f"record-{number}": min(number + 1, QUICK.max_attempts) for number in range(5)}
+    assert bench.outcomes()["safety"] == (3, 2, 0)
+    assert {letter.record_id: letter.attempts for letter in bench.store.dead_letters()} == {
+        "record-3": 3,
+        "record-4": 3,
+    }
 
 
 def test_used_up_tries_become_a_failure_and_a_dead_letter_that_can_be_replayed(bench: Bench) -> None:
@@ -333,7 +378,7 @@ def test_hand_back_keeps_what_is_scored_and_returns_the_rest_uncounted(bench: Be
     assert not judged.is_set()
     assert bench.queue.depth().records == 2
     claims = [bench.queue.claim(i, lease_seconds=5) for i in bench.ids]
-    assert [claim.deliveries for claim in claims if claim] == [1, 1]
+    assert [claim.deliveries for claim in claims if claim] == [1]
     assert bench.store.counts().received == {"shop": 2}
     assert bench.outcomes() == {}
 

@@ -37,7 +37,7 @@ _PLAIN = re.compile(rf'{_STRING}|[^][{{}}",: \t\n\r]++', re.DOTALL)
 class Batch:
     """What one payload holds.
 
-    `enqueued_at` is in seconds since the epoch; `attempt` counts the judge retries of a single-record batch;
+    `enqueued_at` is in seconds since the epoch; `attempt` counts the judge retries of all its records;
     `replay` means that stored failures of these records may be superseded. `records` are raw JSON, one each, just
     as they were received: `codec.decode_record` reads them one by one, so that a bad one never fails its mates.
     `probabilities` is what was decided of these records already: rubric hash -> with which probability, below 1, the

@@ -99,6 +99,22 @@ def peers(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def faults(rows: list[dict[str, Any]]) -> str:
+    """Markdown of libraries and assay while some of the judge's answers are errors; fewest gaps first."""
+    lines = [
+        "| client | records | scores missing | of all | records/s | seconds until 99 % were scored | calls/record |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["missing_scores"] / row["records"], -row["records_per_second"])):
+        share = row["missing_scores"] / (4 * row["records"])
+        most = f"{row['most_seconds']:.1f}" if "most_seconds" in row else ""
+        lines.append(
+            f"| {_client(row)} | {row['records']} | {row['missing_scores']:.0f} | {100 * share:.1f} % "
+            f"| {row['records_per_second']:,.1f} | {most} | {row['calls_per_record']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def _client(row: dict[str, Any]) -> str:
     return LABELS.get(row["name"]) or f"{row['label']} ({row['version']})"
 
@@ -174,7 +190,14 @@ def plot(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-TABLES = {"throughput": throughput, "processes": processes, "saturation": saturation, "lag": lag, "peers": peers}
+TABLES = {
+    "throughput": throughput,
+    "processes": processes,
+    "saturation": saturation,
+    "lag": lag,
+    "peers": peers,
+    "faults": faults,
+}
 
 
 def written(page: str, results: dict[str, Any]) -> str:

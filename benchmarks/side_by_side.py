@@ -9,6 +9,7 @@ fewer records. A driver that fails, or an environment that cannot be made, is li
     python benchmarks/side_by_side.py                                # 3 rounds
     python benchmarks/side_by_side.py --rounds 1 --only raw,sqlite,ragas,deepeval
     python benchmarks/side_by_side.py --json docs/performance.json   # then benchmarks/performance_page.py
+    python benchmarks/side_by_side.py --faults 429=0.05,500=0.05     # a tenth of the judge's answers are errors
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from performance_page import faults as table_of_faults
 from performance_page import peers as table
 from throughput import conditions, floor, judge_server, measured_row, medians, rag_record, system, traffic
 
@@ -151,9 +153,11 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     not_driven: dict[str, str] = {}
     loads = [os.getloadavg()[0]]
     chosen = [one for one in SETTINGS if {one.library, f"{one.library}:{one.name}"} & set(given.only)]
-    with judge_server("--latency", str(given.latency), "--replier", "peers.replies:reply") as url:
+    server = ["--latency", str(given.latency), "--replier", "peers.replies:reply", "--faults", given.faults]
+    with judge_server(*server) as url:
         for number in range(given.rounds):
-            for name in (one for one in _OURS if one in given.only):
+            # The floor does not try again.
+            for name in (one for one in _OURS if one in given.only and not (given.faults and one == "raw")):
                 before = traffic(url)
                 run = floor(name, url, given) if name == "raw" else system(name, None, url, given)
                 extra = min(given.records, given.in_flight) if name == "raw" else 200
@@ -175,6 +179,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
             **conditions(given),
             "least_load": round(min(loads), 1),
             "most_load": round(max(loads), 1),
+            **({"faults": given.faults} if given.faults else {}),
         },
         "rows": [
             # A median would hide scores that were missing once.
@@ -208,20 +213,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     several = f"of {', '.join(names)}; or a setting such as ragas:evaluate"
     parser.add_argument("--only", default=",".join(names), help=several)
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one run of a driver")
-    parser.add_argument("--json", type=Path, help="add the results to this file, under `peers`")
+    parser.add_argument("--faults", default="", help="shares of the judge's answers, such as 429=0.05,500=0.05")
+    parser.add_argument("--json", type=Path, help="add the results to this file, under `peers` or `faults`")
     given = parser.parse_args(arguments)
     given.only, given.sigma = given.only.split(","), 0.0
     if unknown := sorted(set(given.only) - {*names, *settings}):
         parser.error(f"--only: {unknown[0]} is not one of {', '.join([*names, *settings])}")
     result = compare(given)
-    print(table(result["rows"]))
+    print((table_of_faults if given.faults else table)(result["rows"]))
     for one in result["not_driven"]:
         print(f"\nnot driven: {one['name']}: {one['reason']}")
     if not result["rows"]:
         raise SystemExit("nothing could be driven")
     if given.json:
         known = json.loads(given.json.read_text()) if given.json.exists() else {}
-        known["peers"] = result
+        known["faults" if given.faults else "peers"] = result
         given.json.write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+from operator import attrgetter
 from typing import Any
 
-from driving import CRITERIA, DIMENSIONS, EMBEDDING_MODEL, MODEL, Case, drive, gathered  # isort: skip
+from driving import CRITERIA, DIMENSIONS, EMBEDDING_MODEL, MODEL, Case, drive, each, gathered  # isort: skip
 
 from autoevals import ClosedQA, init
 from autoevals.ragas import AnswerRelevancy, Faithfulness
@@ -18,10 +18,8 @@ def closed_qa(in_flight: int) -> Any:
 
     async def score(case: Case) -> list[float]:
         asked = f"{case.question}\n\nPassages:\n{case.context}"
-        made = await asyncio.gather(
-            *(scorer.eval_async(input=asked, output=case.answer, criteria=CRITERIA[name]) for name in DIMENSIONS)
-        )
-        return [one.score for one in made]
+        calls = (scorer.eval_async(input=asked, output=case.answer, criteria=CRITERIA[name]) for name in DIMENSIONS)
+        return await each(*calls, read=attrgetter("score"))
 
     return gathered(in_flight, score)
 
@@ -32,15 +30,15 @@ def ragas_port(in_flight: int) -> Any:
 
     async def score(case: Case) -> list[float]:
         given = {"input": case.question, "output": case.answer, "context": case.passages}
-        made = await asyncio.gather(
+        return await each(
             faithful.eval_async(**given),
             relevant.eval_async(**given),
             *(
                 closed.eval_async(input=case.question, output=case.answer, criteria=CRITERIA[name])
                 for name in ("safety", "completeness")
             ),
+            read=attrgetter("score"),
         )
-        return [one.score for one in made]
 
     return gathered(in_flight, score)
 

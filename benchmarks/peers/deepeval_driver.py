@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
-from driving import CRITERIA, MODEL, Case, drive, gathered  # isort: skip
+from driving import CRITERIA, MODEL, Case, drive, each, gathered  # isort: skip
 
 os.environ |= {"DEEPEVAL_NO_INSPECT_PROMPT": "1", "DEEPEVAL_DISABLE_DOTENV": "1", "CONFIDENT_OPEN_BROWSER": "0"}
 
@@ -53,8 +52,9 @@ def measured(in_flight: int) -> Any:
 
     async def score(case: Case) -> list[float | None]:
         metrics, test = _metrics(model), _test(case)
-        await asyncio.gather(*(metric.a_measure(test, _show_indicator=False) for metric in metrics))
-        return [metric.score for metric in metrics]
+        return await each(
+            *(metric.a_measure(test, _show_indicator=False) for metric in metrics), read=lambda score: score
+        )
 
     return gathered(in_flight, score)
 

@@ -3,7 +3,8 @@
 A driver is a script that knows one library. Each of its settings takes a concurrency, builds what lives as long as the
 process (clients, metrics), and gives a function from records to four scores for each. `drive` reads the command line,
 runs the first few records so that what is loaded once is loaded, times the rest, and prints one line of JSON. Scores
-that are none (None, NaN) are counted as missing, never as zero. Calls and tokens are the judge server's own counts.
+that are none (None, NaN, an exception) are counted as missing, never as zero. Calls and tokens are the judge server's
+own counts.
 
     python DRIVER.py RECORDS.jsonl http://127.0.0.1:PORT/v1 SETTING IN_FLIGHT
 """
@@ -87,6 +88,16 @@ def gathered(
     return run
 
 
+async def each(*calls: Awaitable[Any], read: Callable[[Any], Any]) -> list[Any]:
+    """What `read` makes of each call's result; None for one that raised, which is a score that is missing."""
+    made = await asyncio.gather(*calls, return_exceptions=True)
+    _errors.extend(one for one in made if isinstance(one, Exception))
+    return [None if isinstance(one, Exception) else read(one) for one in made]
+
+
+_errors: list[Exception] = []
+
+
 def drive(distribution: str, settings: Mapping[str, Callable[[int], Callable[[list[Case]], Any]]]) -> None:
     """Run the setting of the command line over its records and print what that took."""
     import_seconds = time.perf_counter() - BEGUN
@@ -104,6 +115,8 @@ def drive(distribution: str, settings: Mapping[str, Callable[[int], Callable[[li
         seconds = time.perf_counter() - begun
         used, after = _cpu_seconds() - used, _traffic(url)
     given = sum(_is_score(score) for several in scores for score in several)
+    if not given:
+        raise SystemExit(f"no score at all: {_errors[0] if _errors else 'and no error'}")
     counts = [name for name in after if name == "calls" or name.endswith(("_calls", "_tokens"))]
     found = {
         "records": len(cases),

@@ -33,7 +33,7 @@ def direct(in_flight: int) -> Any:
             ]
             for c in cases
         ]
-        return [[_number(one.result()) for one in several] for several in asked]
+        return [[None if one.exception() else _number(one.result()) for one in several] for several in asked]
 
     return run
 

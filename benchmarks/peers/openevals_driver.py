@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+from operator import itemgetter
 from typing import Any
 
-from driving import MODEL, Case, drive, gathered  # isort: skip
+from driving import MODEL, Case, drive, each, gathered  # isort: skip
 
 from openai import AsyncOpenAI
 from openevals.llm import create_async_llm_as_judge
@@ -29,13 +29,13 @@ def _judged(in_flight: int, **how: Any) -> Any:
     )
 
     async def score(case: Case) -> list[bool]:
-        made = await asyncio.gather(
+        return await each(
             grounded(context=case.context, outputs=case.answer),
             relevant(inputs=case.question, outputs=case.answer),
             toxic(inputs=case.question, outputs=case.answer),
             helpful(inputs=case.question, outputs=case.answer),
+            read=itemgetter("score"),
         )
-        return [one["score"] for one in made]
 
     return gathered(in_flight, score)
 

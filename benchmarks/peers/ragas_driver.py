@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
+from operator import attrgetter
 from typing import Any
 
-from driving import CRITERIA, EMBEDDING_MODEL, MODEL, Case, drive, gathered  # isort: skip
+from driving import CRITERIA, EMBEDDING_MODEL, MODEL, Case, drive, each, gathered  # isort: skip
 
 warnings.simplefilter("ignore", DeprecationWarning)
 
@@ -25,13 +25,13 @@ def collections(in_flight: int) -> Any:
 
     async def score(case: Case) -> list[float]:
         given = {"user_input": case.question, "response": case.answer}
-        made = await asyncio.gather(
+        return await each(
             faithful.ascore(**given, retrieved_contexts=case.passages),
             relevant.ascore(**given),
             safe.ascore(**given),
             complete.ascore(**given, retrieved_contexts=case.passages),
+            read=attrgetter("value"),
         )
-        return [one.value for one in made]
 
     return gathered(in_flight, score)
 

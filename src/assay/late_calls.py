@@ -98,7 +98,9 @@ class LateCalls:
             _log.warning("batch waits", extra={"batch_id": late.batch_id, "error": str(error)})
         finally:
             with self._changed:
-                self._held.pop(late.batch_id, None)
+                # What it came to may be that its call still goes on.
+                if self._held.get(late.batch_id) is late:
+                    del self._held[late.batch_id]
                 self._changed.notify_all()
 
 

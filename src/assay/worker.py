@@ -272,20 +272,25 @@ class Worker:
             self._count("skipped")
             return
         with self._leased(batch_id):
-            self._hold(batch_id, partial(self._work, batch_id, claim))
+            came_to = self._hold(batch_id, partial(self._work, batch_id, claim))
+        if came_to == "limited":
+            # The next would not be asked either.
+            self._pause(min(1.0, self._policy.sweep_seconds))
 
-    def _hold(self, batch_id: str, work: Callable[[], str]) -> None:
-        """Do this with a batch that is ours, or give it back."""
+    def _hold(self, batch_id: str, work: Callable[[], str]) -> str:
+        """Do this with a batch that is ours, or give it back; what it came to."""
         try:
-            self._count(work())
+            came_to = work()
         except (StoreError, QueueError, ProcessError) as error:
             # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
             _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
             self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
-            self._count("released")
+            came_to = "released"
             if isinstance(error, ProcessError):
                 # This process can judge no more; whoever runs it starts another.
                 os.kill(os.getpid(), signal.SIGTERM)
+        self._count(came_to)
+        return came_to
 
     def _work(self, batch_id: str, claim: Claim) -> str:
         if claim.deliveries > self._policy.max_deliveries + 2:
@@ -342,9 +347,10 @@ class Worker:
         goes_on = len(batch.records) > 1 or claim.deliveries < self._policy.max_deliveries
         if not work:
             return self._conclude(batch, plan, ())
+        has_room = goes_on and len(batch.records) <= _FEW and self._has_room([task.record for task, _ in work])
         judged = self._judge([task for task, _ in work], replay=batch.replay, goes_on=goes_on)
         end = partial(self._end, batch, claim, plan, work, judged)
-        if goes_on and len(batch.records) <= _FEW and self._has_room([task.record for task, _ in work]):
+        if has_room:
             end = partial(_and_then, end, self._isolation.stay())
             self._late.take([self._late_call(batch, claim, judged, end)])
             return "late"
@@ -427,9 +433,8 @@ class Worker:
         """Commit what is judged, and finish the batch."""
         delays = [_unasked_for(call) for _, _, call in ready]
         if delays and all(delays) and not (late or plan.evaluations or plan.dead_letters or plan.again or plan.retries):
-            # Nothing of it was asked: as it came it goes back, and the next is not tried at once.
+            # Nothing of it was asked: as it came it goes back.
             self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
-            self._pause(min(1.0, self._policy.sweep_seconds))
             return "limited"
         handed_back = 0
         for task, raw, call in ready:

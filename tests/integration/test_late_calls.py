@@ -241,6 +241,21 @@ def test_of_a_batch_of_few_records_too_those_that_hang_go_on_alone(bench: Bench)
     bench.assert_all_scored_once(5)
 
 
+def test_a_single_record_that_hangs_is_held_for_as_long_as_it_does(bench: Bench) -> None:
+    judge = Hanging("record-0")
+    worker = bench.worker(judge, ROOMY)
+    batch_id = bench.push_batch(1)
+    worker.work(batch_id)
+    time.sleep(ROOMY.patience_seconds + POLICY.lease_seconds * 1.5)
+    assert bench.ids == [batch_id]
+    bench.worker(Hanging(), ROOMY).work(batch_id)
+    assert judge.calls == ["record-0"]
+    assert bench.scored() == {}
+    judge.release()
+    until(lambda: not bench.ids)
+    bench.assert_all_scored_once(1)
+
+
 @pytest.mark.parametrize(("records", "in_hand"), [(9, 100), (3, 0)])
 def test_a_larger_batch_or_one_without_room_takes_its_thread(bench: Bench, records: int, in_hand: int) -> None:
     judge = Hanging("record-0")
@@ -262,11 +277,10 @@ def test_what_is_in_hand_without_a_thread_is_bounded(bench: Bench) -> None:
     for number in range(6):
         bench.push(record(number))
     threads = [threading.Thread(target=worker.work, args=(batch_id,)) for batch_id in bench.ids]
-    for thread in threads:
+    for number, thread in enumerate(threads, 1):
         thread.start()
-        until(lambda: thread.is_alive() or len(judge.calls) > 0)  # noqa: B023
+        until(lambda number=number: len(judge.calls) == number)
         thread.join(0.3)
-    until(lambda: len(judge.calls) == 6)
     assert [thread.is_alive() for thread in threads] == [False] * 4 + [True] * 2
     judge.release()
     for thread in threads:

@@ -202,7 +202,7 @@ class Settings(BaseSettings):
         1.0, gt=0, le=60, description="How often a worker looks for batches that are due again."
     )
     max_deliveries: int = Field(
-        3,
+        4,
         ge=2,
         description="Times that a record may be in hand while its worker dies, before it is set aside as `crashed`.",
     )

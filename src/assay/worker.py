@@ -34,7 +34,7 @@ from assay.isolation import Isolation
 from assay.late_calls import LateCall, LateCalls, most_ended
 from assay.limits import Turn
 from assay.pipeline import evaluate
-from assay.queue import Batch, Claim, LastTry, Retry, decode_batch, part_of
+from assay.queue import Batch, Claim, Retry, Suspect, decode_batch, part_of
 from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
 from assay.store import DeadLetter
 
@@ -71,7 +71,7 @@ class DeliveryPolicy:
 
     lease_seconds: float = 30.0
     sweep_seconds: float = 1.0
-    max_deliveries: int = 3
+    max_deliveries: int = 4
     max_attempts: int = 6
     retry_base_seconds: float = 2.0
     retry_max_seconds: float = 300.0
@@ -87,6 +87,11 @@ class DeliveryPolicy:
     in_hand_records: int = 0
     #: how often to look whether a rubric that waits may go on
     gate_seconds: float = 60.0
+
+    @property
+    def alone_from(self) -> int:
+        """The delivery from which on a record is judged alone: the last but one, where it has had two before that."""
+        return min(self.max_deliveries, max(3, self.max_deliveries - 1))
 
     def delay(self, failures: Sequence[Failure], attempt: int) -> float:
         """Seconds until the next try: what the endpoint asked for, else exponential with full jitter."""
@@ -257,17 +262,17 @@ class Worker:
         """
         try:
             with self._isolation.beside_others():
-                self._take(batch_id, self._policy.max_deliveries)
-        except LastTry:
+                self._take(batch_id, self._policy.alone_from)
+        except Suspect:
             # A process has many batches in hand, and when a record kills it all of them were delivered once more. This
             # one would be set aside after the next death, so it must not be its neighbour's.
             with self._isolation.alone():
                 self._take(batch_id, 0)
 
-    def _take(self, batch_id: str, last_try: int) -> None:
+    def _take(self, batch_id: str, alone_from: int) -> None:
         if self._handing_back.is_set():
             return  # not claimed: the sweep of another worker rings for it again
-        claim = self._queue.claim(batch_id, lease_seconds=self._policy.lease_seconds, last_try=last_try)
+        claim = self._queue.claim(batch_id, lease_seconds=self._policy.lease_seconds, alone_from=alone_from)
         if claim is None:
             self._count("skipped")
             return
@@ -343,8 +348,8 @@ class Worker:
     def _evaluate_batch(self, batch: Batch, claim: Claim) -> str:
         plan = _Plan()
         work = self._plan(batch, plan, claim.waited_seconds)
-        # On its last try a record is judged alone, to the end.
-        goes_on = len(batch.records) > 1 or claim.deliveries < self._policy.max_deliveries
+        # A record that is judged alone is judged to the end.
+        goes_on = len(batch.records) > 1 or claim.deliveries < self._policy.alone_from
         if not work:
             return self._conclude(batch, plan, ())
         has_room = goes_on and len(batch.records) <= _FEW and self._has_room([task.record for task, _ in work])

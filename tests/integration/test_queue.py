@@ -20,7 +20,7 @@ import redis
 from assay.embedded import RedisServer
 from assay.enqueue import enqueue, replay
 from assay.errors import QueueError
-from assay.queue import MAX_RECORD_BYTES, LastTry, Queue, QueueDepth, Report, Retry, decode_batch, encode_batch
+from assay.queue import MAX_RECORD_BYTES, Queue, QueueDepth, Report, Retry, Suspect, decode_batch, encode_batch
 from assay.records import Record, now
 
 pytestmark = pytest.mark.integration
@@ -145,24 +145,24 @@ def test_claim_of_a_finished_batch_is_none(queue: Queue, raw: redis.Redis) -> No
     assert keys(raw) == {"state", "counters"}
 
 
-def test_a_single_record_is_left_when_it_would_be_its_last_try(queue: Queue, raw: redis.Redis) -> None:
+def test_a_single_record_that_must_be_alone_is_left(queue: Queue, raw: redis.Redis) -> None:
     push(queue, "one")
     push(queue, "two", records=2)
     for name in ("one", "two"):
-        assert queue.claim(name, lease_seconds=0.01, last_try=2)
+        assert queue.claim(name, lease_seconds=0.01, alone_from=2)
     time.sleep(0.02)
     before = {key: raw.dump(key) for key in raw.keys("assay:*")}
     for _ in range(2):
-        with pytest.raises(LastTry):
-            queue.claim("one", lease_seconds=30, last_try=2)
+        with pytest.raises(Suspect):
+            queue.claim("one", lease_seconds=30, alone_from=2)
     assert {key: raw.dump(key) for key in raw.keys("assay:*")} == before, "as if nobody had looked"
-    claim = queue.claim("two", lease_seconds=30, last_try=2)
+    claim = queue.claim("two", lease_seconds=30, alone_from=2)
     assert claim is not None, "it would be split before it is set aside"
     assert claim.deliveries == 2
     claim = queue.claim("one", lease_seconds=30)
     assert claim is not None
     assert claim.deliveries == 2
-    assert queue.claim("one", lease_seconds=30, last_try=2) is None, "held"
+    assert queue.claim("one", lease_seconds=30, alone_from=2) is None, "held"
 
 
 def test_an_ended_lease_is_taken_over_and_counted(queue: Queue, other: Queue) -> None:

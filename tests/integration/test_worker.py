@@ -19,7 +19,7 @@ from assay.codec import decode_record
 from assay.enqueue import replay
 from assay.errors import StoreDataError
 from assay.pipeline import Judges
-from assay.queue import Queue, decode_batch, encode_batch
+from assay.queue import Queue, Suspect, decode_batch, encode_batch
 from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
@@ -299,7 +299,7 @@ def test_a_record_with_which_workers_die_is_isolated_and_set_aside(bench: Bench)
     assert (letter.reason, letter.record_id) == ("crashed", "record-2")
 
 
-def test_a_record_on_its_last_try_is_judged_alone_and_to_the_end(bench: Bench) -> None:
+def test_a_record_on_its_last_tries_is_judged_alone_and_to_the_end(bench: Bench) -> None:
     """Else, whatever kills the process meanwhile, it is set aside in its neighbour's place."""
     events: list[tuple[str, str]] = []
 
@@ -340,7 +340,30 @@ def test_a_record_on_its_last_try_is_judged_alone_and_to_the_end(bench: Bench) -
     assert bench.store.dead_letters() == []
 
 
-def test_a_record_on_its_last_try_keeps_its_thread_though_it_hangs(bench: Bench) -> None:
+@pytest.mark.parametrize(("most", "alone"), [(2, [2]), (3, [3]), (4, [3, 4]), (6, [5, 6])])
+def test_the_last_tries_of_a_record_are_made_alone(bench: Bench, most: int, alone: list[int]) -> None:
+    """With one of them, a worker that somebody kills just then would blame the record."""
+    policy = replace(QUICK, max_deliveries=most)
+    bench.push(record(1))
+    (suspect,) = bench.ids
+    found = []
+    for delivery in range(1, most + 1):
+        try:
+            assert bench.queue.claim(suspect, lease_seconds=0.01, alone_from=policy.alone_from)
+        except Suspect:
+            found.append(delivery)
+            claim = bench.queue.claim(suspect, lease_seconds=0.01)  # and its worker dies again
+            assert claim is not None
+            assert claim.deliveries == delivery
+        time.sleep(0.02)
+    assert found == alone
+    worker = bench.worker(policy=policy)
+    worker.work(suspect)
+    assert bench.store.counts().dead_kept == {"crashed": 1}
+    assert bench.judge.calls == []
+
+
+def test_a_record_on_its_last_tries_keeps_its_thread_though_it_hangs(bench: Bench) -> None:
     """A call that goes on without its thread would be beside others again."""
     policy = replace(QUICK, patience_seconds=0.05)
     worker = bench.worker(policy=policy, delay_seconds=0.6)

@@ -66,12 +66,12 @@ __all__ = [
     "TASK",
     "Batch",
     "Claim",
-    "LastTry",
     "Queue",
     "QueueDepth",
     "RedisInfo",
     "Report",
     "Retry",
+    "Suspect",
     "client_counter",
     "decode_batch",
     "doorbell",
@@ -103,8 +103,8 @@ class Claim:
     waited_seconds: float = 0.0
 
 
-class LastTry(Exception):  # noqa: N818 - no error: what the caller asked to be told
-    """A record that one more death sets aside was not claimed: it is to be worked on alone."""
+class Suspect(Exception):  # noqa: N818 - no error: what the caller asked to be told
+    """A record with which several workers have died was not claimed: it is to be worked on alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,21 +302,21 @@ class Queue:
     def _note_fill(self, batches: int) -> None:
         self.fill = min(1.0, batches / self.max_batches) if self.max_batches > 0 else 1.0
 
-    def claim(self, batch_id: str, *, lease_seconds: float, last_try: int = 0) -> Claim | None:
+    def claim(self, batch_id: str, *, lease_seconds: float, alone_from: int = 0) -> Claim | None:
         """Take a batch for `lease_seconds`; None when it is gone, held by another, or waits for its time.
 
-        Two doorbells for one batch are harmless: one caller gets it, the other None. With `last_try`, a batch of one
-        record of which that would be the delivery of this number is left where it is.
+        Two doorbells for one batch are harmless: one caller gets it, the other None. With `alone_from`, a batch of one
+        record of which that would be the delivery of this number, or a later one, is left where it is.
 
         Raises:
-            LastTry: it was left.
+            Suspect: it was left.
         """
         token = uuid.uuid4().hex
-        reply = self._run("claim", [batch_id, token, lease_seconds, last_try])
+        reply = self._run("claim", [batch_id, token, lease_seconds, alone_from])
         if reply is None:
             return None
         if not reply:
-            raise LastTry
+            raise Suspect
         with self._lock:
             self._held[batch_id] = token
         return Claim(batch_id, reply[0], int(reply[1]), float(reply[2]))

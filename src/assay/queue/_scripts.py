@@ -110,7 +110,7 @@ return redis.call('HLEN', BATCHES)
 """,
     "claim": _COMMON
     + """
-local id, token, lease_seconds, last_try = unpack(ARGV)
+local id, token, lease_seconds, alone_from = unpack(ARGV)
 begin_draining()
 local payload = redis.call('HGET', BATCHES, id)
 if not payload then
@@ -121,7 +121,8 @@ local holder, time = redis.call('HGET', LEASES, id), server_time()
 if holder ~= token then
   if holder and tonumber(redis.call('ZSCORE', DUE, id) or 0) > time then return false end
   local deliveries = tonumber(redis.call('HGET', DELIVERIES, id) or 0)
-  if deliveries + 1 == tonumber(last_try) and redis.call('HGET', SIZES, id) == '1' then return {} end
+  local from = tonumber(alone_from)
+  if from > 0 and deliveries + 1 >= from and redis.call('HGET', SIZES, id) == '1' then return {} end
   redis.call('HINCRBY', DELIVERIES, id, 1)
   redis.call('HSET', LEASES, id, token)
 end

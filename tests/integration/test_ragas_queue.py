@@ -415,7 +415,7 @@ def test_a_record_that_kills_workers_with_ragas_is_set_aside_there(halves: Halve
     with_ragas.work(batch_id)
     singles = halves.waiting
     assert len(singles) == 2, "it was split, and its parts wait for the same workers"
-    for _ in range(3):
+    for _ in range(DeliveryPolicy().max_deliveries):
         assert halves.bench.queue.claim(singles[0], lease_seconds=0.01) is not None
         time.sleep(0.05)
     halves.work_off(ordinary, with_ragas)

@@ -85,12 +85,9 @@ fuzz: install ## Fuzz every reader, coverage-guided, for SECONDS_EACH (30); some
 		$(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $${SECONDS_EACH:-30} || exit 1; done
 
 bench: install ## Measure: the client in an app, a scrape against stored scores, calibrating again, what judging costs, assay beside other libraries
-	$(BIN)/python benchmarks/client_cost.py
-	$(BIN)/python benchmarks/scrape.py
-	$(BIN)/python benchmarks/calibrate.py
-	$(BIN)/python benchmarks/outbox.py
-	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/side_by_side.py $(PEERS_ARGS)
+	@missed=0; for what in client_cost scrape calibrate outbox cost "side_by_side $(PEERS_ARGS)"; do \
+		set -- $$what; echo; echo "benchmarks/$$1.py"; echo; name=$$1; shift; \
+		$(BIN)/python benchmarks/$$name.py "$$@" || missed=1; done; exit $$missed
 
 chaos: install ## Prove that nothing is lost or doubled while everything fails: make chaos CHAOS_ARGS='--records 100000'
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)

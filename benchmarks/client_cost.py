@@ -7,8 +7,9 @@ the calls, and the caches are as cold as in life. Two times are taken of each ca
 whatever else the machine does, and the processor time of the thread alone, which is what the call costs the app.
 `json.dumps` of the same record, in the same loop, says how much of the wall clock's is the machine.
 
-Exits with 1 when a bound is not met: p99 of the thread's time under 30 microseconds, that of the wall clock under 30
-microseconds or no worse than json.dumps, and an import that adds under 30 ms and loads the standard library only.
+Exits with 1 when a bound is not met. Bounds are ratios, for machines differ: the thread's time at most 3 times that of
+json.dumps at the median and 8 times at p99, and an import that adds no more than a bare interpreter takes to start, and
+loads the standard library only.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RATE = 500
-P99_SECONDS = 30e-6
-IMPORT_SECONDS = 0.030
+MEDIAN_RATIO, P99_RATIO = 3.0, 8.0
 # Synthetic: a retrieval-augmented answer of usual size, about 4 kB.
 QUESTION = "How do I change the delivery address of an order that has already been paid? " * 2
 PASSAGES = ["Orders can be changed until they are handed to the carrier. " * 12 for _ in range(4)]
@@ -88,8 +88,8 @@ def _micros(*times: float) -> str:
     return " | ".join(f"{time * 1e6:.1f}" for time in times)
 
 
-def import_seconds(statement: str) -> float:
-    """What a statement adds to a bare interpreter's start, the median of many; with its bytecode cached."""
+def import_seconds(statement: str) -> tuple[float, float]:
+    """What a statement adds to a bare interpreter's start, and that start: medians, with the bytecode cached."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
         subprocess.run([sys.executable, "-c", statement], env=environment, check=True)
@@ -100,7 +100,8 @@ def import_seconds(statement: str) -> float:
             return time.perf_counter() - before
 
         pairs = [(start_seconds(statement), start_seconds("pass")) for _ in range(25)]
-    return statistics.median(loaded for loaded, _ in pairs) - statistics.median(bare for _, bare in pairs)
+    start = statistics.median(bare for _, bare in pairs)
+    return statistics.median(loaded for loaded, _ in pairs) - start, start
 
 
 def foreign_modules(statement: str) -> list[str]:
@@ -121,12 +122,12 @@ def main() -> int:
     logging.disable()  # the client says that Redis is away: so it should be
     failed = False
     wall, cost = call_seconds(json.dumps, seconds)
-    (json_p50, json_p99), (cpu_p50, cpu_p99) = quantiles(wall), quantiles(cost)
+    (json_p50, json_p99), (json_cpu_p50, json_cpu_p99) = quantiles(wall), quantiles(cost)
     print(
         "| microseconds in the app's thread | wall p50 | p99 | thread p50 | p99 | p50 / json.dumps | sent | dropped |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    print(f"| json.dumps of the record | {_micros(json_p50, json_p99, cpu_p50, cpu_p99)} | 1.0 | | |")
+    print(f"| json.dumps of the record | {_micros(json_p50, json_p99, json_cpu_p50, json_cpu_p99)} | 1.0 | | |")
     with tempfile.TemporaryDirectory() as directory:
         for case in ("up", "down", "stopped (SIGSTOP)", "up, back to back"):
             server = RedisServer(Path(directory) / case.replace(" ", "-"))
@@ -145,18 +146,16 @@ def main() -> int:
             stats = client.stats()
             client.close()
             server.stop()
-            failed |= cpu_p99 >= P99_SECONDS or p99 >= max(P99_SECONDS, json_p99)
+            failed |= cpu_p50 > MEDIAN_RATIO * json_cpu_p50 or cpu_p99 > P99_RATIO * json_cpu_p99
             print(
                 f"| record(), Redis {case} | {_micros(p50, p99, cpu_p50, cpu_p99)} | {p50 / json_p50:.1f} "
                 f"| {stats.sent} | {sum(stats.dropped.values())} |"
             )
-    if json_p99 >= P99_SECONDS / 2:
-        print("\nThis machine is busy or slow: see json.dumps alone. Run again when it is idle.")
     print("\n| import | adds ms | modules outside the standard library |")
     print("|---|--:|---|")
     for statement in ("import assay", "from assay import Client"):
-        added, foreign = import_seconds(statement), foreign_modules(statement)
-        failed |= bool(foreign) or (statement == "import assay" and added >= IMPORT_SECONDS)
+        (added, bare), foreign = import_seconds(statement), foreign_modules(statement)
+        failed |= bool(foreign) or (statement == "import assay" and added >= bare)
         print(f"| `{statement}` | {added * 1e3:.1f} | {', '.join(foreign) or 'none'} |")
     print("\nA bound is not met." if failed else "\nEvery bound is met.")
     return int(failed)

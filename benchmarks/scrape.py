@@ -12,7 +12,8 @@ seconds after the one before, with a batch of 25 records committed in between, s
 are p50 and the longest of the whole answer and of its parts (`store`: inside the store's methods; `computing`: the rest
 of `collect`; `encoding`), and the CPU time of this process, which leaves out a PostgreSQL server.
 With `--database`, PostgreSQL: that database must be empty; the sizes are filled into it one after the other.
-Exits with 1 when the answer at full size takes 100 ms or more (p50), or half as long again as at a tenth (CPU time).
+Exits with 1 when the answer at full size takes half as much CPU time again as at a tenth. It should take under 100 ms
+(p50), which is told and not asserted: machines differ.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUBRICS = ("faithfulness", "relevance", "safety", "completeness")
-BOUND_SECONDS = 0.100
 BOUND_RATIO = 1.5
 SCRAPES = 40
 SCRAPE_SECONDS = 15
@@ -458,8 +458,8 @@ def main() -> int:
     few, many = results[:2]
     took, used, used_by_few = many.p50("/metrics").clock, many.p50("/metrics").cpu, few.p50("/metrics").cpu
     print(f"/metrics: {took * 1e3:.0f} ms; {used / used_by_few:.2f} times the CPU time of a tenth of the scores")
-    good = took < BOUND_SECONDS and used < BOUND_RATIO * used_by_few
-    print("bound held" if good else f"BOUND NOT HELD: {BOUND_SECONDS * 1e3:.0f} ms, ratio {BOUND_RATIO:g}")
+    good = used < BOUND_RATIO * used_by_few
+    print("bound held" if good else f"BOUND NOT HELD: ratio {BOUND_RATIO:g}")
     return 0 if good else 1
 
 

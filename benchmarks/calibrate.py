@@ -5,7 +5,8 @@
 Writes synthetic labels (ordinal levels, several annotators, clusters and strata), keeps an outcome of a model for each
 of them beside `--older` outcomes of other versions, and runs the command as a process of its own. No judge is asked.
 Shown: the fastest run on the clock from start to exit, its CPU time, and what parts of it take, inside one process.
-Exits with 1 when the fastest of the runs takes 2 s or more.
+Exits with 1 when the fastest of the runs takes three times the CPU of `assay calibrate --help` or more, which is that of
+the command's start. It should take under 2 s, which is told and not asserted: machines differ.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from assay.rubrics import Rubric, load_rubrics
 from assay.settings import load_settings
 from assay.wiring import judge_settings
 
-BOUND_SECONDS = 2.0
+BOUND_RATIO = 3.0
 MODEL = "gpt-5-mini"
 
 
@@ -89,13 +90,14 @@ def keep_outcomes(directory: Path, labels: Path, rubric: Rubric, fingerprint: st
             file.write(f"{n:064x} {n:064x} ".encode() + line[130:])
 
 
-def run(directory: Path, labels: Path) -> tuple[float, float]:
-    """Seconds on the clock and of CPU, from the start of the process to its exit."""
+def run(directory: Path, labels: Path | None) -> tuple[float, float]:
+    """Seconds on the clock and of CPU, from the start of the process to its exit; without labels, of its help."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ASSAY_", "OPENAI_"))}
     own = {"ASSAY_DATA_DIR": str(directory), "ASSAY_JUDGE": "openai", "ASSAY_JUDGE_MODEL": MODEL}
+    what = ["--help"] if labels is None else [str(labels), "--offline", "--no-store"]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "assay", "calibrate", str(labels), "--offline", "--no-store"],
+        [sys.executable, "-m", "assay", "calibrate", *what],
         env=clean | own,
         cwd=directory,
         capture_output=True,
@@ -104,7 +106,7 @@ def run(directory: Path, labels: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode in (0, 3), done.stderr.decode()
-    assert b"not judged" not in done.stdout
+    assert labels is None or b"not judged" not in done.stdout
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -157,11 +159,13 @@ def main() -> int:
         print(f"{given.records} labels by {given.annotators}, {given.older} older outcomes ({size:.0f} MB)")
         runs = [run(directory, labels) for _ in range(given.runs)]
         fastest, cpu = min(runs)
+        _, least = min(run(directory, None) for _ in range(given.runs))
         print(f"assay calibrate   fastest {fastest:.2f} s, {cpu:.2f} s of CPU; all {[round(r[0], 2) for r in runs]}")
         for name, seconds in parts(directory / "judged", labels, rubric, fingerprint):
             print(f"  {name:<22} {seconds:.3f} s")
-    if fastest >= BOUND_SECONDS:
-        print(f"FAILED: not under {BOUND_SECONDS:g} s")
+    print(f"{cpu / least:.2f} times the CPU of `assay calibrate --help`")
+    if cpu >= BOUND_RATIO * least:
+        print(f"BOUND NOT HELD: ratio {BOUND_RATIO:g}")
         return 1
     return 0
 

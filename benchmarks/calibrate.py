@@ -5,7 +5,7 @@
 Writes synthetic labels (ordinal levels, several annotators, clusters and strata), keeps an outcome of a model for each
 of them beside `--older` outcomes of other versions, and runs the command as a process of its own. No judge is asked.
 Shown: the fastest run on the clock from start to exit, its CPU time, and what parts of it take, inside one process.
-Exits with 1 when the fastest of the runs takes three times the CPU of `assay calibrate --help` or more, which is that of
+Exits with 1 when the fastest of the runs takes three times the CPU of `assay calibrate --help` or more, that of
 the command's start. It should take under 2 s, which is told and not asserted: machines differ.
 """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, Ledger, Purse, load_budgets
 from assay.chores import Chore
 from assay.circuits import CircuitPolicy
+from assay.deliveries import DeliveryPolicy
 from assay.errors import FileError, MissingExtraError, SettingsError
 from assay.gate import Gate
 from assay.judges import JudgeSettings, describe_judge, resolve
@@ -25,7 +26,7 @@ from assay.reuse import Reuse
 from assay.rubrics import JudgeSpec, load_rubrics
 from assay.sinks import open_sink
 from assay.store import Store
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

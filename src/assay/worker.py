@@ -13,7 +13,6 @@ import hashlib
 import logging
 import math
 import os
-import random
 import signal
 import threading
 import time
@@ -28,13 +27,14 @@ from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from assay.budgets import THINNED, is_thinned
 from assay.codec import app_named, decode_record
+from assay.deliveries import Again, DeliveryPolicy, for_ragas, single
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
 from assay.isolation import Isolation
 from assay.late_calls import LateCall, LateCalls, most_ended
 from assay.limits import Turn
 from assay.pipeline import evaluate
-from assay.queue import Batch, Claim, Retry, Suspect, decode_batch, part_of
+from assay.queue import Batch, Claim, Suspect, decode_batch
 from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
 from assay.store import DeadLetter
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from assay.metrics import WorkerMetrics
     from assay.outbox import Outbox
     from assay.pipeline import Judges
-    from assay.queue import Queue
+    from assay.queue import Queue, Retry
     from assay.records import Outcome
     from assay.rubrics import Rubric
     from assay.store import Store, Stored
@@ -65,43 +65,6 @@ _NEWER_PAUSE_SECONDS = 5.0
 _FEW = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryPolicy:
-    """Bounds of delivery; the settings of the same names say what each is for. All times in seconds."""
-
-    lease_seconds: float = 30.0
-    sweep_seconds: float = 1.0
-    max_deliveries: int = 4
-    max_attempts: int = 6
-    retry_base_seconds: float = 2.0
-    retry_max_seconds: float = 300.0
-    shutdown_seconds: float = 25.0
-    max_record_bytes: int = 1_000_000
-    #: bound of everything that judging one record may take, whatever a judge does
-    judge_deadline_seconds: float = 900.0
-    #: how long what a newer client wrote waits for a newer worker, while a release is rolled out
-    newer_seconds: float = 600.0
-    #: how long calls that are under way may hold a thread; a tenth of it, at least, a batch whose most part is judged
-    patience_seconds: float = 10.0
-    #: while a process has fewer records in hand, batches of a few take no thread; 0: each takes one
-    in_hand_records: int = 0
-    #: how often to look whether a rubric that waits may go on
-    gate_seconds: float = 60.0
-
-    @property
-    def alone_from(self) -> int:
-        """The delivery from which on a record is judged alone: the last but one, where it has had two before that."""
-        return min(self.max_deliveries, max(3, self.max_deliveries - 1))
-
-    def delay(self, failures: Sequence[Failure], attempt: int) -> float:
-        """Seconds until the next try: what the endpoint asked for, else exponential with full jitter."""
-        asked = max((f.retry_after_seconds or 0.0 for f in failures), default=0.0)
-        ceiling = min(self.retry_max_seconds, self.retry_base_seconds * 2.0 ** min(attempt, 60))
-        # Half fixed, half random: neither a thundering herd nor a retry at once.
-        backoff = ceiling * (0.5 + 0.5 * random.random())  # noqa: S311
-        return min(self.retry_max_seconds, max(asked, backoff))
-
-
 @dataclass(slots=True)
 class _Plan:
     """What one batch comes to: filled while it is worked on, committed at its end."""
@@ -110,28 +73,11 @@ class _Plan:
     evaluations: list[Evaluation] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     #: what is to be tried again; and batches that this worker goes on with
-    again: list[_Again] = field(default_factory=list)
+    again: list[Again] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     duplicates: int = 0
     #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
     elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Again:
-    """A record to be tried again, after what its failures ask for, or after so many seconds."""
-
-    raw: bytes
-    attempt: int
-    probabilities: Mapping[str, float]
-    failures: Sequence[Failure] = ()
-    delay_seconds: float = 0.0
-
-    def company(self) -> tuple[object, ...]:
-        """What is alike here is tried again in one batch: none waits more than twice as long as it is asked to."""
-        asked = max((failure.retry_after_seconds or 0.0 for failure in self.failures), default=0.0)
-        chances = tuple(sorted(self.probabilities.items()))
-        return self.attempt, chances, math.frexp(asked)[1], bool(self.failures), self.delay_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +280,7 @@ class Worker:
         return self._split(batch) if len(batch.records) > 1 else self._set_aside(batch, claim, "internal", problem)
 
     def _split(self, batch: Batch) -> str:
-        parts = [_single(batch, raw, index) for index, raw in enumerate(batch.records)]
+        parts = [single(batch, raw, index) for index, raw in enumerate(batch.records)]
         self._queue.split(batch.batch_id, parts)
         return "split"
 
@@ -405,13 +351,13 @@ class Worker:
         for number, (task, raw, call) in enumerate(late, 1000):
             entry = (task.record, raw.decode())
             plan.records.remove(entry)
-            single = _single(batch, raw, number, probabilities=task.probabilities)
-            plan.retries.append(replace(single, lease_seconds=self._policy.lease_seconds))
-            claim = Claim(single.batch_id, single.payload, 1)
+            alone = single(batch, raw, number, probabilities=task.probabilities)
+            plan.retries.append(replace(alone, lease_seconds=self._policy.lease_seconds))
+            claim = Claim(alone.batch_id, alone.payload, 1)
             own = _Plan(records=[entry])
             if (others := plan.elsewhere.pop(raw, None)) is not None:
                 own.elsewhere[raw] = others
-            part = decode_batch(single.payload)
+            part = decode_batch(alone.payload)
             end = partial(self._conclude, part, own, [(task, part.records[0], call)])
             found.append(self._late_call(part, claim, call, end))
         return found
@@ -444,14 +390,14 @@ class Worker:
         handed_back = 0
         for task, raw, call in ready:
             if call is None or call.cancelled():
-                plan.again.append(_Again(raw=raw, attempt=batch.attempt, probabilities=task.probabilities))
+                plan.again.append(Again(raw=raw, attempt=batch.attempt, probabilities=task.probabilities))
                 plan.elsewhere.pop(raw, None)
                 handed_back += 1
             else:
                 self._settle(batch, plan, task, raw, call.result())
-        plan.retries.extend(self._retries(batch, plan.again))
+        plan.retries.extend(self._policy.retries(batch, plan.again))
         if plan.elsewhere:
-            plan.retries.append(_for_ragas(batch, plan.elsewhere))
+            plan.retries.append(for_ragas(batch, plan.elsewhere))
         inserted = self._commit(plan, replay=batch.replay)
         self._finish(batch.batch_id, plan.retries)
         self._late.take(late)
@@ -470,9 +416,7 @@ class Worker:
             except RecordError as error:
                 if error.reason == "unknown_version" and waited_seconds < self._policy.newer_seconds:
                     chances, delay = batch.probabilities, _NEWER_PAUSE_SECONDS
-                    plan.again.append(
-                        _Again(raw=raw, attempt=batch.attempt, probabilities=chances, delay_seconds=delay)
-                    )
+                    plan.again.append(Again(raw=raw, attempt=batch.attempt, probabilities=chances, delay_seconds=delay))
                     continue
                 plan.dead_letters.append(_dead_letter(raw, reason=error.reason, message=str(error), attempts=1))
                 continue
@@ -575,7 +519,7 @@ class Worker:
         if passing and (is_unasked or batch.attempt + 1 < self._policy.max_attempts):
             failures = [failure for _, failure in passing]
             attempt = batch.attempt if is_unasked else batch.attempt + 1
-            plan.again.append(_Again(raw=raw, attempt=attempt, probabilities=task.probabilities, failures=failures))
+            plan.again.append(Again(raw=raw, attempt=attempt, probabilities=task.probabilities, failures=failures))
             plan.elsewhere.pop(raw, None)
             again = {id(evaluation) for evaluation, _ in passing}
             plan.evaluations.extend(e for e in evaluations if id(e) not in again)
@@ -586,18 +530,6 @@ class Worker:
         plan.evaluations.extend(evaluations)
         spent = [(failure.kind, f"{e.rubric}: {failure.message}") for e, failure in passing]
         plan.dead_letters.extend(_exhausted(raw, record, spent, batch.attempt + 1))
-
-    def _retries(self, batch: Batch, again: Sequence[_Again]) -> Iterator[Retry]:
-        """Batches of what is to be tried again: one for each record would take a thread for each."""
-        groups: dict[tuple[object, ...], list[_Again]] = {}
-        for one in again:
-            groups.setdefault(one.company(), []).append(one)
-        for members in groups.values():
-            first, failures = members[0], [failure for one in members for failure in one.failures]
-            delay = self._policy.delay(failures, batch.attempt) if failures else first.delay_seconds
-            name = f"again {batch.records.index(first.raw)}/{first.attempt}"
-            raws, due_at = [one.raw for one in members], time.time() + delay
-            yield part_of(batch, raws, name, due_at=due_at, attempt=first.attempt, probabilities=first.probabilities)
 
     def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
         """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""
@@ -831,17 +763,6 @@ def _and_then(end: Callable[[], str], leave: Callable[[], None]) -> str:
 def _running(call: _Call | None) -> _Call:
     assert call is not None  # noqa: S101 - what was handed back has ended
     return call
-
-
-def _single(batch: Batch, raw: bytes, number: int, *, probabilities: Mapping[str, float] | None = None) -> Retry:
-    """A batch of this one record."""
-    return part_of(batch, [raw], f"{number}/{batch.attempt}", attempt=batch.attempt, probabilities=probabilities)
-
-
-def _for_ragas(batch: Batch, owed: Mapping[bytes, Sequence[Rubric]]) -> Retry:
-    """A batch of these records for workers that have ragas, of what they still owe."""
-    confined = {rubric.hash: rubric.name for rubrics in owed.values() for rubric in rubrics}
-    return part_of(batch, list(owed), "ragas", attempt=0, rubrics=confined)
 
 
 def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import spender
 from assay.budgets import THINNED, Budget, Budgets, Ledger, Purse
+from assay.deliveries import DeliveryPolicy
 from assay.embedded import RedisServer
 from assay.enqueue import enqueue, replay
 from assay.errors import BudgetSpentError, QueueError
@@ -32,7 +33,7 @@ from assay.repeats import Repeats
 from assay.rubrics import JudgeSpec, Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import FakeJudgeServer, Reply
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from deployment import record
 from judging import a_record, ordinal
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from assay.circuits import CircuitPolicy
+from assay.deliveries import DeliveryPolicy
 from assay.enqueue import enqueue
 from assay.errors import JudgeError
 from assay.judges import JudgeSettings
@@ -20,7 +21,7 @@ from assay.queue import Queue
 from assay.rubrics import JudgeSpec, load_rubrics
 from assay.store import Store
 from assay.testing import FakeJudgeServer
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from deployment import record
 
 PROBE_SECONDS = 0.4

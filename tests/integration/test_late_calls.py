@@ -14,11 +14,12 @@ import pytest
 
 import bench as bench_of_workers
 from assay import late_calls
+from assay.deliveries import DeliveryPolicy
 from assay.errors import JudgeError
 from assay.limits import waiting
 from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from bench import until
 from deployment import record
 
@@ -77,6 +78,12 @@ class Bench(bench_of_workers.Bench):
         (batch_id,) = self.ids
         return batch_id
 
+    def end(self, judge: Hanging, records: int) -> None:
+        """Let what hangs end; then all is scored."""
+        judge.release()
+        until(lambda: not self.ids)
+        self.assert_all_scored_once(records)
+
     def scored(self) -> Counter[str]:
         return Counter({total.rubric: total.scored for total in self.store.totals()})
 
@@ -109,9 +116,7 @@ def test_what_is_judged_is_committed_while_a_mate_hangs(bench: Bench) -> None:
         other.work(single)
     assert len(judge.calls) == 25
 
-    judge.release()
-    until(lambda: not bench.ids)
-    bench.assert_all_scored_once(25)
+    bench.end(judge, 25)
     assert Counter(judge.calls) == Counter(f"record-{i}" for i in range(25))
 
 
@@ -122,9 +127,7 @@ def test_a_single_record_that_hangs_holds_no_thread(bench: Bench) -> None:
     worker.work(batch_id)
     assert bench.ids == [batch_id]
     assert bench.queue.claim(batch_id, lease_seconds=5) is None
-    judge.release()
-    until(lambda: not bench.ids)
-    bench.assert_all_scored_once(1)
+    bench.end(judge, 1)
     assert judge.calls == ["record-0"]
 
 
@@ -134,9 +137,7 @@ def test_when_all_calls_hang_the_thread_is_free_after_its_patience(bench: Bench)
     worker.work(bench.push_batch(6))
     assert len(bench.ids) == 6
     assert bench.scored() == {}
-    judge.release()
-    until(lambda: not bench.ids)
-    bench.assert_all_scored_once(6)
+    bench.end(judge, 6)
 
 
 def test_a_worker_that_dies_meanwhile_loses_nothing(bench: Bench) -> None:
@@ -225,9 +226,7 @@ def test_a_batch_of_few_records_takes_no_thread_and_its_lease_is_renewed(bench: 
     time.sleep(POLICY.lease_seconds * 1.5)
     bench.worker(Hanging(), ROOMY).work(batch_id)
     assert len(judge.calls) == 3, "it is in other hands"
-    judge.release()
-    until(lambda: not bench.ids)
-    bench.assert_all_scored_once(3)
+    bench.end(judge, 3)
 
 
 def test_of_a_batch_of_few_records_too_those_that_hang_go_on_alone(bench: Bench) -> None:
@@ -236,9 +235,7 @@ def test_of_a_batch_of_few_records_too_those_that_hang_go_on_alone(bench: Bench)
     worker.work(bench.push_batch(5))
     until(lambda: bench.scored() == {rubric.name: 4 for rubric in RUBRICS})
     assert bench.queue.depth().records == 1
-    judge.release()
-    until(lambda: not bench.ids)
-    bench.assert_all_scored_once(5)
+    bench.end(judge, 5)
 
 
 def test_a_single_record_that_hangs_is_held_for_as_long_as_it_does(bench: Bench) -> None:
@@ -251,9 +248,7 @@ def test_a_single_record_that_hangs_is_held_for_as_long_as_it_does(bench: Bench)
     bench.worker(Hanging(), ROOMY).work(batch_id)
     assert judge.calls == ["record-0"]
     assert bench.scored() == {}
-    judge.release()
-    until(lambda: not bench.ids)
-    bench.assert_all_scored_once(1)
+    bench.end(judge, 1)
 
 
 @pytest.mark.parametrize(("records", "in_hand"), [(9, 100), (3, 0)])

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from assay.deliveries import DeliveryPolicy
 from assay.enqueue import replay
 from assay.errors import QueueError
 from assay.judges import Elsewhere
@@ -25,7 +26,7 @@ from assay.queue import Queue, QueueDepth, Retry, decode_batch, encode_batch, is
 from assay.records import Failure, Record, Score
 from assay.rubrics import Rubric
 from assay.testing import ScriptedJudge
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from bench import Bench, until
 from deployment import record
 from judging import binary

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from assay.deliveries import DeliveryPolicy
 from assay.enqueue import enqueue
 from assay.judges import JudgeSettings
 from assay.pipeline import Judges, evaluate
@@ -21,7 +22,7 @@ from assay.reuse import Reuse, keys_of
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import FakeJudgeServer, ScriptedJudge
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from deployment import record
 from judging import ordinal
 

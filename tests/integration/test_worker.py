@@ -16,6 +16,7 @@ import pytest
 
 import bench as bench_of_workers
 from assay.codec import decode_record
+from assay.deliveries import DeliveryPolicy
 from assay.enqueue import replay
 from assay.errors import StoreDataError
 from assay.pipeline import Judges
@@ -24,7 +25,7 @@ from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import ScriptedJudge
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from deployment import record, wait_until
 
 RUBRICS = load_rubrics()

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 import bench as bench_of_workers
 from assay import wiring
+from assay.deliveries import DeliveryPolicy
 from assay.enqueue import replay
 from assay.errors import StoreError
 from assay.gate import Gate, Version
@@ -25,7 +26,7 @@ from assay.settings import Settings
 from assay.store import Store
 from assay.store import _tables as tables
 from assay.testing import ScriptedJudge
-from assay.worker import DeliveryPolicy, Worker
+from assay.worker import Worker
 from bench import until
 from calibrations import GOOD, a_calibration
 from deployment import record

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from assay.rubrics import load_rubrics
+from assay.testing import FakeJudgeServer
 from deployment import Deployment, record
+from judging import ask
 
 pytestmark = pytest.mark.e2e
 
@@ -85,6 +88,20 @@ def test_judge_scores_one_record_now(deployment: Deployment) -> None:
     told = deployment.run("judge", "-", "--show-prompt", stdin=json.dumps(row(1)).encode()).stdout.decode()
     assert "prompt +" in told
     assert "It costs 5 euros." in told
+
+
+def test_rubrics_show_prints_what_an_endpoint_is_sent(deployment: Deployment) -> None:
+    shown = json.loads(deployment.run("rubrics", "show", "relevance", "--json").stdout)
+    (rubric,) = [one for one in load_rubrics() if one.name == "relevance"]
+    for unsupported in ((), ("json_schema",)):
+        with FakeJudgeServer(unsupported=unsupported) as server:
+            ask(server.base_url, [rubric])
+            sent = server.requests[-1]["messages"][0]["content"]
+        in_words = f"\n\n{shown['schema_in_words']}" if unsupported else ""
+        assert sent == shown["messages"][0]["content"] + in_words
+    printed = deployment.run("rubrics", "show", "relevance").stdout.decode()
+    assert "for an endpoint that takes none" in printed
+    assert '"level":1|2|3|4|5' in printed
 
 
 def test_status_shows_the_queue_the_workers_and_the_gauges(deployment: Deployment) -> None:

@@ -16,7 +16,7 @@ from assay import wiring
 from assay.cli._options import one_rubric
 from assay.cli._screen import Json, ago, errors, output, print_json, print_table
 from assay.gate import Version, check_gates
-from assay.judges import preview
+from assay.judges import preview, schema_in_words
 from assay.records import now
 from assay.rubrics import Rubric, check_rubrics, diff_rubrics, load_rubrics
 from assay.settings import load_settings
@@ -129,11 +129,16 @@ def show(
     name: Annotated[str, typer.Argument(help="Name of a rubric, or a rubric file.")],
     as_json: Json = False,
 ) -> None:
-    """Print the exact prompt and the schema that a judge is given for a rubric, around a placeholder record."""
+    """Print the exact prompt and the schema that a judge is given for a rubric, around a placeholder record.
+
+    An endpoint that takes no schema is told it in words, at the end of the system message.
+    """
     rubric = one_rubric(load_settings(), name)
     messages, schema = preview([rubric])
+    in_words = schema_in_words([rubric])
     if as_json:
-        print_json({"rubric": rubric.name, "hash": rubric.hash, "messages": messages, "schema": schema})
+        shown = {"rubric": rubric.name, "hash": rubric.hash, "messages": messages, "schema": schema}
+        print_json({**shown, "schema_in_words": in_words})
         return
     output.print(f"{rubric.name} {rubric.revision}   sha256 {rubric.hash}", highlight=False)
     for message in messages:
@@ -141,6 +146,8 @@ def show(
         output.print(message["content"], markup=False, highlight=False)
     output.rule("schema")
     output.print(json.dumps(schema, indent=2), markup=False, highlight=False)
+    output.rule("the schema in words, for an endpoint that takes none")
+    output.print(in_words, markup=False, highlight=False)
 
 
 @app.command()

@@ -232,6 +232,13 @@ def preview(
     return render(record, rubrics, guarded=guarded), schema(rubrics)
 
 
+def schema_in_words(rubrics: Sequence[Rubric]) -> str:
+    """What the engine `openai` adds to the first message for an endpoint that takes no schema."""
+    from assay.judges._prompt import spelled_out
+
+    return spelled_out(rubrics)
+
+
 def _origin(base_url: str | None) -> tuple[str, str]:
     parts = urlsplit(base_url or OPENAI_BASE_URL)
     return parts.scheme, parts.netloc

@@ -75,11 +75,13 @@ def parse(url: str) -> Address:
             "Redis URL (ASSAY_REDIS_URL): must begin with redis://, rediss://, unix:// or redis+sentinel://"
         )
     try:
-        parts = urlsplit(url)
-        options = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        _check_options(options)
         if scheme in _SENTINEL:
-            return _sentinels(scheme, parts.netloc, parts.path, options)
+            place, _, query = url.partition("?")
+            # Several hosts are none: some Pythons refuse an IPv6 address with others beside it.
+            hosts, _, path = place.partition("://")[2].partition("/")
+            return _sentinels(scheme, hosts, path, _read_options(query))
+        parts = urlsplit(url)
+        options = _read_options(parts.query)
         path = parts.path.strip("/") if scheme != "unix" else ""
         database = int(options.get("db") or path or 0)
         if scheme != "unix":
@@ -93,7 +95,8 @@ def parse(url: str) -> Address:
         ) from None
 
 
-def _check_options(options: dict[str, str]) -> None:
+def _read_options(query: str) -> dict[str, str]:
+    options = {name: values[0] for name, values in parse_qs(query).items()}
     reqs = options.get("ssl_cert_reqs")
     if reqs is not None:
         options["ssl_cert_reqs"] = _CERT_REQS.get(reqs, reqs)
@@ -102,6 +105,7 @@ def _check_options(options: dict[str, str]) -> None:
     for name in _FILES:
         if name in options and not Path(options[name]).is_file():
             raise SettingsError(f"Redis URL: {name}: there is no file {options[name]}")
+    return options
 
 
 def _sentinels(scheme: str, netloc: str, path: str, options: dict[str, str]) -> Address:

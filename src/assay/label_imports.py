@@ -276,7 +276,7 @@ def _only_control(tasks: Sequence[_Entry], preferred: str) -> str:
         for task in tasks
         for annotation in _listed(task.get("annotations"))
         for result in _results(annotation)
-        if result.get("type") in ("choices", "rating", "number")
+        if result.get("type") in ("choices", "rating", "number") and isinstance(result.get("from_name"), str)
     )
     return str(next(iter(names))) if len(names) == 1 and preferred not in names else preferred
 

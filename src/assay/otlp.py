@@ -30,7 +30,7 @@ _MOST_DEPTH: Final = 32
 #: many always, and above that one for so many bytes. An attribute such as `http.status_code` has nine in 55 bytes.
 _FREE_PARTS: Final = 1_500_000
 _PART_BYTES: Final = 5
-_PARTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[{,]', re.DOTALL)
+_PARTS: Final = re.compile(r'"(?>(?:[^"\\]++|\\.)*)"|[\[{,]', re.DOTALL)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _ERROR: Final = 2  # Status.StatusCode
 _HEX: Final = frozenset("0123456789abcdef")

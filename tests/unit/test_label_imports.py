@@ -537,6 +537,12 @@ def test_no_change_of_a_good_export_crashes_an_importer(tmp_path: Path, source: 
     assert attempt(as_json(tmp_path, [good | changes]), source)
 
 
+@pytest.mark.parametrize("name", [None, [], {}, 7])
+def test_a_result_of_label_studio_whose_control_has_no_name_is_of_no_control(tmp_path: Path, name: object) -> None:
+    file = as_json(tmp_path, [task(1, {"result": [choice("pass") | {"from_name": name}]})])
+    assert 'called "faithfulness": it holds' in str(attempt(file, "label-studio"))
+
+
 @given(
     raw=st.binary(max_size=200), source=st.sampled_from(SOURCES), suffix=st.sampled_from([".json", ".jsonl", ".csv"])
 )

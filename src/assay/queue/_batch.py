@@ -28,7 +28,7 @@ _BATCH_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 #: Text of JSON: a string, a run of brackets that open or close, a value that is neither text nor has brackets.
-_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_STRING = r'"(?>(?:[^"\\]++|\\.)*)"'
 _PARTS = re.compile(rf"{_STRING}|[\[{{]++|[\]}}]++|\"", re.DOTALL)
 _PLAIN = re.compile(rf'{_STRING}|[^][{{}}",: \t\n\r]++', re.DOTALL)
 

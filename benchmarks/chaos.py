@@ -365,7 +365,7 @@ def run(plan: Plan, postgres: PostgresServer | None, tell: Callable[[str], None]
                 storm.hurt(told)
                 storm.calm()
                 if drain(storm, told, "draining"):
-                    deployment.run("dead", "replay", "--all")
+                    deployment.run("dead", "replay", "--all", timeout_seconds=600)
                     drain(storm, told, "replaying")
                 storm.outcome.seconds = time.monotonic() - began
             finally:

@@ -78,7 +78,9 @@ class Deployment:
             **own,
         }
 
-    def run(self, *arguments: str, check: bool = True, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, *arguments: str, check: bool = True, stdin: bytes = b"", timeout_seconds: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
         """One `assay` command, to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "assay", *arguments],
@@ -86,7 +88,7 @@ class Deployment:
             input=stdin,
             capture_output=True,
             cwd=self.directory,
-            timeout=120,
+            timeout=timeout_seconds,
         )
         if check:
             assert done.returncode == 0, done.stderr.decode()

@@ -16,6 +16,7 @@ from assay.queue import Report, decode_batch, encode_batch, is_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from assay.queue import Queue
     from assay.records import Record
@@ -49,25 +50,50 @@ def enqueue(
     return sent
 
 
-def replay(letters: Iterable[DeadLetter], *, queue: Queue, store: Store, mended: bytes | None = None) -> Replayed:
+def replay(
+    letters: Iterable[DeadLetter],
+    *,
+    queue: Queue,
+    store: Store,
+    mended: bytes | None = None,
+    on_read: Callable[[int], None] = lambda _: None,
+) -> Replayed:
     """Put dead letters back on the queue, and note it in the store. `mended` stands in for the payload of the one.
 
-    A letter whose payload is still no record stays as it is.
+    A letter whose payload is still no record stays as it is. Letters share batches, but what is thought to have killed
+    workers goes alone. `on_read` is told after each letter, with 1.
 
     Raises:
         QueueError: Redis is away. StoreError: the database is away.
     """
     result, push = Replayed(), _Pusher(queue)
+    read_at: dict[str, datetime | None] = {}
+    texts: list[str] = []
+
+    def send() -> None:
+        for batch in _batches(texts):
+            push(batch, replay=True)
+        if read_at:
+            store.mark_replayed(read_at, as_read=read_at)
+        result.replayed += len(read_at)
+        read_at.clear()
+        texts.clear()
+
     for letter in letters:
         try:
-            records = list(_records_of(mended if mended is not None else letter.payload))
+            records = [record.to_json() for record in _records_of(mended if mended is not None else letter.payload)]
         except RecordError as error:
             result.refused.append((letter.dead_id, str(error)))
-            continue
-        for batch in _batches(record.to_json() for record in records):
-            push(batch, replay=True)
-        store.mark_replayed([letter.dead_id], as_read={letter.dead_id: letter.created_at})
-        result.replayed += 1
+        else:
+            alone = letter.reason == "crashed"
+            if alone or len(texts) + len(records) > BATCH_RECORDS or sum(map(len, texts)) > _BATCH_BYTES:
+                send()
+            read_at[letter.dead_id] = letter.created_at
+            texts += records
+            if alone:
+                send()
+        on_read(1)
+    send()
     return result
 
 

@@ -713,6 +713,13 @@ def test_a_dead_letter_is_found_by_the_beginning_of_its_id(store: Store) -> None
             store.dead_letter(vague)
 
 
+def test_a_whole_id_is_found_though_another_begins_with_it(store: Store) -> None:
+    store.commit([], [], [a_letter("abc", record_id="short"), a_letter("abcd", record_id="long")])
+    assert [store.dead_letter(dead_id).record_id for dead_id in ("abc", "abcd")] == ["short", "long"]
+    with pytest.raises(ConfigError, match="more than one"):
+        store.dead_letter("ab")
+
+
 def test_any_bytes_are_kept(store: Store) -> None:
     payload = bytes(range(256)) * 4000
     store.commit([], [], [DeadLetter(dead_id="big", reason="undecodable", message="not UTF-8", payload=payload)])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytest
 import redis
@@ -22,6 +22,7 @@ from assay.enqueue import enqueue, replay
 from assay.errors import QueueError
 from assay.queue import MAX_RECORD_BYTES, Queue, QueueDepth, Report, Retry, Suspect, decode_batch, encode_batch
 from assay.records import Record, now
+from assay.store import DeadLetter
 
 pytestmark = pytest.mark.integration
 
@@ -717,23 +718,50 @@ def test_replayed_batches_are_taken_once_though_their_replies_are_lost(raw: redi
     queue = _LostReplies(raw, "q")
     marked: list[str] = []
     record = Record(record_id="r", timestamp=now()).to_json()
+    payloads = {
+        "one": record.encode(),
+        "batch": encode_batch([record, record], batch_id="b", enqueued_at=1.0),
+        "deep": encode_batch(["[" * 3000], batch_id="b", enqueued_at=1.0),
+        "long": b"9" * 5000,
+        "killer": record.encode(),
+        "new": b'{"new":%s,%s' % (b"9" * 5000, encode_batch([record], batch_id="b", enqueued_at=1.0)[1:]),
+    }
     letters = [
-        SimpleNamespace(dead_id="one", created_at=now(), payload=record.encode()),
-        SimpleNamespace(
-            dead_id="batch", created_at=now(), payload=encode_batch([record, record], batch_id="b", enqueued_at=1.0)
-        ),
-        SimpleNamespace(
-            dead_id="deep", created_at=now(), payload=encode_batch(["[" * 3000], batch_id="b", enqueued_at=1.0)
-        ),
-        SimpleNamespace(dead_id="long", created_at=now(), payload=b"9" * 5000),
-        SimpleNamespace(
-            dead_id="new",
+        DeadLetter(
+            dead_id=name,
+            reason="crashed" if name == "killer" else "timeout",
+            message="synthetic",
+            payload=payload,
             created_at=now(),
-            payload=b'{"new":%s,%s' % (b"9" * 5000, encode_batch([record], batch_id="b", enqueued_at=1.0)[1:]),
-        ),
+        )
+        for name, payload in payloads.items()
     ]
+    read: list[int] = []
     store: Any = SimpleNamespace(mark_replayed=lambda ids, **_: marked.extend(ids))
-    result = replay(cast("Any", letters), queue=queue, store=store)
-    assert marked == ["one", "batch", "new"]
-    assert (result.replayed, [dead_id for dead_id, _ in result.refused]) == (3, ["deep", "long"])
-    assert queue.counters() == {"accepted": 4}
+    result = replay(letters, queue=queue, store=store, on_read=read.append)
+    assert marked == ["one", "batch", "killer", "new"]
+    assert (result.replayed, [dead_id for dead_id, _ in result.refused]) == (4, ["deep", "long"])
+    assert read == [1] * 6
+    assert queue.counters() == {"accepted": 5}
+    assert len([report for report in queue.reports if report is not None]) == 3, "what killed workers goes alone"
+
+
+def test_dead_letters_share_batches_and_each_is_marked_when_its_batch_is_on_the_queue(raw: redis.Redis) -> None:
+    queue = Queue(raw, "q")
+    letters = [
+        DeadLetter(
+            dead_id=f"d{n}",
+            reason="timeout",
+            message="synthetic",
+            payload=Record(record_id=f"r{n}", timestamp=now()).to_json().encode(),
+            created_at=now(),
+        )
+        for n in range(60)
+    ]
+    waiting: list[tuple[int, int]] = []
+    store: Any = SimpleNamespace(
+        mark_replayed=lambda ids, *, as_read: waiting.append((len(ids), queue.depth().records - len(as_read)))
+    )
+    assert replay(letters, queue=queue, store=store).replayed == 60
+    assert waiting == [(25, 0), (25, 25), (10, 50)]
+    assert queue.depth().batches == 3

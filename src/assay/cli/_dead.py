@@ -10,7 +10,7 @@ import typer
 
 from assay import wiring
 from assay.cli._options import Apps, settings_of
-from assay.cli._screen import Json, output, print_json, print_table
+from assay.cli._screen import Bar, Json, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError
 from assay.files import read_file
@@ -103,7 +103,8 @@ def replay_(
     listed = [] if dead_id else store.dead_letters(reason=reason, limit=1_000_000, payloads=False)
     ids = [dead_id] if dead_id else [letter.dead_id for letter in listed]
     letters = (store.dead_letter(letter_id) for letter_id in ids)
-    done = replay(letters, queue=queue, store=store, mended=mended)
+    with Bar("replaying", len(ids)) as bar:
+        done = replay(letters, queue=queue, store=store, mended=mended, on_read=bar.advance)
     if as_json:
         print_json({"replayed": done.replayed, "refused": [{"dead_id": i, "error": e} for i, e in done.refused]})
     else:

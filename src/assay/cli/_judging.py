@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assay import wiring
-from assay.cli._screen import errors
+from assay.cli._screen import Bar, errors
 from assay.errors import ConfigError, StoreError
 from assay.judges import ASKING
 from assay.judging import Instrument, JudgingResult, Tries, judge_items, plan_judging
@@ -110,21 +109,10 @@ def judge_plan(settings: Settings, plan: JudgingPlan, budget: float | None, *, r
         base_seconds=settings.retry_base_seconds,
         max_seconds=min(60.0, settings.retry_max_seconds),
     )
-    progress = Progress(
-        TextColumn("judging"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[spent]}"),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    with progress:
-        task = progress.add_task("judging", total=plan.forecast.calls, spent="")
+    with Bar("judging", plan.forecast.calls) as bar:
 
         def show(done: int, spent: float) -> None:
-            progress.update(task, completed=done, spent=f"{spent:.4f} USD" if spent else "")
+            bar.reach(done, f"{spent:.4f} USD" if spent else "")
 
         result = asyncio.run(judge_items(plan, budget_usd=budget, tries=tries, on_progress=show))
     if result.spent_usd:

@@ -11,11 +11,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal, assert_never
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assay import wiring
 from assay.cli._options import chosen_rubrics, pairs
-from assay.cli._screen import Json, errors, output, print_json, print_table
+from assay.cli._screen import Bar, Json, errors, output, print_json, print_table
 from assay.codec import decode_record
 from assay.enqueue import enqueue
 from assay.errors import ConfigError, RecordError
@@ -74,7 +73,7 @@ def enqueue_file(
     with ExitStack() as stack:
         source = _open(file, stack)
         total = Path(file).stat().st_size if file != "-" and Path(file).is_file() else None
-        bar = stack.enter_context(_progress(total))
+        bar = stack.enter_context(Bar("enqueuing", total, unit="bytes"))
 
         def records() -> Iterator[Record]:
             keep: IO[str] | None = None
@@ -105,33 +104,6 @@ def enqueue_file(
             errors.print(escape(f"The rejected rows are in {kept}: mend them and enqueue them again."), soft_wrap=True)
     if bad:
         raise typer.Exit(2)
-
-
-class _Bar:
-    def __init__(self, progress: Progress, total: int | None) -> None:
-        self._progress = progress
-        self._task = progress.add_task("enqueuing", total=total)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, size: int) -> None:
-        self._progress.advance(self._task, size)
-
-
-def _progress(total: int | None) -> _Bar:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("bytes"),
-        TimeRemainingColumn(),
-    )
-    return _Bar(Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal), total)
 
 
 def _create(path: Path, stack: ExitStack) -> IO[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from assay.windows import Estimate
@@ -64,6 +65,44 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*(escape(plain(str(cell))) for cell in row))
     output.print(table)
+
+
+class Bar:
+    """How far a long command is, on standard error, while that is a terminal. A context manager.
+
+    Args:
+        what: in a word, such as `judging`.
+        total: how many there are; None where nobody knows.
+        unit: of what, behind the numbers; empty for what `what` says already.
+    """
+
+    def __init__(self, what: str, total: int | None, *, unit: str = "") -> None:
+        self._progress = Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=total, note=unit)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, size: int) -> None:
+        """`size` more are done."""
+        self._progress.advance(self._task, size)
+
+    def reach(self, done: int, note: str) -> None:
+        """`done` are done in all; `note` stands behind the numbers."""
+        self._progress.update(self._task, completed=done, note=note)
 
 
 def ratio(estimate: Estimate | None) -> str:

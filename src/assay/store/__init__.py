@@ -787,12 +787,20 @@ class Store:
     def dead_letter(self, dead_id: str) -> DeadLetter:
         """One dead letter, by its id or the beginning of it.
 
+        An id is found at once; for a beginning all are looked through.
+
         Raises:
             ConfigError: there is none, or more than one.
         """
-        statement = sa.select(dead_letters).where(dead_letters.c.dead_id.startswith(dead_id, autoescape=True)).limit(2)
+        exact = dead_letters.c.dead_id == dead_id
+        begins = dead_letters.c.dead_id.startswith(dead_id, autoescape=True)
+        found: list[DeadLetter] = []
         with self._database.read() as connection:
-            found = [DeadLetter(**row) for row in connection.execute(statement).mappings()]
+            # The whole id first: no index helps to find a beginning.
+            for condition in (exact, begins):
+                if not found:
+                    rows = connection.execute(sa.select(dead_letters).where(condition).limit(2)).mappings()
+                    found = [DeadLetter(**row) for row in rows]
         if len(found) != 1:
             raise ConfigError(f"{'no' if not found else 'more than one'} dead letter has an id like {dead_id!r}")
         return found[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from assay._text import declines, knows_nothing
-from assay.redaction import Redactor
 
 if TYPE_CHECKING:
     from assay.records import Record
+    from assay.redaction import Redactor
 
 _FINISHED_BADLY = {
     "length": "the output was cut off at its length limit",
@@ -18,7 +19,6 @@ _FINISHED_BADLY = {
     "error": "the model failed while answering",
 }
 _PRIVATE = re.compile(r"\[(?:secret|card)\]")
-_redactor = Redactor(kinds=("secret", "card"))
 
 
 def completeness_faults(record: Record) -> list[str]:
@@ -55,7 +55,15 @@ def leaks(record: Record) -> list[str]:
 
 
 def _private(text: str) -> list[str]:
-    return _PRIVATE.findall(_redactor.text(text))
+    return _PRIVATE.findall(_redactor().text(text))
+
+
+@cache
+def _redactor() -> Redactor:
+    # Its patterns take as long to compile as a command's other imports together, and few commands look for leaks.
+    from assay.redaction import Redactor
+
+    return Redactor(kinds=("secret", "card"))
 
 
 def missing_fields(record: Record) -> list[str]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from assay.errors import CalibrationError, ConfigError
 from assay.labels import LABEL_FILE, LabelSet
 from assay.records import now
-from assay.store import LabelRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from assay.labels import Labelled, Selection
     from assay.records import Record
     from assay.rubrics import Rubric
-    from assay.store import LabelCandidate, Store, StoredCalibration
+    from assay.store import LabelCandidate, LabelRequest, Store, StoredCalibration
 
 #: Columns of what people get, in a table or a labelling tool; `read_labels` takes the table back with `SHEET_COLUMNS`.
 _SHEET = ("record_id", "question", "context", "answer", "label", "annotator", "note")
@@ -69,6 +68,7 @@ def pick_labels(
         StoreError: the database is away.
     """
     from assay.calibration import pick_for_humans
+    from assay.store import LabelRequest
 
     last = max((request.picked_at for request in store.label_requests(rubric) if request.picked_at), default=start)
     begin = max(start, last)

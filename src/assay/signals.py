@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Self
 
 from assay._text import asked, declines, knows_nothing, stems
 from assay.faults import missing_fields
-from assay.injection import Sign, signs_of
 from assay.languages import LANGUAGES, language_of
 from assay.sampling import sample_unit
 from assay.windows import Estimate, Sums, pass_ratio
@@ -26,6 +25,7 @@ from assay.windows import Estimate, Sums, pass_ratio
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from assay.injection import Sign
     from assay.languages import Language
     from assay.records import Record
 
@@ -119,6 +119,9 @@ class _Read:
     __slots__ = ("asked", "language", "scores", "signs")
 
     def __init__(self, record: Record) -> None:
+        # What only adds signals up, as most commands do, need not wait for its patterns to be compiled.
+        from assay.injection import signs_of
+
         self.asked = asked(record)
         self.language = language_of(self.asked)
         self.scores = _scores(record)

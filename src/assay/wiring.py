@@ -1,4 +1,7 @@
-"""Builds the parts of the worker side from the settings: the one place that knows which part needs which setting."""
+"""Builds the parts of the worker side from the settings: the one place that knows which part needs which setting.
+
+A part is imported when it is built, so that a command starts as fast as what it uses lets it.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,30 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, Ledger, Purse, load_budgets
-from assay.chores import Chore
-from assay.circuits import CircuitPolicy
-from assay.deliveries import DeliveryPolicy
 from assay.errors import FileError, MissingExtraError, SettingsError
-from assay.gate import Gate
-from assay.judges import JudgeSettings, describe_judge, resolve
-from assay.judges._prices import load_prices
-from assay.limits import Limits
-from assay.listener import Certificate, Guard, split_tokens
-from assay.outbox import Outbox, Selection, SinkPolicy, gave_up, owed_outcomes
-from assay.pipeline import Judges
-from assay.queue import MAX_BATCH_RECORDS, Queue
 from assay.records import now
-from assay.reuse import Reuse
-from assay.rubrics import JudgeSpec, load_rubrics
-from assay.sinks import open_sink
-from assay.store import Store
-from assay.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from assay.alerts import AlertPolicy
+    from assay.budgets import Budget, Budgets, Ledger, Purse
     from assay.canary import CanaryPolicy
     from assay.changes import ChangePolicy, Watched
-    from assay.judges import Engine, JudgeObserver
+    from assay.chores import Chore
+    from assay.judges import Engine, JudgeObserver, JudgeSettings
+    from assay.limits import Limits
+    from assay.listener import Guard
     from assay.metrics import WorkerMetrics
-    from assay.rubrics import Rubric
+    from assay.outbox import Outbox
+    from assay.pipeline import Judges
+    from assay.queue import Queue
+    from assay.reuse import Reuse
+    from assay.rubrics import JudgeSpec, Rubric
     from assay.settings import Settings
     from assay.sinks import Sink
-    from assay.store import CanaryRun
+    from assay.store import CanaryRun, Store
+    from assay.worker import Worker
 
 
 _log = logging.getLogger(__name__)
@@ -55,11 +50,18 @@ def open_store(
     Raises:
         StoreError: it cannot be reached, or (with `check`) is not migrated.
     """
+    from assay.store import Store
+
+    owed = {}
+    if sinks:
+        from assay.outbox import owed_outcomes
+
+        owed = {sink.name: owed_outcomes(sink, settings.sink_outcomes) for sink in sinks}
     store = Store(
         settings.store_url,
         cohort_labels=settings.cohort_labels,
         max_series=settings.max_series,
-        sinks={sink.name: owed_outcomes(sink, settings.sink_outcomes) for sink in sinks},
+        sinks=owed,
         apps=settings.apps if apps is None else apps,
         payload_keys=settings.store_keys,
     )
@@ -79,6 +81,8 @@ def open_queue(settings: Settings) -> Queue:
     Raises:
         SettingsError: no Redis is configured.
     """
+    from assay.queue import Queue
+
     return Queue.from_url(settings.queue_url, settings.queue, max_batches=settings.max_batches)
 
 
@@ -88,6 +92,8 @@ def build_guards(settings: Settings) -> tuple[Guard, Guard]:
     Raises:
         SettingsError: the certificate cannot be used, or a token is set but empty.
     """
+    from assay.listener import Certificate, Guard, split_tokens
+
     certificate = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_certificate, settings.tls_key)
@@ -120,6 +126,8 @@ def read_rubrics(settings: Settings) -> list[Rubric]:
     Raises:
         RubricError: the first mistake in a file.
     """
+    from assay.rubrics import load_rubrics
+
     return load_rubrics(settings.rubric_paths)
 
 
@@ -136,6 +144,8 @@ def build_judges(
 
     Of the engines `elsewhere` nothing is loaded: see `Judges.build`.
     """
+    from assay.pipeline import Judges
+
     return Judges.build(
         rubrics,
         judge_settings(settings),
@@ -151,6 +161,8 @@ def build_judges(
 
 def needing_ragas(settings: Settings, rubrics: Sequence[Rubric]) -> list[Rubric]:
     """Those that only a worker with ragas judges: it is their judge, or stands in for it."""
+    from assay.judges import resolve
+
     default = judge_settings(settings)
     found = []
     for rubric in rubrics:
@@ -163,6 +175,8 @@ def needing_ragas(settings: Settings, rubrics: Sequence[Rubric]) -> list[Rubric]
 
 def cheaper_judge(settings: Settings) -> JudgeSpec | None:
     """Who is asked while a budget is spent, where a rubric does not say; None: nobody."""
+    from assay.rubrics import JudgeSpec
+
     if settings.budget_judge is None:
         return None
     return JudgeSpec(engine=settings.budget_judge, model=settings.budget_judge_model)
@@ -170,6 +184,8 @@ def cheaper_judge(settings: Settings) -> JudgeSpec | None:
 
 def fallback_judge(settings: Settings) -> JudgeSpec | None:
     """Who is asked while an endpoint is down, where a rubric does not say; None: nobody."""
+    from assay.rubrics import JudgeSpec
+
     if settings.fallback_judge is None:
         return None
     return JudgeSpec(engine=settings.fallback_judge, model=settings.fallback_judge_model)
@@ -182,6 +198,9 @@ def read_budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Budgets | Non
         FileError: the first mistake in ASSAY_BUDGETS, a rubric or judge that there is not among them.
         SettingsError: a budget in dollars covers a judge whose price is not known; or the price table is broken.
     """
+    from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, load_budgets
+    from assay.judges._prices import load_prices
+
     judges = _judges_by_rubric(settings, rubrics)
     budgets: tuple[Budget, ...] = ()
     if settings.budgets is not None:
@@ -211,6 +230,8 @@ def read_budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Budgets | Non
 
 def _judges_by_rubric(settings: Settings, rubrics: Sequence[Rubric]) -> dict[str, dict[str, str | None]]:
     """Rubric -> the judges that may be asked under it, by name -> their models."""
+    from assay.judges import describe_judge, resolve
+
     default = judge_settings(settings)
     found: dict[str, dict[str, str | None]] = {}
     for rubric in rubrics:
@@ -229,6 +250,8 @@ def open_ledger(settings: Settings, budgets: Budgets) -> Ledger:
     Raises:
         SettingsError: no Redis is configured.
     """
+    from assay.budgets import Ledger
+
     return Ledger.from_url(budgets, settings.queue_url, settings.queue)
 
 
@@ -238,6 +261,9 @@ def open_limits(settings: Settings) -> Limits:
     Raises:
         SettingsError: no Redis is configured.
     """
+    from assay.circuits import CircuitPolicy
+    from assay.limits import Limits
+
     return Limits(
         url=settings.queue_url,
         queue=settings.queue,
@@ -250,6 +276,8 @@ def open_limits(settings: Settings) -> Limits:
 
 def judge_settings(settings: Settings) -> JudgeSettings:
     """The judge part of the settings, in the form that `assay.judges` takes."""
+    from assay.judges import JudgeSettings
+
     return JudgeSettings(
         engine=settings.judge_engine,
         base_url=settings.judge_base_url,
@@ -270,6 +298,8 @@ def open_sinks(settings: Settings) -> list[Sink]:
     Raises:
         SettingsError: there is no such sink, or a setting of it is missing or wrong.
     """
+    from assay.sinks import open_sink
+
     return [open_sink(name) for name in settings.sinks]
 
 
@@ -279,6 +309,8 @@ def build_outbox(settings: Settings, store: Store, sinks: Sequence[Sink]) -> Out
     Raises:
         SettingsError: a setting of what goes out is wrong.
     """
+    from assay.outbox import Outbox, Selection, SinkPolicy
+
     return Outbox(
         store,
         sinks,
@@ -306,6 +338,13 @@ def build_worker(
     Raises:
         ConfigError: rubrics or the judge are not configured rightly.
     """
+    from assay.budgets import Purse
+    from assay.deliveries import DeliveryPolicy
+    from assay.gate import Gate
+    from assay.queue import MAX_BATCH_RECORDS
+    from assay.reuse import Reuse
+    from assay.worker import Worker
+
     rubrics = read_rubrics(settings)
     gate = Gate(store, rubrics, judge_settings(settings), bridge_share=settings.bridge_share)
     budgets = read_budgets(settings, rubrics)
@@ -356,6 +395,8 @@ def build_worker(
 
 def build_chores(settings: Settings, store: Store, *, outbox: Outbox | None = None) -> list[Chore]:
     """What the workers do now and then."""
+    from assay.chores import Chore
+
     chores = [
         Chore("purge", 3600.0, lambda: purge(settings, store)),
         # Also what is owed to a sink that is configured no more: nobody else would look at it.
@@ -466,6 +507,7 @@ def run_canaries(settings: Settings, store: Store, *, ragas: bool = False) -> li
         StoreError: the store is away. ConfigError: rubrics, judge or ASSAY_CANARY are not configured rightly.
     """
     from assay.canary import run_due
+    from assay.judges import resolve
     from assay.verdicts import settle_verdicts
 
     judge = judge_settings(settings)
@@ -481,6 +523,8 @@ def run_canaries(settings: Settings, store: Store, *, ragas: bool = False) -> li
 
 def expire_outbox(settings: Settings, store: Store) -> int:
     """Set aside what has been owed to a sink for longer than the settings allow; returns how many."""
+    from assay.outbox import gave_up
+
     deadline = timedelta(hours=settings.sink_deadline_hours)
     return store.expire_outbox(now() - deadline, gave_up(deadline.total_seconds()))
 

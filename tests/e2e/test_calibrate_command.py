@@ -560,12 +560,3 @@ def test_an_interrupted_run_loses_nothing_that_was_judged(shell: Shell, tmp_path
         shell(labels, "--rubric", asked)
         # At most what was in flight is asked twice.
         assert 120 <= server.traffic.calls <= 122
-
-
-# Start-up.
-
-
-def test_no_other_command_loads_numpy() -> None:
-    script = "import sys, assay.cli, assay.tasks, assay.worker; print('numpy' in sys.modules, 'openai' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["False", "False"], done.stderr

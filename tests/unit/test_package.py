@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 import assay
+from assay.store import Store
 
 #: Everything the app's side is made of.
 CLIENT_MODULES = [
@@ -107,3 +110,42 @@ def test_the_client_side_needs_none_of_the_worker() -> None:
     modules = loaded_by("\n".join(f"import {module}" for module in CLIENT_MODULES))
     assert {name for name in modules if name.startswith("assay.")} == set(CLIENT_MODULES)
     assert "asyncio" not in modules
+
+
+RUN = "from assay.cli import app; app({arguments!r}, standalone_mode=False)"
+LATE = ("alembic", "celery", "numpy", "openai", "aiohttp", "prometheus_client", "redis", "sqlalchemy", "structlog")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--version"], set()),
+        (["rubrics", "check"], set()),
+        (["rubrics", "show", "safety", "--json"], set()),
+        (["alerts", "generate", "--help"], set()),
+        (["enqueue", "--help"], set()),
+        (["calibrate", "--help"], set()),
+        (["labels", "import", "--help"], set()),
+        (["db", "new-key"], {"sqlalchemy"}),
+        (["dead", "list"], {"sqlalchemy"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_loads_only_what_it_uses(
+    arguments: list[str], needed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSAY_DATABASE_URL", f"sqlite:///{tmp_path}/assay.db")
+    with closing(Store(f"sqlite:///{tmp_path}/assay.db")) as store:
+        store.upgrade()
+    run = RUN.format(arguments=arguments)
+    script = f"import sys; sys.stdout = sys.stderr\ntry: {run}\nexcept SystemExit: pass\nsys.stdout = sys.__stdout__"
+    assert foreign(loaded_by(script)) & set(LATE) == needed
+
+
+def test_no_command_loads_numpy_or_openai_before_it_is_used() -> None:
+    modules = loaded_by(
+        "import typer.main, assay.tasks, assay.worker, assay.cli\n"
+        "list(typer.main.get_command(assay.cli.app).commands.values())"
+    )
+    assert {"assay.cli._calibrate", "assay.cli._processes", "celery"} <= modules
+    assert not {"numpy", "openai"} & modules

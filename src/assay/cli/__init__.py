@@ -6,35 +6,82 @@ Exit codes: 0 done; 1 something outside is away (Redis, the database); 2 a mista
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
-from assay.cli import (
-    _alerts,
-    _budget,
-    _calibrate,
-    _changes,
-    _compare,
-    _dead,
-    _defects,
-    _evaluate,
-    _health,
-    _intake,
-    _labels,
-    _outbox,
-    _processes,
-    _records,
-    _report,
-    _rubrics,
-    _signals,
-)
 from assay.cli._screen import errors
 from assay.errors import AssayError, ConfigError, RecordError
 from assay.settings import unknown_variables
 
+#: command -> the module of this package that registers it; in the order of the help
+_COMMANDS = {
+    "worker": "_processes",
+    "exporter": "_processes",
+    "dev": "_processes",
+    "demo": "_processes",
+    "enqueue": "_records",
+    "judge": "_records",
+    "collect": "_intake",
+    "pull": "_intake",
+    "status": "_health",
+    "doctor": "_health",
+    "purge": "_health",
+    "budget": "_budget",
+    "calibrate": "_calibrate",
+    "evaluate": "_evaluate",
+    "compare": "_compare",
+    "signals": "_signals",
+    "report": "_report",
+}
+#: group of commands -> its module, and what it is called there
+_GROUPS = {
+    "rubrics": ("_rubrics", "app"),
+    "labels": ("_labels", "app"),
+    "dead": ("_dead", "app"),
+    "alerts": ("_alerts", "app"),
+    "defects": ("_defects", "app"),
+    "outbox": ("_outbox", "app"),
+    "changes": ("_changes", "app"),
+    "canary": ("_changes", "canary"),
+    "db": ("_health", "db"),
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """All commands by name. One's module is imported when it is asked for: all of them together take a second."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = typer.Typer(rich_markup_mode="markdown")
+        if name in _GROUPS:
+            module, own = _GROUPS[name]
+            found.add_typer(getattr(import_module(f"assay.cli.{module}"), own), name=name)
+        else:
+            import_module(f"assay.cli.{_COMMANDS[name]}").register(found)
+        return typer.main.get_group(found).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*_COMMANDS, *_GROUPS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS) + len(_GROUPS)
+
+
+class _Group(typer.core.TyperGroup):
+    """The group of all commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment] # nothing is added to it
+
+
 app = typer.Typer(
     name="assay",
+    cls=_Group,
     help="Score the answers of LLM applications in production: sampled records in, Prometheus series out.",
     no_args_is_help=True,
     add_completion=False,
@@ -60,27 +107,6 @@ def _root(
     """Score the answers of LLM applications in production: sampled records in, Prometheus series out."""
     for line in unknown_variables():
         errors.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
-
-
-_processes.register(app)
-_records.register(app)
-_intake.register(app)
-_health.register(app)
-_budget.register(app)
-_calibrate.register(app)
-_evaluate.register(app)
-_compare.register(app)
-_signals.register(app)
-_report.register(app)
-app.add_typer(_rubrics.app, name="rubrics")
-app.add_typer(_labels.app, name="labels")
-app.add_typer(_dead.app, name="dead")
-app.add_typer(_alerts.app, name="alerts")
-app.add_typer(_defects.app, name="defects")
-app.add_typer(_outbox.app, name="outbox")
-app.add_typer(_changes.app, name="changes")
-app.add_typer(_changes.canary, name="canary")
-app.add_typer(_health.db, name="db")
 
 
 def run() -> int:

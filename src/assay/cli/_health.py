@@ -17,11 +17,11 @@ from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
 from assay.errors import ConfigError, QueueError, SettingsError
 from assay.redaction import hash_user_id
 from assay.settings import load_settings
-from assay.store import Subject
 
 if TYPE_CHECKING:
     from assay.settings import Settings
     from assay.status import Status, StatusRow
+    from assay.store import Subject
 
 db = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -167,6 +167,8 @@ def purge(
     With --record, --trace, --user or --user-id: delete the texts of these records instead, however old. Their scores
     stay. Exit code 1 while records of them wait in Redis: run it again once they are scored.
     """
+    from assay.store import Subject
+
     users = [*(user or ()), *_hashed(user_id or ())]
     # As the SDKs of tracers write them, and as records have them.
     traces = {form for name in trace or () for form in (name, name.replace("-", "").lower())}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, assert_never
 
 import typer
 
-from assay import logs, wiring
+from assay import wiring
 from assay.cli._screen import Json, errors, output, print_json, warn_exposed
 from assay.errors import SettingsError
 from assay.records import now
@@ -39,12 +39,13 @@ def collect(
 
     Point an exporter or a collector's `otlphttp` exporter at it. SIGTERM sends what is kept, then ends.
     """
-    settings = load_settings(collect_host=host, collect_port=port)
-    logs.configure(settings)
+    from assay import logs
     from assay.client import Client
     from assay.collect import Collector, CollectorLimits
     from assay.metrics import collector_families, encode, wants_openmetrics
 
+    settings = load_settings(collect_host=host, collect_port=port)
+    logs.configure(settings)
     scrapes, traces = wiring.build_guards(settings)
     broker, queue = settings.queue_url, settings.queue
     collector = Collector(

@@ -9,7 +9,6 @@ import typer
 
 from assay import wiring
 from assay.errors import ConfigError, SettingsError
-from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ def one_rubric(settings: Settings, name: str) -> Rubric:
     Raises:
         ConfigError: there is none, or the file is wrong.
     """
+    from assay.rubrics import load_rubrics
+
     if is_file(name):
         return load_rubrics([Path(name)])[0]
     known = {rubric.name: rubric for rubric in wiring.read_rubrics(settings)}
@@ -81,6 +82,8 @@ def chosen_rubrics(settings: Settings, names: Sequence[str]) -> list[Rubric]:
     Raises:
         ConfigError: there is none of that name, or a file is wrong.
     """
+    from assay.rubrics import load_rubrics
+
     files = [Path(name) for name in names if is_file(name)]
     wanted = {name for name in names if not is_file(name)}
     rubrics = load_rubrics(files) if files else []

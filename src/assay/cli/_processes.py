@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from assay import logs, wiring
+from assay import wiring
 from assay.cli._options import Apps, settings_of
 from assay.cli._screen import errors, output, warn_exposed
 from assay.errors import SchemaError, StoreError
@@ -33,13 +33,13 @@ def worker(
 
     SIGTERM finishes what is in flight for `ASSAY_SHUTDOWN_SECONDS`, then hands it back; `kill -9` loses nothing either.
     """
-    settings = load_settings(concurrency=concurrency, worker_metrics_port=metrics_port)
-    logs.configure(settings)
-    # Celery, prometheus_client and openai take a second to import: the other commands need none of them.
-    from assay import tasks
+    # What a process needs takes a second to import: the other commands need none of it.
+    from assay import logs, tasks
     from assay.exporter import serve_worker
     from assay.metrics import WorkerMetrics
 
+    settings = load_settings(concurrency=concurrency, worker_metrics_port=metrics_port)
+    logs.configure(settings)
     guard, _ = wiring.build_guards(settings)
     sinks = wiring.open_sinks(settings)
     store, queue = wiring.open_store(settings, sinks=sinks, apps=()), wiring.open_queue(settings)
@@ -71,11 +71,12 @@ def exporter(
     apps: Apps = None,
 ) -> None:
     """Serve the time series at `/metrics`, and `/healthz`. It reads the database: run any number of them."""
-    settings = settings_of(apps, exporter_host=host, exporter_port=port)
-    logs.configure(settings)
+    from assay import logs
     from assay.exporter import serve
     from assay.metrics import ScoreCollector
 
+    settings = settings_of(apps, exporter_host=host, exporter_port=port)
+    logs.configure(settings)
     guard, _ = wiring.build_guards(settings)
     warn_exposed(guard, settings.exporter_host, "ASSAY_METRICS_TOKEN")
     store = wiring.open_store(settings, check=False)

@@ -18,8 +18,6 @@ from assay.cli._screen import Bar, Json, errors, output, print_json, print_table
 from assay.codec import decode_record
 from assay.enqueue import enqueue
 from assay.errors import ConfigError, RecordError
-from assay.judges import preview
-from assay.pipeline import evaluate
 from assay.queue import MAX_RECORD_BYTES
 from assay.records import Evaluation, Failure, NotApplicable, Record, Score, Usage
 from assay.rows import read_rows
@@ -155,6 +153,8 @@ def judge_record(
     else:
         _print_verdicts(evaluations)
     if show_prompt:
+        from assay.judges import preview
+
         for message in preview(rubrics, record)[0]:
             output.rule(message["role"])
             output.print(message["content"], markup=False, highlight=False)
@@ -173,6 +173,8 @@ def _one_record(data: object, file: str) -> Record:
 
 
 async def _judge(settings: Settings, record: Record, rubrics: Sequence[Rubric]) -> list[Evaluation]:
+    from assay.pipeline import evaluate
+
     judges = wiring.build_judges(settings, rubrics)
     try:
         return await evaluate(record, rubrics, judges)

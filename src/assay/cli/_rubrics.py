@@ -15,8 +15,6 @@ from rich.markup import escape
 from assay import wiring
 from assay.cli._options import one_rubric
 from assay.cli._screen import Json, ago, errors, output, print_json, print_table
-from assay.gate import Version, check_gates
-from assay.judges import preview, schema_in_words
 from assay.records import now
 from assay.rubrics import Rubric, check_rubrics, diff_rubrics, load_rubrics
 from assay.settings import load_settings
@@ -69,6 +67,8 @@ def check(
 
 
 def _check_gates(rubrics: Sequence[Rubric], directory: Path | None, *, as_json: bool) -> None:
+    from assay.gate import check_gates
+
     settings = load_settings()
     with ExitStack() as stack:
         store = stack.enter_context(wiring.open_store(settings)) if wiring.has_store(settings) else None
@@ -104,6 +104,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show which version of each rubric production is scored with, which ones wait, since when and why."""
+    from assay.gate import Version
+
     settings = load_settings()
     with wiring.open_store(settings) as store:
         versions = store.rubric_versions(retired=retired)
@@ -133,6 +135,8 @@ def show(
 
     An endpoint that takes no schema is told it in words, at the end of the system message.
     """
+    from assay.judges import preview, schema_in_words
+
     rubric = one_rubric(load_settings(), name)
     messages, schema = preview([rubric])
     in_words = schema_in_words([rubric])

@@ -14,12 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from assay.windows import Estimate
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from assay.listener import Guard
+    from assay.windows import Estimate
 
 #: Control characters other than tab and newline, and those that turn the direction of writing.
 _CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")

@@ -9,6 +9,8 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something outside is away, 2 a mistake that a person can mend."""
     try:
         from assay.cli import run
+
+        code = run()
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("assay"):
             raise
@@ -19,7 +21,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(run())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

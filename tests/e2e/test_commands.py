@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from assay.rubrics import load_rubrics
 from assay.testing import FakeJudgeServer
+from command import assay, clean_environment
 from deployment import Deployment, record
 from judging import ask
 
@@ -225,20 +225,38 @@ def test_a_database_that_is_not_migrated_says_so(deployment: Deployment, tmp_pat
     subprocess.run([sys.executable, "-m", "assay", "db", "upgrade"], env=environment, check=True, cwd=tmp_path)
 
 
-def test_without_the_worker_extra_the_command_names_it(tmp_path: Path) -> None:
-    """A venv with the client alone: only `redis` can be imported beside assay."""
+def test_settings_come_from_a_directory_of_secrets_as_containers_mount_it(tmp_path: Path) -> None:
+    secrets = tmp_path / "run secrets"
+    secrets.mkdir()
+    (secrets / "assay_database_url").write_text(f"sqlite:///{tmp_path}/secret.db\n")
+    assay(tmp_path, "db", "upgrade", ASSAY_SECRETS_DIR=str(secrets), code=0)
+    assert (tmp_path / "secret.db").exists()
+    assert assay(tmp_path, "dead", "list", ASSAY_SECRETS_DIR=str(secrets), code=0).stdout == "No dead letters.\n"
+    # The environment wins, and what is no directory is told of.
+    said = assay(tmp_path, "dead", "list", ASSAY_SECRETS_DIR=str(secrets), ASSAY_DATABASE_URL="sqlite:///x.db", code=1)
+    assert "x.db" in said.stderr
+    said = assay(tmp_path, "dead", "list", ASSAY_SECRETS_DIR=str(secrets / "nowhere"), code=2)
+    assert said.stderr.startswith("error: ASSAY_SECRETS_DIR: ")
+
+
+@pytest.mark.parametrize("absent", [{"typer", "pydantic", "celery", "sqlalchemy"}, {"sqlalchemy"}], ids=sorted)
+def test_without_the_worker_extra_the_command_names_it(absent: set[str]) -> None:
+    """A venv with the client alone, beside which other libraries may have brought some of what commands need."""
     code = (
         "import sys\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in {'typer', 'pydantic', 'celery', 'sqlalchemy'}:\n"
+        f"        if name.split('.')[0] in {absent}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from assay.__main__ import main\n"
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
+        [sys.executable, "-c", code, "dead", "list"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(PYTHONPATH=""),
     )
     assert done.returncode == 2
     assert "assay[worker]" in done.stderr

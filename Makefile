@@ -28,7 +28,7 @@ demo: install ## Watch it work: no key, server or Docker needed
 	@$(BIN)/assay demo
 
 test: install ## Run every test; what needs a server that is not installed is skipped, or fails when CI is set
-	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 servers: $(foreach server,phoenix mlflow ddapm ragas,.servers/$(server)/.installed) ## Install real trace stores (Phoenix, MLflow, a test agent) and ragas for the tests, 1.8 GB
 

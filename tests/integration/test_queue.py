@@ -716,6 +716,7 @@ def test_enqueued_batches_are_taken_once_though_their_replies_are_lost(raw: redi
 
 def test_replayed_batches_are_taken_once_though_their_replies_are_lost(raw: redis.Redis) -> None:
     queue = _LostReplies(raw, "q")
+    queue.reports.clear()
     marked: list[str] = []
     record = Record(record_id="r", timestamp=now()).to_json()
     payloads = {

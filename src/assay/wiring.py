@@ -11,7 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from assay.errors import FileError, MissingExtraError, SettingsError
+from assay.errors import AssayError, FileError, MissingExtraError, SettingsError
 from assay.records import now
 
 if TYPE_CHECKING:
@@ -66,7 +66,11 @@ def open_store(
         payload_keys=settings.store_keys,
     )
     if check:
-        store.check()
+        try:
+            store.check()
+        except AssayError:
+            store.close()
+            raise
     return store
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -119,22 +117,10 @@ def deployment(url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.Mon
     yield made
     made.store.close()
     made.queue.close()
-    close_connections()
 
 
 def run(*arguments: str) -> Result:
-    done = CliRunner().invoke(cli, [*arguments])
-    close_connections()
-    return done
-
-
-def close_connections() -> None:
-    """A command ends with its process; here its connections stay open until they are found.
-
-    Those of a command that failed are in its traceback, as long as a test holds that.
-    """
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        gc.collect()
+    return CliRunner().invoke(cli, [*arguments])
 
 
 def said(done: Result) -> str:

@@ -14,6 +14,7 @@ import typer
 import typer.core
 import typer.main
 
+from assay.cli._options import closing_opened
 from assay.cli._screen import errors
 from assay.errors import AssayError, ConfigError, RecordError
 from assay.settings import unknown_variables
@@ -77,6 +78,10 @@ class _Group(typer.core.TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = _Commands()  # type: ignore[assignment] # nothing is added to it
+
+    def invoke(self, ctx: Any) -> Any:
+        with closing_opened():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(

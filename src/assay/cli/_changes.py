@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.settings import load_settings
@@ -31,7 +31,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List verdicts, then events, newest first."""
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     verdicts = [v for v in store.drift_verdicts() if v.verdict != "none" and rubric in (None, v.instrument.rubric)]
     events = store.change_events(open_only=open_, rubric=rubric, limit=limit)
     if as_json:
@@ -78,7 +78,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print one event with its details."""
-    event = wiring.open_store(settings_of(apps)).change_event(event_id)
+    event = open_store(settings_of(apps)).change_event(event_id)
     if as_json:
         print_json(_as_json(event))
         return
@@ -115,7 +115,7 @@ def acknowledge(
     apps: Apps = None,
 ) -> None:
     """Note that you have seen an event. A changed judge, once acknowledged, holds no pages back any more."""
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     event = store.change_event(event_id)
     if accept and event.kind not in ("drop", "verdict"):
         raise ConfigError(f"a {event.kind} event has no level to accept: leave --accept out")
@@ -142,7 +142,7 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
     from assay.verdicts import settle_verdicts
 
     settings = load_settings()
-    store, judge = wiring.open_store(settings, apps=()), wiring.judge_settings(settings)
+    store, judge = open_store(settings, apps=()), wiring.judge_settings(settings)
     policy = wiring.canary_policy(settings)
     files = canary_files(policy)
     if not files:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, output, print_json, print_table, ratio
 from assay.errors import ConfigError
 from assay.records import now
@@ -53,7 +52,7 @@ def compare_versions(
     start, end = _moment("--since", since, moment), moment if until is None else _moment("--until", until, moment)
     if start >= end:
         raise ConfigError(f"--since {since} is not before --until {until or 'now'}: nothing lies between")
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     from assay.compare import compare  # numpy
 
     report = compare(store.compared_scores(by, start, end, rubric=rubric), by, baseline=baseline)

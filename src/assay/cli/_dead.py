@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Bar, Json, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError
@@ -33,7 +33,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_, payloads=False)
     if as_json:
         print_json([_as_json(letter) for letter in letters])
@@ -68,7 +68,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print one dead letter: the reason on standard error, the payload as it came on standard output."""
-    letter = wiring.open_store(settings_of(apps)).dead_letter(dead_id)
+    letter = open_store(settings_of(apps)).dead_letter(dead_id)
     if as_json:
         print_json(_as_json(letter) | {"payload": letter.payload.decode(errors="backslashreplace")})
         return
@@ -98,7 +98,7 @@ def replay_(
         raise ConfigError("--payload mends one dead letter: name its id")
     mended = None if payload is None else _mended(payload)
     settings = settings_of(apps)
-    store, queue = wiring.open_store(settings), wiring.open_queue(settings)
+    store, queue = open_store(settings), wiring.open_queue(settings)
     # Ids first: all payloads at once might not fit into memory.
     listed = [] if dead_id else store.dead_letters(reason=reason, limit=1_000_000, payloads=False)
     ids = [dead_id] if dead_id else [letter.dead_id for letter in listed]

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.defects import MEANINGS, UNCLASSIFIED
 from assay.errors import ConfigError
@@ -36,7 +35,7 @@ def list_(
         start = end - timedelta(seconds=parse_window(since))
     except OverflowError:
         raise ConfigError(f"--since {since!r}: that is before all records: write 24h, 7d or 8w") from None
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     mix = [
         count
         for count in store.defect_mix(start, end)
@@ -99,7 +98,7 @@ def set_(
     """
     if defect == UNCLASSIFIED:
         raise ConfigError(f"{UNCLASSIFIED} is what nobody has named: name a class, or leave the judge's")
-    changed = wiring.open_store(settings_of(apps)).set_defect(record, rubric, defect)
+    changed = open_store(settings_of(apps)).set_defect(record, rubric, defect)
     if as_json:
         print_json({"record": record, "rubric": rubric, "defect": defect, "changed": changed})
     else:

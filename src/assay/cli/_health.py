@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
 from assay.errors import ConfigError, QueueError, SettingsError
 from assay.redaction import hash_user_id
@@ -45,7 +45,7 @@ def status(
     from assay.status import read_status
 
     settings = settings_of(apps)
-    report = read_status(settings, store=wiring.open_store(settings), queue=wiring.open_queue(settings), window=window)
+    report = read_status(settings, store=open_store(settings), queue=wiring.open_queue(settings), window=window)
     if as_json:
         print_json(report.as_json())
     else:
@@ -181,7 +181,7 @@ def purge(
             "--dry-run and --app are for one subject: name it with --record, --trace, --user or --user-id"
         )
     settings = load_settings()
-    deleted = wiring.purge(settings, wiring.open_store(settings, apps=()))
+    deleted = wiring.purge(settings, open_store(settings, apps=()))
     if as_json:
         print_json(deleted)
     else:
@@ -196,7 +196,7 @@ def _hashed(user_ids: Sequence[str]) -> list[str]:
 
 
 def _erase(subject: Subject, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
-    store = wiring.open_store(settings)
+    store = open_store(settings)
     # Before the store: what moves from here to there meanwhile is seen in one of them.
     waiting, why = 0, ""
     try:
@@ -222,7 +222,7 @@ def _erase(subject: Subject, settings: Settings, *, dry_run: bool, as_json: bool
 def upgrade() -> None:
     """Create the tables, or bring them to the version that this assay needs. Safe to run twice, and by two at once."""
     settings = load_settings()
-    wiring.open_store(settings, check=False, apps=()).upgrade()
+    open_store(settings, check=False, apps=()).upgrade()
     output.print("The database is up to date.")
 
 
@@ -240,7 +240,7 @@ def rekey() -> None:
     settings = load_settings()
     said = time.monotonic()
     rows: dict[str, tuple[int, int]] = {}
-    for table, read, changed in wiring.open_store(settings, apps=()).rekey():
+    for table, read, changed in open_store(settings, apps=()).rekey():
         rows[table] = (read, changed)
         if time.monotonic() - said > _PROGRESS_SECONDS:
             said = time.monotonic()

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.records import now
@@ -33,7 +32,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Show how much is owed to each sink, and what, newest first."""
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     depths = store.outbox_depths()
     rows = store.outbox(sink=sink, state=state, reason=reason, limit=limit)
     if as_json:
@@ -96,7 +95,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print what is owed of one evaluation, sink by sink."""
-    rows = wiring.open_store(settings_of(apps)).outbox_rows(evaluation_id)
+    rows = open_store(settings_of(apps)).outbox_rows(evaluation_id)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
@@ -123,7 +122,7 @@ def retry(
     """Let what was set aside wait again, with a new deadline. Workers deliver it within seconds."""
     if evaluation_id is None and not (all_ or sink or reason):
         raise ConfigError("name one evaluation, or say --sink SINK, --reason TEXT or --all")
-    store = wiring.open_store(settings_of(apps))
+    store = open_store(settings_of(apps))
     whole = None if evaluation_id is None else store.outbox_rows(evaluation_id)[0].evaluation_id
     n = store.retry_outbox(sink=sink, reason=reason, evaluation_id=whole)
     if as_json:

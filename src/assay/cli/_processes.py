@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import errors, output, warn_exposed
 from assay.errors import SchemaError, StoreError
 from assay.settings import load_settings
@@ -79,7 +79,7 @@ def exporter(
     logs.configure(settings)
     guard, _ = wiring.build_guards(settings)
     warn_exposed(guard, settings.exporter_host, "ASSAY_METRICS_TOKEN")
-    store = wiring.open_store(settings, check=False)
+    store = open_store(settings, check=False)
     try:
         store.check()
     except SchemaError:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, errors, print_json
 from assay.errors import ConfigError, SettingsError
 
@@ -47,7 +46,7 @@ def report(
     if send and settings.report_webhook is None:
         raise SettingsError("--send: set ASSAY_REPORT_WEBHOOK to the address of an incoming webhook")
     end = datetime.now(UTC) if until is None else until.replace(tzinfo=until.tzinfo or UTC)
-    made = read_report(wiring.open_store(settings), until=end, weeks=weeks, fields=settings.cohort_labels)
+    made = read_report(open_store(settings), until=end, weeks=weeks, fields=settings.cohort_labels)
     if as_json:
         print_json(plain(made))
     elif out is None and markdown is None and not send:

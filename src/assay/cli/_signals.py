@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay import wiring
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, open_store, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.signals import CostSums, SignalSums, cost_per_pass, means, shares
 from assay.windows import parse_window, window_bounds
@@ -45,7 +44,7 @@ def signals(
     All of it is weighted, with 95 % intervals. The input of the last 24 hours is compared with a reference week.
     """
     settings = settings_of(apps)
-    store, now = wiring.open_store(settings), time.time()
+    store, now = open_store(settings), time.time()
     start, end = window_bounds(now, parse_window(window))
     shown = _signals(store, start, end)
     costs = _costs(store, start, end)

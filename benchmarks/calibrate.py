@@ -5,7 +5,7 @@
 Writes synthetic labels (ordinal levels, several annotators, clusters and strata), keeps an outcome of a model for each
 of them beside `--older` outcomes of other versions, and runs the command as a process of its own. No judge is asked.
 Shown: the fastest run on the clock from start to exit, its CPU time, and what parts of it take, inside one process.
-Exits with 1 when the fastest of the runs takes more than 2.5 times the CPU of a calibration by 20 labels with no older
+Exits with 1 when the fastest of the runs takes more than twice the CPU of a calibration by 100 labels with no older
 outcome, most of which is its start. It should take under 2 s, which is told and not asserted: machines differ.
 """
 
@@ -30,8 +30,8 @@ from assay.rubrics import Rubric, load_rubrics
 from assay.settings import load_settings
 from assay.wiring import judge_settings
 
-BOUND_RATIO = 2.5
-FEW_RECORDS = 20
+BOUND_RATIO = 2.0
+FEW_RECORDS = 100
 MODEL = "gpt-5-mini"
 
 
@@ -105,7 +105,7 @@ def run(directory: Path, labels: Path) -> tuple[float, float]:
     )
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode in (0, 3, 4), done.stderr.decode()
+    assert done.returncode in (0, 3), done.stderr.decode()
     assert b"not judged" not in done.stdout
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -54,6 +54,7 @@ def open_store(
 
     owed = {}
     if sinks:
+        # It compiles what redacts; few commands owe anything.
         from assay.outbox import owed_outcomes
 
         owed = {sink.name: owed_outcomes(sink, settings.sink_outcomes) for sink in sinks}

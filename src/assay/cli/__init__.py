@@ -14,7 +14,7 @@ import typer
 import typer.core
 import typer.main
 
-from assay.cli._options import closing_opened
+from assay.cli._opened import closing_opened
 from assay.cli._screen import errors
 from assay.errors import AssayError, ConfigError, RecordError
 from assay.settings import unknown_variables

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from assay import wiring
+from assay.cli._opened import open_store
 from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
 from assay.codec import decode_record
@@ -244,8 +244,8 @@ def _with_records(settings: Settings, label_set: LabelSet) -> LabelSet:
     lacking = label_set.without_record
     if not lacking:
         return label_set
-    with wiring.open_store(settings) as store:
-        return label_set.with_records(decode_record(payload) for payload in store.payloads(lacking).values())
+    store = open_store(settings)
+    return label_set.with_records(decode_record(payload) for payload in store.payloads(lacking).values())
 
 
 def _instrument(command: _Command, judge: str | None, variant: str | None = None) -> Instrument:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from assay import wiring
-from assay.cli._options import Apps, open_store, settings_of
+from assay.cli._opened import open_store
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Bar, Json, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from assay.cli._options import Apps, open_store, settings_of
+from assay.cli._opened import open_store
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.defects import MEANINGS, UNCLASSIFIED
 from assay.errors import ConfigError

@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 
 from assay import wiring
-from assay.cli._options import Apps, open_store, settings_of
+from assay.cli._opened import open_store
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table, ratio
 from assay.errors import ConfigError, QueueError, SettingsError
 from assay.redaction import hash_user_id

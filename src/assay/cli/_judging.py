@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from assay import wiring
+from assay.cli._opened import open_store
 from assay.cli._screen import Bar, errors
 from assay.errors import ConfigError, StoreError
 from assay.judges import ASKING
@@ -92,8 +93,7 @@ def keep(settings: Settings, what: str, save: Callable[[Store], None]) -> bool:
         # Nobody has set assay up here: a laptop on which a rubric is being tuned.
         return False
     try:
-        with wiring.open_store(settings) as store:
-            save(store)
+        save(open_store(settings))
     except StoreError as error:
         raise StoreError(f"{what} is not kept: {error}; --no-store does without") from None
     return True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from assay import wiring
+from assay.cli._opened import open_store
 from assay.cli._options import Apps, one_rubric, pairs, settings_of
 from assay.cli._screen import Json, errors, output, print_json, print_table
 from assay.errors import ConfigError
@@ -61,15 +61,15 @@ def pick(
     settings = settings_of(apps)
     asked = one_rubric(settings, rubric)
     end = now()
-    with wiring.open_store(settings) as store:
-        picked = pick_labels(
-            store,
-            asked.name,
-            budget=budget,
-            start=end - timedelta(seconds=parse_window(since)),
-            end=end,
-            twice=twice,
-        )
+    store = open_store(settings)
+    picked = pick_labels(
+        store,
+        asked.name,
+        budget=budget,
+        start=end - timedelta(seconds=parse_window(since)),
+        end=end,
+        twice=twice,
+    )
     if as_json:
         print_json(
             {
@@ -120,10 +120,8 @@ def export_(
     A label file (.jsonl) is filled in under `labels`, a table (.csv) in its columns `label` and `annotator`.
     """
     settings = settings_of(apps)
-    with wiring.open_store(settings) as store:
-        exported = export_labels(
-            store, one_rubric(settings, rubric), file, _form(file, form), again=again, second=second
-        )
+    store = open_store(settings)
+    exported = export_labels(store, one_rubric(settings, rubric), file, _form(file, form), again=again, second=second)
     if as_json:
         print_json({"file": str(file), "exported": exported.records, "gone": exported.gone})
         return
@@ -180,17 +178,17 @@ def import_(
     settings = settings_of(apps)
     asked = one_rubric(settings, rubric)
     labels = _came_back(file, source, asked, name, judge, pairs("--columns", columns), pairs("--values", values))
-    with wiring.open_store(settings) as store:
-        received = receive_labels(store, labels, records=_records(records), others=others)
-        labels = _signed(received.labels, file, source, annotators)
-        added = len(labels.items)
-        if to.exists():
-            labels = merge_labels(read_labels(to, asked), labels)
-        try:
-            write_labels(to, labels)
-        except OSError as error:
-            raise ConfigError(f"{to}: {error.strerror}") from None
-        back = mark_received(store, labels)
+    store = open_store(settings)
+    received = receive_labels(store, labels, records=_records(records), others=others)
+    labels = _signed(received.labels, file, source, annotators)
+    added = len(labels.items)
+    if to.exists():
+        labels = merge_labels(read_labels(to, asked), labels)
+    try:
+        write_labels(to, labels)
+    except OSError as error:
+        raise ConfigError(f"{to}: {error.strerror}") from None
+    back = mark_received(store, labels)
     if as_json:
         print_json(
             {"file": str(to), "imported": added, "picked": received.picked, "back": back, "labels": len(labels.items)}
@@ -274,11 +272,11 @@ def audit(
     """
     settings = settings_of(apps)
     labels = read_labels(file, one_rubric(settings, rubric))
-    with wiring.open_store(settings) as store:
-        lacking = labels.without_record
-        if lacking:
-            labels = labels.with_records(store.records_called(lacking))
-        found = audit_calibrations(store, labels, margin=margin)
+    store = open_store(settings)
+    lacking = labels.without_record
+    if lacking:
+        labels = labels.with_records(store.records_called(lacking))
+    found = audit_calibrations(store, labels, margin=margin)
     if as_json:
         print_json(
             [

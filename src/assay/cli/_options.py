@@ -1,11 +1,9 @@
-"""Options that several commands read the same way, and what they open until they end."""
+"""Options that several commands read the same way."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,35 +12,15 @@ from assay.errors import ConfigError, SettingsError
 from assay.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from assay.rubrics import Rubric
     from assay.settings import Settings
-    from assay.store import Store
 
-_opened: ContextVar[ExitStack] = ContextVar("opened")
 
 Apps = Annotated[
     list[str] | None, typer.Option("--app", help="Only this app; repeatable. Default: `ASSAY_APPS`, or all.")
 ]
-
-
-@contextmanager
-def closing_opened() -> Iterator[None]:
-    """Around a command: what it has opened is closed, however it ends."""
-    with ExitStack() as stack:
-        token = _opened.set(stack)
-        try:
-            yield
-        finally:
-            _opened.reset(token)
-
-
-def open_store(settings: Settings, **given: Any) -> Store:
-    """`wiring.open_store`, closed when the command ends."""
-    store = wiring.open_store(settings, **given)
-    _opened.get().callback(store.close)
-    return store
 
 
 def settings_of(apps: Sequence[str] | None, **overrides: object) -> Settings:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from assay.cli._options import Apps, open_store, settings_of
+from assay.cli._opened import open_store
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.records import now

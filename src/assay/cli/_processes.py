@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from assay import wiring
-from assay.cli._options import Apps, open_store, settings_of
+from assay.cli._opened import open_store
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import errors, output, warn_exposed
 from assay.errors import SchemaError, StoreError
 from assay.settings import load_settings
@@ -42,7 +43,7 @@ def worker(
     logs.configure(settings)
     guard, _ = wiring.build_guards(settings)
     sinks = wiring.open_sinks(settings)
-    store, queue = wiring.open_store(settings, sinks=sinks, apps=()), wiring.open_queue(settings)
+    store, queue = open_store(settings, sinks=sinks, apps=()), wiring.open_queue(settings)
     metrics = WorkerMetrics()
     outbox = wiring.build_outbox(settings, store, sinks)
     scorer = wiring.build_worker(settings, queue=queue, store=store, metrics=metrics, outbox=outbox)
@@ -61,7 +62,6 @@ def worker(
     finally:
         if server is not None:
             server.close()
-        store.close()
     raise typer.Exit(code)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from assay import wiring
+from assay.cli._opened import open_store
 from assay.cli._options import one_rubric
 from assay.cli._screen import Json, ago, errors, output, print_json, print_table
 from assay.records import now
@@ -70,9 +70,8 @@ def _check_gates(rubrics: Sequence[Rubric], directory: Path | None, *, as_json: 
     from assay.gate import check_gates
 
     settings = load_settings()
-    with ExitStack() as stack:
-        store = stack.enter_context(wiring.open_store(settings)) if wiring.has_store(settings) else None
-        found = check_gates(rubrics, wiring.judge_settings(settings), store=store, directory=directory)
+    store = open_store(settings) if wiring.has_store(settings) else None
+    found = check_gates(rubrics, wiring.judge_settings(settings), store=store, directory=directory)
     rows = [
         {
             "rubric": finding.version.rubric.name,
@@ -107,9 +106,9 @@ def status(
     from assay.gate import Version
 
     settings = load_settings()
-    with wiring.open_store(settings) as store:
-        versions = store.rubric_versions(retired=retired)
-        known = {(v.rubric_hash, v.judge_fingerprint) for v in store.rubric_versions()}
+    store = open_store(settings)
+    versions = store.rubric_versions(retired=retired)
+    known = {(v.rubric_hash, v.judge_fingerprint) for v in store.rubric_versions()}
     if as_json:
         shown = (asdict(version) for version in versions)
         print_json([{name: value for name, value in fields.items() if name != "body"} for fields in shown])

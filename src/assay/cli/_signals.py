@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli._options import Apps, open_store, settings_of
+from assay.cli._opened import open_store
+from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.signals import CostSums, SignalSums, cost_per_pass, means, shares
 from assay.windows import parse_window, window_bounds

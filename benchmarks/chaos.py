@@ -21,6 +21,7 @@ import json
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
@@ -42,7 +43,6 @@ from deployment import Deployment, record, samples
 from servers import PostgresServer
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
 DATABASES = ("sqlite", "postgresql")
@@ -365,7 +365,7 @@ def run(plan: Plan, postgres: PostgresServer | None, tell: Callable[[str], None]
                 storm.hurt(told)
                 storm.calm()
                 if drain(storm, told, "draining"):
-                    deployment.run("dead", "replay", "--all", timeout_seconds=600)
+                    replay(storm)
                     drain(storm, told, "replaying")
                 storm.outcome.seconds = time.monotonic() - began
             finally:
@@ -375,6 +375,17 @@ def run(plan: Plan, postgres: PostgresServer | None, tell: Callable[[str], None]
             storm.outcome.violations += storm.errors
             count(storm.outcome, deployment, metrics, judge)
             return storm.outcome
+
+
+def replay(storm: Storm) -> None:
+    """Put every dead letter on the queue again; a violation, and a table all the same, when the command cannot."""
+    try:
+        done = storm.deployment.run("dead", "replay", "--all", check=False, timeout_seconds=600)
+    except subprocess.TimeoutExpired as error:
+        storm.errors.append(f"assay dead replay --all is not through after {error.timeout:g} s")
+        return
+    if done.returncode:
+        storm.errors.append(f"assay dead replay --all: {done.stderr.decode(errors='replace').strip()}")
 
 
 class Progress:

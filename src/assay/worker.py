@@ -9,7 +9,6 @@ that hang go on as batches of their own, without a thread (docs/decisions/0012-l
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import os
@@ -18,29 +17,26 @@ import threading
 import time
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from anyio.from_thread import start_blocking_portal
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
-from assay.budgets import THINNED, is_thinned
-from assay.codec import app_named, decode_record
-from assay.deliveries import Again, DeliveryPolicy, for_ragas, single
+from assay.deliveries import DeliveryPolicy, single
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
 from assay.gate import Roster
 from assay.isolation import Isolation
 from assay.late_calls import LateCall, LateCalls, most_ended
 from assay.limits import Turn
 from assay.pipeline import evaluate
+from assay.plans import NEWER_PAUSE_SECONDS, Plan, Planner, dead_letter
 from assay.queue import Batch, Claim, Suspect, decode_batch
-from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id, now
-from assay.store import DeadLetter
+from assay.records import Evaluation, Failure, Record, now
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anyio.from_thread import BlockingPortal
 
@@ -49,44 +45,18 @@ if TYPE_CHECKING:
     from assay.metrics import WorkerMetrics
     from assay.outbox import Outbox
     from assay.pipeline import Judges
+    from assay.plans import Task
     from assay.queue import Queue, Retry
-    from assay.records import Outcome
     from assay.rubrics import Rubric
-    from assay.store import Store, Stored
+    from assay.store import Store
 
     #: judging one record
     _Call = asyncio.Task[list[Evaluation]]
 
 _log = logging.getLogger(__name__)
 
-#: How often an older worker looks at what a newer client wrote.
-_NEWER_PAUSE_SECONDS = 5.0
 #: No thread waits for batches of so few records: what is tried again would leave the others too few.
 _FEW = 8
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What one batch comes to: filled while it is worked on, committed at its end."""
-
-    records: list[tuple[Record, str]] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    #: what is to be tried again; and batches that this worker goes on with
-    again: list[Again] = field(default_factory=list)
-    retries: list[Retry] = field(default_factory=list)
-    duplicates: int = 0
-    #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
-    elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A record, the rubrics to judge it under, and, by rubric hash, the probability of that where it is below 1."""
-
-    record: Record
-    rubrics: list[Rubric]
-    probabilities: dict[str, float]
 
 
 class Worker:
@@ -142,6 +112,9 @@ class Worker:
         self._portal_context = start_blocking_portal()
         self._portal: BlockingPortal = self._portal_context.__enter__()
         self._judges = self._portal.call(self._make_judges)
+        self._planner = Planner(
+            judges=self._judges, existing=self._store.existing, policy=self._policy, budgets=self._budgets
+        )
         self._late = LateCalls()
         if self._metrics is not None:
             for judge in self._judges:
@@ -254,7 +227,7 @@ class Worker:
         except RecordError as error:
             if error.reason == "unknown_version" and claim.waited_seconds < self._policy.newer_seconds:
                 # Not counted as a delivery: another worker, that is newer, may be there already.
-                self._queue.release(claim.batch_id, due_at=time.time() + _NEWER_PAUSE_SECONDS)
+                self._queue.release(claim.batch_id, due_at=time.time() + NEWER_PAUSE_SECONDS)
                 return "released"
             return self._keep_whole(claim, error.reason, str(error))
         if len(batch.records) == 1 and claim.deliveries > self._policy.max_deliveries:
@@ -285,57 +258,45 @@ class Worker:
         return "split"
 
     def _keep_whole(self, claim: Claim, reason: str, message: str) -> str:
-        letter = _dead_letter(claim.payload, reason=reason, message=message, attempts=claim.deliveries)
-        self._commit(_Plan(dead_letters=[letter]), replay=False)
+        letter = dead_letter(claim.payload, reason=reason, message=message, attempts=claim.deliveries)
+        self._commit(Plan(dead_letters=[letter]), replay=False)
         self._finish(claim.batch_id, ())
         _log.error("batch set aside", extra={"batch_id": claim.batch_id, "reason": reason, "error": message})
         return "undecodable"
 
     def _evaluate_batch(self, batch: Batch, claim: Claim) -> str:
-        plan = _Plan()
-        work = self._plan(batch, plan, claim.waited_seconds)
+        # Once for the whole batch: a switch in its midst does not split it.
+        plan, tasks = self._planner.plan(batch, self._roster, claim.waited_seconds)
         # A record that is judged alone is judged to the end.
         goes_on = len(batch.records) > 1 or claim.deliveries < self._policy.alone_from
-        if not work:
+        if not tasks:
             return self._conclude(batch, plan, ())
-        has_room = goes_on and len(batch.records) <= _FEW and self._has_room([task.record for task, _ in work])
-        judged = self._judge([task for task, _ in work], replay=batch.replay, goes_on=goes_on)
-        end = partial(self._end, batch, claim, plan, work, judged)
+        has_room = goes_on and len(batch.records) <= _FEW and self._has_room([task.record for task in tasks])
+        judged = self._judge(tasks, replay=batch.replay, goes_on=goes_on)
+        end = partial(self._end, batch, claim, plan, tasks, judged)
         if has_room:
             end = partial(_and_then, end, self._isolation.stay())
             self._late.take([self._late_call(batch, claim, judged, end)])
             return "late"
         return end()
 
-    def _end(
-        self,
-        batch: Batch,
-        claim: Claim,
-        plan: _Plan,
-        work: Sequence[tuple[_Task, bytes]],
-        judged: Future[list[_Call]],
-    ) -> str:
+    def _end(self, batch: Batch, claim: Claim, plan: Plan, tasks: Sequence[Task], judged: Future[list[_Call]]) -> str:
         """Wait for the calls, and conclude those that have ended; the others go on."""
         calls: Sequence[_Call | None]
         try:
             calls = judged.result()
         except CancelledError:
-            calls = [None] * len(work)
+            calls = [None] * len(tasks)
         try:
             # Looked at once: a call may end at any moment.
             ended = [call is None or call.done() for call in calls]
+            made = list(zip(tasks, calls, strict=True))
             if len(batch.records) == 1 and not all(ended):
-                running = _running(calls[0])
-                end = partial(self._conclude, batch, plan, [(*work[0], running)])
-                self._late.take([self._late_call(batch, claim, running, end)])
+                end = partial(self._conclude, batch, plan, made)
+                self._late.take([self._late_call(batch, claim, _running(calls[0]), end)])
                 return "late"
-            made = [(task, raw, call) for (task, raw), call in zip(work, calls, strict=True)]
             ready = [part for part, is_over in zip(made, ended, strict=True) if is_over]
-            left = [
-                (task, raw, _running(call))
-                for (task, raw, call), is_over in zip(made, ended, strict=True)
-                if not is_over
-            ]
+            left = [(task, _running(call)) for (task, call), is_over in zip(made, ended, strict=True) if not is_over]
             late = self._part(batch, plan, left)
             return self._conclude(batch, plan, ready, late)
         except BaseException:
@@ -345,20 +306,14 @@ class Worker:
                     call.get_loop().call_soon_threadsafe(call.cancel)
             raise
 
-    def _part(self, batch: Batch, plan: _Plan, late: Sequence[tuple[_Task, bytes, _Call]]) -> list[LateCall]:
+    def _part(self, batch: Batch, plan: Plan, late: Sequence[tuple[Task, _Call]]) -> list[LateCall]:
         """Takes the records whose calls go on out of their batch's plan: each is a batch of its own, held by us."""
         found = []
-        for number, (task, raw, call) in enumerate(late, 1000):
-            entry = (task.record, raw.decode())
-            plan.records.remove(entry)
-            alone = single(batch, raw, number, probabilities=task.probabilities)
+        for number, (task, call) in enumerate(late, 1000):
+            alone, own = plan.move_out(batch, task, number)
             plan.retries.append(replace(alone, lease_seconds=self._policy.lease_seconds))
-            claim = Claim(alone.batch_id, alone.payload, 1)
-            own = _Plan(records=[entry])
-            if (others := plan.elsewhere.pop(raw, None)) is not None:
-                own.elsewhere[raw] = others
-            part = decode_batch(alone.payload)
-            end = partial(self._conclude, part, own, [(task, part.records[0], call)])
+            claim, part = Claim(alone.batch_id, alone.payload, 1), decode_batch(alone.payload)
+            end = partial(self._conclude, part, own, [(task, call)])
             found.append(self._late_call(part, claim, call, end))
         return found
 
@@ -377,206 +332,58 @@ class Worker:
     def _conclude(
         self,
         batch: Batch,
-        plan: _Plan,
-        ready: Sequence[tuple[_Task, bytes, _Call | None]],
+        plan: Plan,
+        ready: Sequence[tuple[Task, _Call | None]],
         late: Sequence[LateCall] = (),
     ) -> str:
         """Commit what is judged, and finish the batch."""
-        delays = [_unasked_for(call) for _, _, call in ready]
-        if delays and all(delays) and not (late or plan.evaluations or plan.dead_letters or plan.again or plan.retries):
+        delays = [_unasked_for(call) for _, call in ready]
+        if delays and all(delays) and plan.is_empty and not late:
             # Nothing of it was asked: as it came it goes back.
             self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
             return "limited"
         handed_back = 0
-        for task, raw, call in ready:
+        for task, call in ready:
             if call is None or call.cancelled():
-                plan.again.append(Again(raw=raw, attempt=batch.attempt, probabilities=task.probabilities))
-                plan.elsewhere.pop(raw, None)
+                plan.hand_back(batch, task)
                 handed_back += 1
             else:
-                self._settle(batch, plan, task, raw, call.result())
-        plan.retries.extend(self._policy.retries(batch, plan.again))
-        if plan.elsewhere:
-            plan.retries.append(for_ragas(batch, plan.elsewhere))
+                evaluations = call.result()
+                self._tell(evaluations)
+                self._planner.settle(batch, plan, task, evaluations)
+        self._planner.close(batch, plan)
         inserted = self._commit(plan, replay=batch.replay)
         self._finish(batch.batch_id, plan.retries)
         self._late.take(late)
-        if self._metrics is not None and inserted:
+        if self._metrics is not None:
+            for failure in (failure for again in plan.again for failure in again.failures):
+                self._metrics.retry(failure.kind)
             moment = now()
-            for record, _ in plan.records:
+            for record, _ in plan.records if inserted else ():
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
         return "handed_back" if handed_back else "done"
 
-    def _plan(self, batch: Batch, plan: _Plan, waited_seconds: float) -> list[tuple[_Task, bytes]]:
-        """Decode the batch and ask the store what is known; returns what is left to judge."""
-        decoded: dict[str, tuple[Record, bytes]] = {}
-        for raw in batch.records:
-            try:
-                record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
-            except RecordError as error:
-                if error.reason == "unknown_version" and waited_seconds < self._policy.newer_seconds:
-                    chances, delay = batch.probabilities, _NEWER_PAUSE_SECONDS
-                    plan.again.append(Again(raw=raw, attempt=batch.attempt, probabilities=chances, delay_seconds=delay))
-                    continue
-                plan.dead_letters.append(_dead_letter(raw, reason=error.reason, message=str(error), attempts=1))
-                continue
-            if record.record_id in decoded:
-                plan.duplicates += 1
-                continue
-            decoded[record.record_id] = (record, raw)
-        known = self._store.existing(list(decoded)) if decoded else {}
-        # Once for the whole batch: a switch in its midst does not split it.
-        roster = self._roster
-        work = []
-        for record, raw in decoded.values():
-            owed = self._owed(batch, record, known, roster)
-            todo = self._left_to_judge(record, known, owed, replay=batch.replay)
-            if todo or not owed:
-                plan.records.append((record, raw.decode()))
-            if todo:
-                ours = [rubric for rubric in todo if self._judges.serves(rubric)]
-                if len(ours) < len(todo):
-                    plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
-                task = self._thin(batch, plan, record, ours, known)
-                if task.rubrics:
-                    work.append((task, raw))
-            elif owed:
-                plan.duplicates += 1
-        return work
-
-    def _thin(
-        self,
-        batch: Batch,
-        plan: _Plan,
-        record: Record,
-        rubrics: Sequence[Rubric],
-        known: Mapping[uuid.UUID, Stored],
-    ) -> _Task:
-        """Near a budget's cap fewer records are judged, and those that are count for those that are not."""
-        if self._budgets is None:
-            return _Task(record, list(rubrics), dict(batch.probabilities))
-        task = _Task(record, [], {})
-        for rubric in rubrics:
-            judge = self._judges.of(rubric)
-            chance = batch.probabilities.get(rubric.hash, 1.0)
-            # Decided once: what is tried or replayed again was taken already. Where the rubric does not apply, there is
-            # nothing to be saved.
-            if (
-                chance == 1.0
-                and batch.attempt == 0
-                and self._identity(record, rubric) not in known
-                and rubric.missing(record) is None
-            ):
-                chance = self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge.name)
-                if is_thinned(record.record_id, chance):
-                    left_out = NotApplicable(reason=THINNED)
-                    plan.evaluations.extend(self._alike(record, [rubric], left_out))
-                    continue
-            task.rubrics.append(rubric)
-            if chance < 1.0:
-                task.probabilities[rubric.hash] = chance
-        return task
-
-    def _owed(self, batch: Batch, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
-        """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""
-        owed = roster.owed(record.record_id, lambda rubric: self._identity(record, rubric) in known)
-        return _confined(owed, batch.rubrics) if batch.rubrics else owed
-
-    def _identity(self, record: Record, rubric: Rubric) -> uuid.UUID:
-        return evaluation_id(record.record_id, rubric.name, rubric.hash, self._judges.of(rubric).fingerprint)
-
-    def _left_to_judge(
-        self, record: Record, known: Mapping[uuid.UUID, Stored], owed: Sequence[Rubric], *, replay: bool
-    ) -> list[Rubric]:
-        """The rubrics without an outcome; in a replay also those without a verdict."""
-        stored = ((rubric, self._found(record, rubric, known)) for rubric in owed)
-        return [rubric for rubric, found in stored if found is None or (replay and found.outcome == "failed")]
-
-    def _found(self, record: Record, rubric: Rubric, known: Mapping[uuid.UUID, Stored]) -> Stored | None:
-        """What is stored of the record under the rubric, by its judge or by one that stood in for it."""
-        found = known.get(self._identity(record, rubric))
-        for judge in self._judges.stand_ins(rubric).values():
-            found = found or known.get(evaluation_id(record.record_id, rubric.name, rubric.hash, judge.fingerprint))
-        return found
-
-    def _settle(self, batch: Batch, plan: _Plan, task: _Task, raw: bytes, evaluations: list[Evaluation]) -> None:
-        """Commit what is final; try again what may yet succeed; set aside what has had its tries."""
-        record = task.record
-        evaluations = [
-            replace(evaluation, probability=task.probabilities.get(evaluation.rubric_hash, 1.0))
-            for evaluation in evaluations
-        ]
-        # Final, and to be replayed: another try in a minute would find the budget spent as well.
-        refused = [(e.rubric, e.outcome) for e in evaluations if isinstance(e.outcome, Failure)]
-        refused = [(rubric, failure) for rubric, failure in refused if failure.kind == "budget"]
-        spent_budget = [(failure.kind, f"{rubric}: {failure.message}") for rubric, failure in refused]
-        plan.dead_letters.extend(_exhausted(raw, record, spent_budget, batch.attempt + 1))
-        for evaluation in evaluations:
-            if isinstance(evaluation.outcome, Failure):
-                self._tell(evaluation.judge, evaluation.outcome)
-        passing = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure) and e.outcome.transient]
-        is_unasked = bool(passing) and all(failure.unasked for _, failure in passing)
-        if passing and (is_unasked or batch.attempt + 1 < self._policy.max_attempts):
-            failures = [failure for _, failure in passing]
-            attempt = batch.attempt if is_unasked else batch.attempt + 1
-            plan.again.append(Again(raw=raw, attempt=attempt, probabilities=task.probabilities, failures=failures))
-            plan.elsewhere.pop(raw, None)
-            again = {id(evaluation) for evaluation, _ in passing}
-            plan.evaluations.extend(e for e in evaluations if id(e) not in again)
-            if self._metrics is not None:
-                for failure in failures:
-                    self._metrics.retry(failure.kind)
-            return
-        plan.evaluations.extend(evaluations)
-        spent = [(failure.kind, f"{e.rubric}: {failure.message}") for e, failure in passing]
-        plan.dead_letters.extend(_exhausted(raw, record, spent, batch.attempt + 1))
-
     def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
         """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""
-        raw = batch.records[0]
-        plan = _Plan()
-        record_id = None
-        try:
-            record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
-        except RecordError as error:
-            message = f"{message}; {error}"
-        else:
-            record_id = record.record_id
-            plan.records.append((record, raw.decode()))
-            known = self._store.existing([record.record_id])
-            owed = self._owed(batch, record, known, self._roster)
-            plan.evaluations.extend(self._alike(record, owed, Failure(kind=reason, message=message[:500])))
-        letter = _dead_letter(raw, reason=reason, message=message, attempts=claim.deliveries, record_id=record_id)
-        plan.dead_letters.append(letter)
+        plan, letter = self._planner.set_aside(
+            batch, self._roster, reason=reason, message=message, attempts=claim.deliveries
+        )
         try:
             self._commit(plan, replay=False)
         except StoreDataError:
             # The record itself is what the database refuses: its bytes at least are kept.
-            self._commit(_Plan(dead_letters=[letter]), replay=False)
+            self._commit(Plan(dead_letters=[letter]), replay=False)
         self._finish(batch.batch_id, ())
-        _log.error("record set aside", extra={"record_id": record_id, "reason": reason, "error": message})
+        _log.error("record set aside", extra={"record_id": letter.record_id, "reason": reason, "error": letter.message})
         return "crashed"
 
-    def _alike(self, record: Record, rubrics: Sequence[Rubric], outcome: Outcome) -> Iterator[Evaluation]:
-        """The same outcome under each of these."""
-        for rubric in rubrics:
-            judge = self._judges.of(rubric)
-            yield Evaluation(
-                record_id=record.record_id,
-                rubric=rubric.name,
-                rubric_version=rubric.revision,
-                rubric_hash=rubric.hash,
-                judge=judge.name,
-                judge_fingerprint=judge.fingerprint,
-                outcome=outcome,
-            )
-
-    def _tell(self, judge: str, failure: Failure) -> None:
+    def _tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Log a judge's failures, one of a kind in a minute: a wrong key must not be silent, nor fill the disk."""
         moment = time.monotonic()
-        if moment - self._told.get((judge, failure.kind), -math.inf) >= 60:
-            self._told[judge, failure.kind] = moment
-            _log.warning("judge fails", extra={"judge": judge, "kind": failure.kind, "error": failure.message})
+        for judge, failure in ((e.judge, e.outcome) for e in evaluations if isinstance(e.outcome, Failure)):
+            if moment - self._told.get((judge, failure.kind), -math.inf) >= 60:
+                self._told[judge, failure.kind] = moment
+                _log.warning("judge fails", extra={"judge": judge, "kind": failure.kind, "error": failure.message})
 
     # -- judging, on the event loop
 
@@ -586,14 +393,14 @@ class Worker:
             in_hand = len(self._judging)
         return in_hand < self._policy.in_hand_records and self._late.has_room(records)
 
-    def _judge(self, work: Sequence[_Task], *, replay: bool, goes_on: bool) -> Future[list[_Call]]:
+    def _judge(self, work: Sequence[Task], *, replay: bool, goes_on: bool) -> Future[list[_Call]]:
         """The calls for these, most of them ended, or all where none `goes_on`; cancelled: they were handed back."""
         try:
             return self._portal.start_task_soon(self._judge_all, work, replay, goes_on)
         except RuntimeError as error:
             raise ProcessError(f"the event loop of this worker has ended: {error}") from error
 
-    async def _judge_all(self, work: Sequence[_Task], replay: bool, goes_on: bool) -> list[_Call]:
+    async def _judge_all(self, work: Sequence[Task], replay: bool, goes_on: bool) -> list[_Call]:
         turns = [Turn() for _ in work]
         calls = [
             asyncio.create_task(self._judge_one(task.record, task.rubrics, replay, turn))
@@ -635,11 +442,11 @@ class Worker:
             if self._handing_back.is_set():
                 raise
             failure = Failure(kind="internal", message="the judge cancelled its own call")
-        return list(self._alike(record, rubrics, failure))
+        return list(self._planner.alike(record, rubrics, failure))
 
     # -- commit and finish: repeated until they succeed, since the verdicts are paid for
 
-    def _commit(self, plan: _Plan, *, replay: bool) -> int:
+    def _commit(self, plan: Plan, *, replay: bool) -> int:
         for attempt in self._until_handed_back(StoreError):
             with attempt:
                 started = time.monotonic()
@@ -733,7 +540,7 @@ class Worker:
         """Make dead letters of what lies on the broker's list and is no doorbell."""
         for item in self._queue.unreadable():
             message = "found on the broker's list, and no doorbell: enqueue as docs/reference/wire-format.md says"
-            letter = _dead_letter(item, reason="undecodable", message=message, attempts=1)
+            letter = dead_letter(item, reason="undecodable", message=message, attempts=1)
             self._store.commit([], [], [letter])
             self._queue.forget_unreadable(item)
 
@@ -763,33 +570,3 @@ def _and_then(end: Callable[[], str], leave: Callable[[], None]) -> str:
 def _running(call: _Call | None) -> _Call:
     assert call is not None  # noqa: S101 - what was handed back has ended
     return call
-
-
-def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:
-    """Those of the rubrics that a batch is confined to; of one that was changed since, the version of now."""
-    hashes = {rubric.hash for rubric in owed}
-    changed = {name for digest, name in rubrics.items() if digest not in hashes}
-    return [rubric for rubric in owed if rubric.hash in rubrics or rubric.name in changed]
-
-
-def _exhausted(raw: bytes, record: Record, spent: Sequence[tuple[str, str]], attempts: int) -> Iterator[DeadLetter]:
-    """One dead letter for a record whose transient failures used up its tries."""
-    if spent:
-        message = "; ".join(text for _, text in spent)
-        yield _dead_letter(raw, reason=spent[0][0], message=message, attempts=attempts, record_id=record.record_id)
-
-
-def _dead_letter(
-    payload: bytes, *, reason: str, message: str, attempts: int, record_id: str | None = None
-) -> DeadLetter:
-    """Identity is the content and the reason, so that a repeat is kept once."""
-    digest = hashlib.sha256(reason.encode() + b"\0" + payload).hexdigest()[:32]
-    return DeadLetter(
-        dead_id=digest,
-        reason=reason,
-        message=message[:1000],
-        payload=payload,
-        record_id=record_id,
-        attempts=attempts,
-        app=app_named(payload),
-    )

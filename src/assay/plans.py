@@ -1,0 +1,286 @@
+"""What a batch comes to: which records are judged under which rubrics, and what becomes of each outcome.
+
+It asks no judge, writes nothing and knows no Redis. The worker carries out what a plan says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from assay.budgets import THINNED, is_thinned
+from assay.codec import app_named, decode_record
+from assay.deliveries import Again, for_ragas, single
+from assay.errors import RecordError
+from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id
+from assay.store import DeadLetter
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from assay.budgets import Ledger
+    from assay.deliveries import DeliveryPolicy
+    from assay.gate import Roster
+    from assay.pipeline import Judges
+    from assay.queue import Batch, Retry
+    from assay.records import Outcome
+    from assay.rubrics import Rubric
+    from assay.store import Stored
+
+#: How often an older worker looks at what a newer client wrote, in seconds.
+NEWER_PAUSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A record, the rubrics to judge it under, and, by rubric hash, the probability of that where it is below 1."""
+
+    record: Record
+    #: its bytes as they came
+    raw: bytes
+    rubrics: list[Rubric]
+    probabilities: dict[str, float]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one batch comes to: filled while it is worked on, committed at its end."""
+
+    records: list[tuple[Record, str]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    #: what is to be tried again; and batches that this worker goes on with
+    again: list[Again] = field(default_factory=list)
+    retries: list[Retry] = field(default_factory=list)
+    duplicates: int = 0
+    #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
+    elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the batch is decided."""
+        return not (self.evaluations or self.dead_letters or self.again or self.retries)
+
+    def hand_back(self, batch: Batch, task: Task) -> None:
+        """Nobody judged this record: it comes again as it was, and that counts as no try."""
+        self._try_again(Again(raw=task.raw, attempt=batch.attempt, probabilities=task.probabilities))
+
+    def _try_again(self, again: Again) -> None:
+        self.again.append(again)
+        # It brings along what it owes elsewhere.
+        self.elsewhere.pop(again.raw, None)
+
+    def move_out(self, batch: Batch, task: Task, number: int) -> tuple[Retry, Plan]:
+        """Take one record out of this plan: a batch of it alone, and the plan of that. `number` is no other part's."""
+        entry = (task.record, task.raw.decode())
+        self.records.remove(entry)
+        own = Plan(records=[entry])
+        if (others := self.elsewhere.pop(task.raw, None)) is not None:
+            own.elsewhere[task.raw] = others
+        return single(batch, task.raw, number, probabilities=task.probabilities), own
+
+
+class Planner:
+    """Says what a batch comes to. Thread-safe.
+
+    Args:
+        judges: who judges under which rubric.
+        existing: record ids -> what is stored of these records, by the id of the evaluation.
+        policy: how often and when a record is tried again.
+        budgets: near a cap of these fewer records are judged, with the probability kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        judges: Judges,
+        existing: Callable[[Sequence[str]], Mapping[uuid.UUID, Stored]],
+        policy: DeliveryPolicy,
+        budgets: Ledger | None = None,
+    ) -> None:
+        self._judges = judges
+        self._existing = existing
+        self._policy = policy
+        self._budgets = budgets
+
+    def plan(self, batch: Batch, roster: Roster, waited_seconds: float) -> tuple[Plan, list[Task]]:
+        """Decode the batch and ask what is known of it; also what is left to judge.
+
+        Raises:
+            StoreError: what is known cannot be read.
+        """
+        plan, decoded = Plan(), dict[str, tuple[Record, bytes]]()
+        for raw in batch.records:
+            try:
+                record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
+            except RecordError as error:
+                if error.reason == "unknown_version" and waited_seconds < self._policy.newer_seconds:
+                    chances, delay = batch.probabilities, NEWER_PAUSE_SECONDS
+                    plan.again.append(Again(raw=raw, attempt=batch.attempt, probabilities=chances, delay_seconds=delay))
+                    continue
+                plan.dead_letters.append(dead_letter(raw, reason=error.reason, message=str(error), attempts=1))
+                continue
+            if record.record_id in decoded:
+                plan.duplicates += 1
+                continue
+            decoded[record.record_id] = (record, raw)
+        known = self._existing(list(decoded)) if decoded else {}
+        tasks = []
+        for record, raw in decoded.values():
+            owed = self._owed(batch, record, known, roster)
+            todo = self._left_to_judge(record, known, owed, replay=batch.replay)
+            if todo or not owed:
+                plan.records.append((record, raw.decode()))
+            if todo:
+                ours = [rubric for rubric in todo if self._judges.serves(rubric)]
+                if len(ours) < len(todo):
+                    plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
+                task, left_out = self._thin(batch, Task(record, raw, ours, {}), known)
+                plan.evaluations.extend(self.alike(record, left_out, NotApplicable(reason=THINNED)))
+                if task.rubrics:
+                    tasks.append(task)
+            elif owed:
+                plan.duplicates += 1
+        return plan, tasks
+
+    def settle(self, batch: Batch, plan: Plan, task: Task, evaluations: Iterable[Evaluation]) -> None:
+        """Into the plan: what is final, what is tried again, and dead letters of what has had its tries."""
+        evaluations = [replace(e, probability=task.probabilities.get(e.rubric_hash, 1.0)) for e in evaluations]
+        failed = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure)]
+        # Final, and to be replayed: another try in a minute would find the budget spent as well.
+        spent = [(e, failure) for e, failure in failed if failure.kind == "budget"]
+        passing = [(e, failure) for e, failure in failed if failure.transient]
+        is_unasked = bool(passing) and all(failure.unasked for _, failure in passing)
+        if passing and (is_unasked or batch.attempt + 1 < self._policy.max_attempts):
+            failures = [failure for _, failure in passing]
+            attempt = batch.attempt if is_unasked else batch.attempt + 1
+            plan._try_again(Again(raw=task.raw, attempt=attempt, probabilities=task.probabilities, failures=failures))
+            left_open = {id(e) for e, _ in passing}
+            evaluations = [e for e in evaluations if id(e) not in left_open]
+        else:
+            spent += passing
+        plan.evaluations.extend(evaluations)
+        if spent:
+            letter = dead_letter(
+                task.raw,
+                reason=spent[0][1].kind,
+                message="; ".join(f"{e.rubric}: {failure.message}" for e, failure in spent),
+                attempts=batch.attempt + 1,
+                record_id=task.record.record_id,
+            )
+            plan.dead_letters.append(letter)
+
+    def close(self, batch: Batch, plan: Plan) -> None:
+        """Into the plan: the batches of what is tried again, and of what is owed elsewhere."""
+        plan.retries.extend(self._policy.retries(batch, plan.again))
+        if plan.elsewhere:
+            plan.retries.append(for_ragas(batch, plan.elsewhere))
+
+    def set_aside(
+        self, batch: Batch, roster: Roster, *, reason: Literal["crashed", "internal"], message: str, attempts: int
+    ) -> tuple[Plan, DeadLetter]:
+        """For a record, alone in its batch, that cannot be worked on: such failures for all it owes, and a dead letter.
+
+        Raises:
+            StoreError: what is known cannot be read.
+        """
+        plan, raw, record_id = Plan(), batch.records[0], None
+        try:
+            record = decode_record(raw, max_bytes=self._policy.max_record_bytes)
+        except RecordError as error:
+            message = f"{message}; {error}"
+        else:
+            record_id = record.record_id
+            plan.records.append((record, raw.decode()))
+            owed = self._owed(batch, record, self._existing([record_id]), roster)
+            plan.evaluations.extend(self.alike(record, owed, Failure(kind=reason, message=message[:500])))
+        letter = dead_letter(raw, reason=reason, message=message, attempts=attempts, record_id=record_id)
+        plan.dead_letters.append(letter)
+        return plan, letter
+
+    def alike(self, record: Record, rubrics: Iterable[Rubric], outcome: Outcome) -> Iterator[Evaluation]:
+        """The same outcome under each of these."""
+        for rubric in rubrics:
+            judge = self._judges.of(rubric)
+            yield Evaluation(
+                record_id=record.record_id,
+                rubric=rubric.name,
+                rubric_version=rubric.revision,
+                rubric_hash=rubric.hash,
+                judge=judge.name,
+                judge_fingerprint=judge.fingerprint,
+                outcome=outcome,
+            )
+
+    def _thin(self, batch: Batch, task: Task, known: Mapping[uuid.UUID, Stored]) -> tuple[Task, list[Rubric]]:
+        """What of the task is judged near a budget's cap, and what is not: the one counts for the other."""
+        if self._budgets is None:
+            return replace(task, probabilities=dict(batch.probabilities)), []
+        kept, left_out = replace(task, rubrics=[], probabilities={}), []
+        record = task.record
+        for rubric in task.rubrics:
+            chance = batch.probabilities.get(rubric.hash, 1.0)
+            # Decided once: what is tried or replayed again was taken already. Where the rubric does not apply, there is
+            # nothing to be saved.
+            if (
+                chance == 1.0
+                and batch.attempt == 0
+                and self._identity(record, rubric) not in known
+                and rubric.missing(record) is None
+            ):
+                judge = self._judges.of(rubric)
+                chance = self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge.name)
+                if is_thinned(record.record_id, chance):
+                    left_out.append(rubric)
+                    continue
+            kept.rubrics.append(rubric)
+            if chance < 1.0:
+                kept.probabilities[rubric.hash] = chance
+        return kept, left_out
+
+    def _owed(self, batch: Batch, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
+        """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""
+        owed = roster.owed(record.record_id, lambda rubric: self._identity(record, rubric) in known)
+        return _confined(owed, batch.rubrics) if batch.rubrics else owed
+
+    def _identity(self, record: Record, rubric: Rubric) -> uuid.UUID:
+        return evaluation_id(record.record_id, rubric.name, rubric.hash, self._judges.of(rubric).fingerprint)
+
+    def _left_to_judge(
+        self, record: Record, known: Mapping[uuid.UUID, Stored], owed: Sequence[Rubric], *, replay: bool
+    ) -> list[Rubric]:
+        """The rubrics without an outcome; in a replay also those without a verdict."""
+        stored = ((rubric, self._found(record, rubric, known)) for rubric in owed)
+        return [rubric for rubric, found in stored if found is None or (replay and found.outcome == "failed")]
+
+    def _found(self, record: Record, rubric: Rubric, known: Mapping[uuid.UUID, Stored]) -> Stored | None:
+        """What is stored of the record under the rubric, by its judge or by one that stood in for it."""
+        found = known.get(self._identity(record, rubric))
+        for judge in self._judges.stand_ins(rubric).values():
+            found = found or known.get(evaluation_id(record.record_id, rubric.name, rubric.hash, judge.fingerprint))
+        return found
+
+
+def dead_letter(
+    payload: bytes, *, reason: str, message: str, attempts: int, record_id: str | None = None
+) -> DeadLetter:
+    """Identity is the content and the reason, so that a repeat is kept once."""
+    digest = hashlib.sha256(reason.encode() + b"\0" + payload).hexdigest()[:32]
+    return DeadLetter(
+        dead_id=digest,
+        reason=reason,
+        message=message[:1000],
+        payload=payload,
+        record_id=record_id,
+        attempts=attempts,
+        app=app_named(payload),
+    )
+
+
+def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:
+    """Those of the rubrics that a batch is confined to; of one that was changed since, the version of now."""
+    hashes = {rubric.hash for rubric in owed}
+    changed = {name for digest, name in rubrics.items() if digest not in hashes}
+    return [rubric for rubric in owed if rubric.hash in rubrics or rubric.name in changed]

@@ -19,7 +19,7 @@ _CARD = re.compile(
     r"[0-9]{12,18}+"
     r"|[0-9]{3}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}(?:\1[0-9]{1,3})?"  # groups of four, the last of any length
     r"|[0-9]{3}([ \u00a0-])[0-9]{6}\2[0-9]{4,5}"  # 4-6-5 and 4-6-4
-    r")(?![\w-])"
+    r")(?!\w|-(?![0-9]{3,4}(?![\w-])))"  # a security code may follow a hyphen
 )
 
 #: Characters of an IBAN by country; SWIFT's registry of IBANs, release 99.
@@ -57,14 +57,22 @@ _NATIONAL = re.compile(
 def cards(text: str) -> Iterator[Span]:
     """Payment cards: 13 to 19 digits with the right check digit (Luhn, ISO/IEC 7812-1)."""
     for found in _CARD.finditer(text):
-        digits = _digits(found[0])
-        if 13 <= len(digits) <= 19 and luhn(digits):
-            yield found.span()
+        number: str | None = found[0]
+        while number is not None:
+            digits = _digits(number)
+            if 13 <= len(digits) <= 19 and luhn(digits):
+                yield found.start(), found.start() + len(number)
+                break
+            # What looks like the last group may be the month of expiry, a security code or an amount.
+            number = number.rpartition(found[1])[0] if found[1] and len(digits) > 13 else None
 
 
 def ibans(text: str) -> Iterator[Span]:
     """Bank account numbers with their country's length and check digits (ISO 13616)."""
-    for found in _IBAN.finditer(text):
+    at = 0
+    while found := _IBAN.search(text, at):
+        # Behind its end, or behind what is none, another may begin within what was matched.
+        at = found.start() + 1
         length = _IBAN_LENGTHS.get(found[0][:2])
         if length is None:
             continue
@@ -75,7 +83,8 @@ def ibans(text: str) -> Iterator[Span]:
                 break
         after = text[found.start() + end : found.start() + end + 1]
         if seen == length and not after.isalnum() and _is_iban(found[0][:end]):
-            yield found.start(), found.start() + end
+            at = found.start() + end
+            yield found.start(), at
 
 
 def national_ids(text: str) -> Iterator[Span]:

@@ -27,7 +27,7 @@ Kind = Literal["secret", "email", "ip", "iban", "card", "national_id", "phone"]
 _Finder = Callable[[str], Iterable[Span]]
 
 # What keeps these linear: possessive quantifiers (`++`), bounds, and look-behinds that forbid a start inside a run.
-_EMAIL = re.compile(r"(?<![\w.%+'-])[\w.%+'-]++@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+_EMAIL = re.compile(r"(?<![\w.%+'-])[\w.%+'-]++@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![^\W_])")
 #: Written so that no machine should read it: `ada (at) example (dot) org`.
 _SPELT_AT = re.compile(r"[(\[{<] ?[aA][tT] ?[)\]}>]")
 _SPELT_EMAIL = re.compile(
@@ -61,9 +61,9 @@ _HOOK = re.compile(
     r"([A-Za-z0-9_/@-]{16,}+)"
 )
 _BEARER = re.compile(
-    r"(?<![A-Za-z0-9])(?:bearer|basic)(?>(?:[ \t]|%20|\+){1,4})(?=\S{0,200}?[0-9=])([A-Za-z0-9._~+/=-]{16,}+)",
-    re.IGNORECASE,
+    r"(?<![A-Za-z0-9])(?:bearer|basic)(?>(?:[ \t]|%20|\+){1,4})([A-Za-z0-9._~+/=-]{16,}+)", re.IGNORECASE
 )
+_NO_WORDS = re.compile(r"[0-9=]")
 _AUTHORIZATION = re.compile(
     r"\bauthorization[\"']?[ \t]{0,3}[:=][ \t]{0,3}[\"']?(?:(?:token|apikey|api-key|bot|key|hmac|digest)[ \t]{1,3})?"
     r"([A-Za-z0-9._~+/=:-]{12,}+)",
@@ -79,11 +79,19 @@ _TELLING: Final = (
 )
 _ASSIGNED = re.compile(
     _TELLING + r"(?![A-Za-z0-9])\\?[\"']?(?:[ \t]{0,3}(?:=>|:=|[:=])[ \t]{0,3}|[ \t](?:is|was|lautet)[: \t][ \t]{0,2})"
-    r"\\?[\"']?"
-    r"(?=[^\s\"',;]{0,200}?(?:[0-9]|[!@#$%^&*~+][^\s\"',;]))((?>(?:[^\s\"',;\\]|\\(?![\"'])){8,}))",
+    r"\\?[\"']?((?>(?:[^\s\"',;\\]|\\(?![\"'])){8,}))",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"(?:^|[^a-z0-9])" + _TELLING + r"$|^(?:proxy-)?authorization$|cookie$", re.IGNORECASE)
+#: What a password has and a word or the name of a variable has not.
+_STRONG = re.compile(r"[0-9]|[!@#$%^&*~+](?=.)")
+#: Within so many characters of its end a value may hold the name of the next.
+_NAME_CHARACTERS: Final = 64
+_NAMED = re.compile(
+    r"(?:^|[^a-z0-9])" + _TELLING + r"(?:(?<!token)s|[_-]?(?:confirm(?:ation|ed)?|again|repeat(?:ed)?|[0-9]{1,2}))?$"
+    r"|^(?:proxy-)?authorization$|cookies?$",
+    re.IGNORECASE,
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 #: The signature of a URL that opens what it names.
 _SIGNED = re.compile(
     r"[?&](?:sig|signature|x-amz-signature|x-goog-signature|key|auth|apikey)=([A-Za-z0-9%._~+/=-]{16,}+)",
@@ -116,6 +124,11 @@ _CALLS = re.compile(
     r"(?: ?(?:number|no|nr|is|at|on|me|us|ist|him|her|them)\b){0,3}[ \t.:#=\"'(>-]{0,6}$",
     re.IGNORECASE,
 )
+#: A number of so many digits may be that of a card or an account.
+_LONG_NUMBER: Final = 10**11
+#: How many characters of a text are looked at in one go, and how many on either side of them decide.
+_WINDOW: Final = 16_384
+_AROUND: Final = 2_048
 #: No card, phone number or IPv4 address is in a text in which this finds nothing.
 _DIGITS = re.compile(r"[0-9][0-9 \u00a0()./-]{5}")
 #: Likewise for tokens, and for what follows a key word.
@@ -221,12 +234,12 @@ class Redactor:
         for by, pattern in self._own:
             text = pattern.sub(lambda _, by=by: by, text)  # type: ignore[misc]
         for by, find in self._steps:
-            if spans := list(find(text)):
+            if spans := list(_by_windows(find, text)):
                 text = _replaced(text, spans, by)
         if self._steps and _folding.needed(text):
             folded = _folding.Folded(text)
             for by, find in self._steps:
-                if spans := list(find(folded.text)):
+                if spans := list(_by_windows(find, folded.text)):
                     folded.replace(spans, by)
             text = folded.source()
         return text
@@ -241,13 +254,26 @@ class Redactor:
             return {self._nested(key): self._named(key, item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return self._lines(value)
+        if isinstance(value, int) and abs(value) >= _LONG_NUMBER:
+            return value if (redacted := self.text(text := str(value))) == text else redacted
         return value
 
     def _named(self, key: Any, value: Any) -> Any:
         """What stands under a key: all of it is secret where the key says so."""
-        if self._hides_secrets and isinstance(value, str) and len(value) > 3 and _NAMED.search(str(key)[-100:]):
-            return "[secret]"
+        name = str(key)[-100:]
+        if self._hides_secrets and _NAMED.search(_CAMEL.sub("_", name)):
+            # A number under such a key is more likely a count of tokens.
+            return self._secret(value, numbers=not name.lower().endswith("token"))
         return self._nested(value)
+
+    def _secret(self, value: Any, *, numbers: bool) -> Any:
+        """The value with every text in it hidden, and every number; what is shorter than four characters is none."""
+        if isinstance(value, Mapping):
+            return {self._nested(key): self._secret(item, numbers=numbers) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._secret(item, numbers=numbers) for item in value]
+        is_one = isinstance(value, str) or (numbers and isinstance(value, int | float) and not isinstance(value, bool))
+        return "[secret]" if is_one and len(str(value)) > 3 else value
 
     def _lines(self, items: Iterable[Any]) -> list[Any]:
         redacted: list[Any] = []
@@ -283,6 +309,24 @@ def _replaced(text: str, spans: Iterable[Span], by: str) -> str:
     return "".join([*kept, text[at:]])
 
 
+def _by_windows(find: _Finder, text: str) -> Iterator[Span]:
+    """What `find` finds in the text, of which it sees no more at once than it takes little time for.
+
+    While a pattern runs no other thread of the app does.
+    """
+    at, window = 0, _WINDOW
+    while at < len(text):
+        begin, last, end = max(0, at - _AROUND), at + window, at + window + _AROUND
+        found = [(start + begin, stop + begin) for start, stop in find(text[begin:end])]
+        found = [(max(at, start), stop) for start, stop in found if stop > at and start < last]
+        if end < len(text) and any(stop >= end for _, stop in found):
+            # It may go on behind what was seen.
+            window *= 4
+            continue
+        yield from found
+        at, window = max([last, *(stop for _, stop in found)]), _WINDOW
+
+
 def _private_keys(text: str) -> Iterator[Span]:
     """Each key block from its first line to its last; one without an end runs to the end of the text."""
     if "PRIVATE KEY" not in text:
@@ -299,11 +343,21 @@ def _tokens(text: str) -> Iterator[Span]:
         yield from (found.span() for found in _TOKEN.finditer(text))
 
 
-def _after_words(pattern: re.Pattern[str]) -> _Finder:
+def _after_words(pattern: re.Pattern[str], is_one: re.Pattern[str] | None = None) -> _Finder:
+    """What the pattern says is the value of a key word, where `is_one` finds anything in it."""
+
     def find(text: str) -> Iterator[Span]:
         lower = text.lower()
-        if any(word in lower for word in _KEY_WORDS):
-            yield from (found.span(1) for found in pattern.finditer(text))
+        if not any(word in lower for word in _KEY_WORDS):
+            return
+        at = 0
+        while found := pattern.search(text, at):
+            start, at = found.span(1)
+            if is_one is None or is_one.search(found[1]):
+                yield start, at
+            else:
+                # No part of it is one either; but its end may be the name of what comes next.
+                at = max(start, at - _NAME_CHARACTERS)
 
     return find
 
@@ -399,7 +453,8 @@ def _called_phones(text: str) -> Iterator[Span]:
 
 _REDACTIONS: Final[dict[str, tuple[_Finder, ...]]] = {
     "secret": (
-        _private_keys, _tokens, _after_words(_BEARER), _after_words(_AUTHORIZATION), _after_words(_ASSIGNED), _in_urls,
+        _private_keys, _tokens, _after_words(_BEARER, _NO_WORDS),
+        _after_words(_AUTHORIZATION), _after_words(_ASSIGNED, _STRONG), _in_urls,
         _hooks, _signed,
     ),
     "email": (_emails, _spelt_emails),

@@ -19,7 +19,8 @@ HOSTILE = [
     "%40", "&#64;", "\u200b", "\u200b1", "\uff11", "\uff11 ", "\\u0040", "a (at) ", "a (at) b (dot) ",
     "secret", "api_key", "token is ",
     "authorization: ", "DE00 1", "DE89", "A", "AB12", "1.1", "123-45-", "?sig=", "hooks.slack.com/services/",
-    "tel ", "tel 1", "1 (", "SK", "key-", "key-a", "SG.a.",
+    "token=", "api-key:", "password:", "secret=x ", "bearer bearer+", "token=aaaaaaaaaaaaaaaaa", "DE12 ", "AB12 DE",
+    "4242 4242 4242 4242 1", "tel ", "tel 1", "1 (", "SK", "key-", "key-a", "SG.a.",
 ]  # fmt: skip
 
 

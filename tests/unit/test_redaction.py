@@ -8,13 +8,13 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay import redaction
 from assay.errors import SettingsError
 from assay.records import Context, Feedback, Message, Record, ToolEvent, now
-from assay.redaction import Redactor, hash_user_id
+from assay.redaction import _AROUND, _WINDOW, Redactor, _by_windows, hash_user_id
 from redaction_corpus import KINDS, Measured, measure
 
 redact = Redactor().text
@@ -38,6 +38,11 @@ def measured() -> Measured:
         ("mailto:x@example.com?subject=hi", "mailto:[email]?subject=hi"),
         ("o'neil@example.com", "[email]"),
         ("1@2.de", "[email]"),
+        ("_ada@example.com_", "[email]_"),
+        ("**_ada@example.com_** wrote", "**[email]_** wrote"),
+        ("ada@example.com- thanks", "[email]- thanks"),
+        ("ada@example.com-she wrote", "[email]-she wrote"),
+        ("a@x-y.example.com-", "[email]-"),
     ],
 )
 def test_email(text: str, expected: str) -> None:
@@ -150,6 +155,37 @@ def test_not_card(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("My card is 4111 1111 1111 1111 12/27 cvv 123", "My card is [card] 12/27 cvv 123"),
+        ("4242 4242 4242 4242 04/28 737", "[card] 04/28 737"),
+        ("4111 1111 1111 1111 123", "[card] 123"),
+        ("4111111111111111 123", "[card] 123"),
+        ("visa 4242-4242-4242-4242-737", "visa [card]-737"),
+        ("4242424242424242-737 then", "[card]-737 then"),
+        ("charge my card 4242 4242 4242 4242 20 euros", "charge my card [card] 20 euros"),
+        ("4111 1111 1111 1111 4242 4242 4242 4242", "[card] [card]"),
+        ("3782 822463 10005 0428", "[card] 0428"),
+    ],
+)
+def test_a_card_with_numbers_after_it(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("DE89370400440532013000 DE12500105170648489890", "[iban] [iban]"),
+        ("NL91 ABNA 0417 1643 00 GB82 WEST 1234 5698 7654 32", "[iban] [iban]"),
+        ("AB12 DE89370400440532013000", "AB12 [iban]"),
+        ("AB12 CD34 EF56 DE89 3704 0044 0532 0130 00 and on", "AB12 CD34 EF56 [iban] and on"),
+    ],
+)
+def test_an_iban_beside_others(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
     "secret",
     [
         "sk-" + "a1B2" * 6,
@@ -185,6 +221,10 @@ def test_secret(secret: str) -> None:
         ("API-KEY=abcd1234efgh&x=1", "API-KEY=[secret]"),
         ("postgres://app:p4ss@db.example.com/x", "postgres://[secret]@db.example.com/x"),
         ("redis://:p4ss@10.0.0.1:6379", "redis://[secret]@[ip]:6379"),
+        ("token: password: hunter22xyz", "token: password: [secret]"),
+        ("token=" * 50 + "hunter22xyz", "token=[secret]"),
+        ("password=" + "please" * 60 + " token=abcd1234", "password=" + "please" * 60 + " token=[secret]"),
+        ("token=aaaaaaaaaaaapassword: hunter22xyz", "token=aaaaaaaaaaaapassword: [secret]"),
     ],
 )
 def test_secrets_by_what_is_around_them(text: str, expected: str) -> None:
@@ -319,22 +359,57 @@ def test_every_form_is_found(measured: Measured) -> None:
         assert measured.found_forms[key] >= 0.9 * n, key
 
 
+def metadata(**items: Any) -> Any:
+    """These, redacted as the metadata of a record."""
+    return dict(Redactor()(Record(record_id="1", timestamp=now(), metadata=items)).metadata)
+
+
 def test_a_key_that_names_a_secret_hides_its_value() -> None:
     hidden = [
         "password",
+        "passwords",
         "db_password",
+        "dbPassword",
+        "password_confirm",
+        "password2",
         "apiKey",
+        "api_keys",
         "x-api-key",
         "Authorization",
         "client_secret",
         "Set-Cookie",
         "auth-token",
+        "githubToken",
     ]
-    kept = ["passwords", "tokens", "keyword", "prompt_tokens", "secretary", "monkey", "completion_token_count"]
-    record = Record(record_id="1", timestamp=now(), metadata=dict.fromkeys(hidden + kept, "correct horse"))
-    metadata = Redactor()(record).metadata
-    assert {key for key, value in metadata.items() if value == "[secret]"} == set(hidden)
+    kept = ["tokens", "maxTokens", "keyword", "prompt_tokens", "secretary", "monkey", "completion_token_count"]
+    given = dict.fromkeys(hidden + kept, "correct horse")
+    assert {key for key, value in metadata(**given).items() if value == "[secret]"} == set(hidden)
+    record = Record(record_id="1", timestamp=now(), metadata=given)
     assert Redactor(kinds=["email"])(record).metadata == record.metadata
+
+
+def test_all_that_stands_under_such_a_key_is_hidden() -> None:
+    assert metadata(headers={"Cookie": ["sid=abc"], "authorization": ["abcdef"], "Accept": ["text/html"]}) == {
+        "headers": {"Cookie": ["[secret]"], "authorization": ["[secret]"], "Accept": ["text/html"]}
+    }
+    assert metadata(api_key={"value": "hunter2", "of": {"team": "blue team"}}) == {
+        "api_key": {"value": "[secret]", "of": {"team": "[secret]"}}
+    }
+    assert metadata(password=12345678, pin=1234) == {"password": "[secret]", "pin": 1234}
+
+
+def test_what_is_too_short_or_a_count_is_no_secret() -> None:
+    kept = {"password": True, "api_key": None, "secret": "off", "token": 4096, "time_to_first_token": 0.3512}
+    assert metadata(**kept) == kept
+
+
+def test_a_number_is_looked_at_as_a_text_would_be() -> None:
+    assert metadata(card=4242424242424242, order=4242424242424241, n=5, at=1.5) == {
+        "card": "[card]",
+        "order": 4242424242424241,
+        "n": 5,
+        "at": 1.5,
+    }
 
 
 def test_a_private_key_in_lines_of_their_own() -> None:
@@ -412,6 +487,38 @@ def test_deeply_nested_metadata() -> None:
     for _ in range(50):
         (redacted,) = redacted
     assert redacted == "[email]"
+
+
+SECRETS = ["sk-" + "a1B2" * 6, "ada@example.com", "DE89370400440532013000", "4111 1111 1111 1111", "+49 170 1234567"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2 * _WINDOW), st.sampled_from(SECRETS)), min_size=1, max_size=5),
+    st.sampled_from(["lorem ipsum ", "x ", "(9) ", "- "]),
+)
+def test_where_a_text_is_cut_does_not_matter(parts: list[tuple[int, str]], filling: str) -> None:
+    """A long text is looked at piece by piece, and comes to the same as its lines one by one."""
+    lines = [line for length, secret in parts for line in (filling * (length // len(filling)), f"see {secret} there")]
+    assert redact("\n".join(lines)) == "\n".join(map(redact, lines))
+
+
+@pytest.mark.parametrize("before", [0, _WINDOW - 10, _WINDOW + 10, 3 * _WINDOW])
+@pytest.mark.parametrize("length", [100, _AROUND + 100, 5 * _WINDOW])
+def test_a_secret_longer_than_what_is_looked_at_goes_as_a_whole(before: int, length: int) -> None:
+    prose = "word " * (before // 5)
+    assert redact(f"{prose}sk-{'a1' * (length // 2)} there") == f"{prose}[secret] there"
+    key = "A\n" * (length // 2)
+    assert redact(f"{prose}-----BEGIN PRIVATE KEY-----\n{key}") == f"{prose}[secret]"
+    assert redact(f"{prose}-----BEGIN PRIVATE KEY-----\n{key}-----END PRIVATE KEY-----.") == f"{prose}[secret]."
+
+
+def test_no_pattern_sees_a_long_text_at_once() -> None:
+    """The other threads of the app stand still while one runs."""
+    seen: list[int] = []
+    assert not list(_by_windows(lambda text: seen.append(len(text)) or [], "token=" * 100_000))  # type: ignore[func-returns-value]
+    assert max(seen) <= _WINDOW + 2 * _AROUND
+    assert len(seen) == -(-600_000 // _WINDOW)
 
 
 def test_every_sign_of_a_token_is_looked_for() -> None:

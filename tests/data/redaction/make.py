@@ -138,6 +138,7 @@ def _emails(m: _Maker) -> None:
         m.add("<p>", address.replace("@", "&#64;").replace(".", "&#46;"), "</p>", "email", "html")
         m.add('{"a": "', address.replace("@", "\\u0040"), '"}', "email", "json")
         m.add("mail: ", address.replace("@", "\u200b@\u200b"), ".", "email", "zero-width")
+        m.add("from **", address, "_** and", "email", "markdown")
 
 
 def _ips(m: _Maker) -> None:
@@ -191,6 +192,10 @@ def _cards(m: _Maker) -> None:
         m.add("card ", "".join(chr(0x0660 + int(c)) for c in card), "", "card", "digits")
         m.add("card ", "\u200b".join(card[at : at + 4] for at in range(0, 16, 4)), "", "card", "zero-width")
         m.add("card=", "%20".join(card[at : at + 4] for at in range(0, 16, 4)), "", "card", "percent")
+        grouped = " ".join(card[at : at + 4] for at in range(0, 16, 4))
+        m.add("card ", grouped, m.filled(" 0N/2# cvv ###"), "card", "numbers after")
+        m.add("card ", grouped.replace(" ", "-"), m.filled("-###"), "card", "numbers after")
+        m.add("take ", grouped, m.filled(" N# euros"), "card", "numbers after")
 
 
 def _mod97(country: str, bban: str) -> str:
@@ -209,6 +214,11 @@ def _ibans(m: _Maker) -> None:
                 iban = " ".join(iban[at : at + 4] for at in range(0, len(iban), 4))
             before, after = AROUND[(turn + index) % len(AROUND)]
             m.add(before, iban, after, "iban")
+    for country, shape in shapes:
+        first, second = (_mod97(country, m.filled(shape)) for _ in range(2))
+        at = len(first) + 1
+        spans = ((0, len(first), "iban"), (at, at + len(second), "iban"))
+        m.cases.append(Case(f"{first} {second} both", spans, "side by side"))
 
 
 def _national_ids(m: _Maker) -> None:

@@ -52,7 +52,7 @@ def local_stack(settings: Settings, *, data_dir: Path) -> Iterator[Settings]:
 def _alone_in(directory: Path) -> Iterator[None]:
     """Two servers on one append-only file would break it."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (directory / "lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}: the directory must be writable") from None

@@ -81,7 +81,7 @@ class RedisServer:
         """
         file = directory / "address.json"
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not file.exists():
                 file.touch(mode=0o600)
                 file.write_text(json.dumps({"port": free_port(), "password": secrets.token_hex(16)}), "utf-8")
@@ -117,7 +117,7 @@ class RedisServer:
         """
         import redis
 
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = _CONFIG.format(port=self.port, password=self._password, directory=self.directory.resolve())
         with (self.directory / "redis.log").open("ab") as log:
             try:

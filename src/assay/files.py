@@ -1,11 +1,11 @@
-"""Files that people name: opened and read so that no pipe, device or giant among them hangs or fills the process."""
+"""Files that people name: read so that no pipe, device or giant among them hangs or fills the process; kept private."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,6 +52,16 @@ def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
     if len(raw) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return raw
+
+
+def create_private(path: Path) -> TextIO:
+    """Open a text file for writing, empty; one that is new can be read by its owner alone, as it quotes records.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    return os.fdopen(handle, "w", encoding="utf-8", newline="")
 
 
 def bounded_lines(source: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:

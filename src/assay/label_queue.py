@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from assay.errors import CalibrationError, ConfigError
+from assay.files import create_private
 from assay.labels import LABEL_FILE, LabelSet
 from assay.records import now
 
@@ -159,7 +160,7 @@ def export_labels(
     records = {record.record_id: record for record in store.records(request.record_id for request in requests)}
     rows = [(records[request.record_id], request) for request in requests if request.record_id in records]
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with create_private(path) as file:
             file.writelines(_written(rows, rubric, form))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None

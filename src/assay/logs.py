@@ -5,13 +5,18 @@ The app-side client logs through the standard library alone and is not configure
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import TYPE_CHECKING
 
 import structlog
 
+from assay.terminal import plain
+
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from assay.settings import Settings
 
 _SHARED: list[structlog.typing.Processor] = [
@@ -38,8 +43,10 @@ def configure(settings: Settings) -> None:
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         renderer = [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
     else:
-        plain = structlog.dev.plain_traceback
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        renderer = [
+            _plain_values,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback),
+        ]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
@@ -55,3 +62,14 @@ def configure(settings: Settings) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     # Of a Redis that is away the worker tells itself, in one line.
     logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)
+
+
+def _plain_values(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Before the colours: what a line tells of a record or an endpoint may hold such characters of its own."""
+    return {name: plain(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _plain_traceback(sink: TextIO, error: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    sink.write(plain(text.getvalue()))

@@ -15,7 +15,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from assay.connections import connect_async
+from assay.connections import connect, connect_async
+from assay.errors import QueueError
 from assay.records import NotApplicable, Score, Usage
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Reuse:
         timeout_seconds: float = 2.0,
     ) -> None:
         self._url = url
-        self._prefix = f"assay:{queue}:verdict:"
+        self._prefix = _prefix(queue)
         self._seconds = seconds
         self._on_reused = on_reused
         self._timeout_seconds = timeout_seconds
@@ -138,7 +139,7 @@ class Reuse:
             if isinstance(outcome, Score | NotApplicable)
         }
         verdicts |= new
-        await self._write(new)
+        await self._write(record, new)
         return outcomes
 
     def _again(self, verdict: Verdict, record: Record, judge: str) -> Outcome:
@@ -163,10 +164,10 @@ class Reuse:
                 self._tell(error)
         return verdicts
 
-    async def _write(self, verdicts: Mapping[str, Verdict]) -> None:
+    async def _write(self, record: Record, verdicts: Mapping[str, Verdict]) -> None:
         for key, verdict in verdicts.items():
             try:
-                text = _written(verdict)
+                text = _written(record, verdict)
             except (ValueError, TypeError) as error:
                 self._tell(error)
                 continue
@@ -192,6 +193,44 @@ class Reuse:
             _log.warning("verdicts are not reused", extra={"error": str(error) or type(error).__name__})
 
 
+def forget(
+    url: str, queue: str, is_wanted: Callable[[bytes], bool], *, dry_run: bool = False, timeout_seconds: float = 2.0
+) -> int:
+    """Delete kept verdicts, which quote the texts of the record that paid for them; returns how many.
+
+    Args:
+        url: of Redis.
+        queue: name of the queue.
+        is_wanted: says so of one by its JSON, which has the ids of that record and its app under the names of the
+            record's fields.
+        dry_run: only count.
+        timeout_seconds: of each connect to Redis, and each reply.
+
+    Raises:
+        QueueError: Redis is away.
+    """
+    from redis.exceptions import RedisError
+
+    client = connect(url, timeout_seconds=timeout_seconds)
+    found = 0
+    try:
+        for name in client.scan_iter(_prefix(queue) + "*", count=500):
+            kept: Any = client.get(name)
+            if kept is not None and is_wanted(kept):
+                found += 1
+                if not dry_run:
+                    client.unlink(name)
+    except (RedisError, OSError) as error:
+        raise QueueError(f"Redis: {error}") from error
+    finally:
+        client.close()
+    return found
+
+
+def _prefix(queue: str) -> str:
+    return f"assay:{queue}:verdict:"
+
+
 def keys_of(record: Record, rubrics: Sequence[Rubric], fingerprint: str) -> dict[str, Rubric]:
     """The rubrics by what is asked: equal for all records of one app whose texts are the same to a judge."""
     texts = [
@@ -206,8 +245,10 @@ def keys_of(record: Record, rubrics: Sequence[Rubric], fingerprint: str) -> dict
     return {hashlib.sha256(f"{content}\0{rubric.hash}".encode()).hexdigest(): rubric for rubric in rubrics}
 
 
-def _written(verdict: Verdict) -> bytes:
-    kept = {"record_id": verdict.record_id, "outcome": asdict(verdict.outcome)}
+def _written(record: Record, verdict: Verdict) -> bytes:
+    # By these it is found when the texts of the record are to be deleted.
+    whose = {name: getattr(record, name) for name in ("record_id", "app", "trace_id", "user_id")}
+    kept = whose | {"outcome": asdict(verdict.outcome)}
     return json.dumps(kept, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -23,6 +23,14 @@ from assay.errors import SettingsError
 _List = Annotated[tuple[str, ...], NoDecode]
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """The parts of a list; raises ValueError where there is none, as to confine to nothing would be to open to all."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ValueError("is blank: name one or more, separated by commas, or unset it")
+    return names
+
+
 class Settings(BaseSettings):
     """What `assay` reads from the environment. Every field is `ASSAY_` plus its name in capitals."""
 
@@ -177,7 +185,7 @@ class Settings(BaseSettings):
         ge=0,
         le=2_592_000,
         description="How long a verdict is kept in Redis, to be reused for records of the same app with the same texts "
-        "under the same rubric and judge (at temperature 0). 0: each record is asked about.",
+        "under the same rubric and judge (at temperature 0); never longer than texts. 0: each record is asked about.",
     )
 
     # -- delivery
@@ -429,16 +437,12 @@ class Settings(BaseSettings):
     @field_validator("rubrics", "apps", "windows", "cohort_labels", "canary", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        return _names(value) if isinstance(value, str) else value
 
     @field_validator("sinks", "sink_outcomes", "sink_fields", "sink_redact", mode="before")
     @classmethod
     def _split_sinks(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-        return value
+        return tuple(dict.fromkeys(_names(value))) if isinstance(value, str) else value
 
     @field_validator("sink_outcomes")
     @classmethod

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from assay.rubrics import JudgeSpec, Rubric
     from assay.settings import Settings
     from assay.sinks import Sink
-    from assay.store import CanaryRun, Store
+    from assay.store import CanaryRun, Store, Subject
     from assay.worker import Worker
 
 
@@ -359,11 +359,13 @@ def build_worker(
         waits = settings.judge_timeout_seconds + 10.0
         purse = Purse(budgets, settings.queue_url, settings.queue, wait_seconds=waits)
     reuse = None
-    if settings.reuse_seconds:
+    # They quote texts, and go when texts go.
+    reuse_seconds = min(settings.reuse_seconds, settings.keep_payload_days * 86_400)
+    if reuse_seconds:
         reuse = Reuse(
             settings.queue_url,
             settings.queue,
-            seconds=settings.reuse_seconds,
+            seconds=reuse_seconds,
             on_reused=(lambda _: None) if metrics is None else metrics.reused,
         )
     if settings.ragas == "only" and find_spec("ragas") is None:
@@ -532,6 +534,20 @@ def expire_outbox(settings: Settings, store: Store) -> int:
 
     deadline = timedelta(hours=settings.sink_deadline_hours)
     return store.expire_outbox(now() - deadline, gave_up(deadline.total_seconds()))
+
+
+def forget_verdicts(settings: Settings, subject: Subject, *, dry_run: bool) -> int:
+    """Delete what Redis keeps for reuse of the subject's records; returns how many, with `dry_run` would.
+
+    Raises:
+        QueueError: Redis is away.
+    """
+    from assay.reuse import forget
+
+    def is_theirs(kept: bytes) -> bool:
+        return bool(subject.records_in(kept, settings.apps))
+
+    return forget(settings.queue_url, settings.queue, is_theirs, dry_run=dry_run)
 
 
 def purge(settings: Settings, store: Store) -> dict[str, int]:

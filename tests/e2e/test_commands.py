@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from assay.rubrics import load_rubrics
+from assay.store import DeadLetter
 from assay.testing import FakeJudgeServer
 from command import assay, clean_environment
 from deployment import Deployment, record
@@ -171,6 +173,31 @@ def test_a_dead_letter_is_shown_mended_and_replayed(deployment: Deployment, tmp_
     deployment.drain(worker)
     assert deployment.record_rows() == 1
     assert b"No dead letters" in deployment.run("dead", "list").stdout
+
+
+def test_a_dead_letter_steers_no_terminal_and_is_whole_in_a_pipe(deployment: Deployment) -> None:
+    hostile = b'{"\x1b]0;title\x07": 1}\xff'
+    letter = DeadLetter(dead_id="d1", reason="invalid", message="\x1b[2J is no field", payload=hostile)
+    deployment.store.commit([], [], [letter])
+    assert deployment.run("dead", "show", "d1").stdout == hostile + b"\n"
+    assert json.loads(deployment.run("dead", "show", "d1", "--json").stdout)["message"] == letter.message
+    ours, theirs = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "assay", "dead", "show", "d1"],
+            env=deployment.environment | {"NO_COLOR": "1", "TERM": "dumb"},
+            cwd=deployment.directory,
+            stdout=theirs,
+            stderr=theirs,
+            check=True,
+        )
+        shown = os.read(ours, 10_000)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"title" in shown
+    assert b"is no field" in shown
+    assert not set(shown) & set(b"\x1b\x07")
 
 
 def test_purge_says_what_it_deleted(deployment: Deployment) -> None:

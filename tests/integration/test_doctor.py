@@ -225,6 +225,11 @@ def _(ward: Ward) -> None:
     file.chmod(0o644)
 
 
+@plants("SQLite database that others can read")
+def _(ward: Ward) -> None:
+    (ward.directory / "data" / "assay.db").chmod(0o644)
+
+
 @plants("listener open to the network")
 def _(ward: Ward) -> None:
     ward.set(EXPORTER_HOST="0.0.0.0")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,12 @@ from typer.testing import CliRunner, Result
 from assay.cli import app as cli
 from assay.errors import ConfigError
 from assay.queue import Queue, encode_batch
+from assay.records import Outcome, Record, Score
 from assay.redaction import hash_user_id
+from assay.reuse import Reuse
+from assay.rubrics import Rubric
 from assay.store import Store
+from judging import ordinal
 from stores import a_record, an_evaluation, with_payloads
 
 pytestmark = pytest.mark.integration
@@ -69,6 +76,46 @@ def test_a_user_is_deleted_once_nothing_of_them_waits(url: str, redis_url: str) 
         assert json.loads(traced.output)["deleted"]["payloads"] == 1
         assert traced.exit_code == 0
     queue.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_verdicts_kept_for_reuse_quote_the_user_and_go_too(
+    url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quoting = Score(value=0.0, passed=False, explanation="Ada says that she is ill")
+    asked: list[str] = []
+
+    async def judge(record: Record) -> None:
+        reuse = Reuse(redis_url, "assay", seconds=3600)
+
+        async def ask(rubrics: Sequence[Rubric]) -> list[Outcome]:
+            asked.append(record.record_id)
+            return [quoting for _ in rubrics]
+
+        await reuse.outcomes(record, [ordinal()], judge="j", fingerprint="f", ask=ask)
+        await reuse.aclose()
+
+    theirs = [
+        a_record("r1", user_id="u1"),
+        a_record("r2", trace_id="ab" * 16),
+        a_record("r3"),
+        a_record("r5", app="blog"),
+    ]
+    other = a_record("r4", user_id="u2")
+    records = [replace(record, output=record.record_id) for record in (*theirs, other)]
+    for record in records:
+        asyncio.run(judge(record))
+    with Store(url) as store:
+        store.upgrade()
+    subject = ("--user", "u1", "--trace", "ab" * 16, "--record", "r3", "--record", "r5")
+    tried, first, second = (run(*subject, *more) for more in (["--dry-run"], ["--app", "shop"], []))
+    counts = [json.loads(done.output)["deleted"]["reusable_verdicts"] for done in (tried, first, second)]
+    assert counts == [4, 3, 1], "the last is of another app"
+    assert tried.exit_code == first.exit_code == second.exit_code == 0
+    asked.clear()
+    for record in records:
+        asyncio.run(judge(replace(record, record_id="again")))
+    assert asked == ["again"] * 4, "that of r4 is still known"
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

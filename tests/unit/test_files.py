@@ -3,12 +3,13 @@
 import io
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from assay.errors import LabelErrors, SettingsError
-from assay.files import MOST_LINE_BYTES, bounded_lines, open_file, read_file
+from assay.files import MOST_LINE_BYTES, bounded_lines, create_private, open_file, read_file
 from assay.label_imports import import_labels
 from assay.labels import read_labels
 from assay.otlp import OtlpError, read_traces_json
@@ -126,3 +127,12 @@ def test_a_canary_policy_of_deep_json_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     with pytest.raises(SettingsError, match="does not name its rubric"):
         _rubric_of(tmp_path / "deep.jsonl")
+
+
+def test_what_quotes_records_is_for_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.json"
+    for text in ("a longer text", "short"):
+        with create_private(path) as file:
+            file.write(text)
+    assert path.read_text() == "short"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

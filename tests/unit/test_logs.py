@@ -59,6 +59,20 @@ def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
+def test_nothing_in_a_line_steers_the_terminal(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(load_settings(log_format=form))
+    hostile = "\x1b]0;title\x07\x9b2J\u202e"
+    logging.getLogger("assay").warning("batch waits", extra={"error": hostile})
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        logging.getLogger("assay").exception("failed")
+    told = capsys.readouterr().err
+    assert "title" in told
+    assert not set(told) & set(hostile) - set("]0;title2J")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_shows_no_values(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Local variables hold requests, records and keys."""
     logs.configure(load_settings(log_format=form))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from assay import tasks
+from assay.cli._options import settings_of
 from assay.errors import SettingsError
 from assay.settings import Settings, load_settings, settings_markdown, unknown_variables
 
@@ -56,6 +57,27 @@ def test_an_empty_variable_is_as_good_as_unset(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ASSAY_JUDGE_BASE_URL", "")
     monkeypatch.setenv("OPENAI_API_KEY", "")
     assert load_settings().judge_engine == "lexical"
+
+
+@pytest.mark.parametrize("name", ["APPS", "SINK_REDACT", "RUBRICS", "SINKS"])
+@pytest.mark.parametrize("text", [" ", ",", " , ,"])
+def test_a_list_without_a_name_in_it_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """Half a template that came to nothing must neither show all tenants nor stop redaction."""
+    monkeypatch.setenv(f"ASSAY_{name}", text)
+    with pytest.raises(SettingsError, match=f"ASSAY_{name}: .*is blank"):
+        load_settings()
+
+
+def test_so_is_an_empty_file_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "assay_apps").write_text("\n")
+    monkeypatch.setenv("ASSAY_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"ASSAY_APPS: .*is blank"):
+        load_settings()
+
+
+def test_so_is_an_app_without_a_name() -> None:
+    with pytest.raises(SettingsError, match="--app: name an app"):
+        settings_of([""])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -102,6 +103,17 @@ def test_the_directory_is_made(tmp_path: Path) -> None:
         store.upgrade()
         commit(store, (a_record(), 0.5))
     assert path.stat().st_size > 0
+
+
+def test_nobody_but_the_owner_can_read_it(tmp_path: Path) -> None:
+    """It holds texts of users, and so do the files that SQLite makes beside it."""
+    path = tmp_path / "made" / "scores.db"
+    with Store(f"sqlite:///{path}") as store:
+        store.upgrade()
+        commit(store, (a_record(), 0.5))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == {"scores.db": 0o600, "scores.db-wal": 0o600, "scores.db-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_nothing_but_an_upgrade_makes_a_file(path: Path) -> None:

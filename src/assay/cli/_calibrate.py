@@ -16,7 +16,7 @@ from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
 from assay.codec import decode_record
 from assay.errors import ConfigError, NoVerdictsError
-from assay.files import open_file
+from assay.files import create_private, open_file
 from assay.rubrics import load_rubrics
 from assay.settings import load_settings
 
@@ -409,6 +409,7 @@ def _kept(settings: Settings, calibration: Calibration) -> bool:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with create_private(path) as file:
+            file.write(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -11,7 +11,7 @@ import typer
 from assay import wiring
 from assay.cli._opened import open_store
 from assay.cli._options import Apps, settings_of
-from assay.cli._screen import Bar, Json, output, print_json, print_table
+from assay.cli._screen import Bar, Json, errors, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import ConfigError
 from assay.files import read_file
@@ -68,13 +68,19 @@ def show(
     apps: Apps = None,
     as_json: Json = False,
 ) -> None:
-    """Print one dead letter: the reason on standard error, the payload as it came on standard output."""
+    """Print one dead letter: the reason on standard error, the payload on standard output.
+
+    Into a pipe or a file the payload goes as it came; a terminal is shown no control characters.
+    """
     letter = open_store(settings_of(apps)).dead_letter(dead_id)
     if as_json:
         print_json(_as_json(letter) | {"payload": letter.payload.decode(errors="backslashreplace")})
         return
-    print(f"{letter.reason}: {letter.message}", file=sys.stderr)
-    sys.stdout.buffer.write(letter.payload + b"\n")
+    errors.print(f"{letter.reason}: {letter.message}", markup=False, highlight=False, soft_wrap=True)
+    if sys.stdout.isatty():
+        output.print(letter.payload.decode(errors="backslashreplace"), markup=False, highlight=False, soft_wrap=True)
+    else:
+        sys.stdout.buffer.write(letter.payload + b"\n")
 
 
 @app.command("replay")

@@ -199,14 +199,15 @@ def _hashed(user_ids: Sequence[str]) -> list[str]:
 def _erase(subject: Subject, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     store = open_store(settings)
     # Before the store: what moves from here to there meanwhile is seen in one of them.
-    waiting, why = 0, ""
+    waiting, kept, why = 0, 0, ""
     try:
         queue = wiring.open_queue(settings)
         payloads = chain(queue.payloads(), queue.unreadable(10_000))
         waiting = sum(subject.records_in(payload, settings.apps) for payload in payloads)
+        kept = wiring.forget_verdicts(settings, subject, dry_run=dry_run)
     except (QueueError, SettingsError) as error:
         why = str(error)
-    deleted = store.erase(subject, dry_run=dry_run)
+    deleted = store.erase(subject, dry_run=dry_run) | {"reusable_verdicts": kept}
     if as_json:
         print_json({"dry_run": dry_run, "deleted": deleted, "waiting_in_redis": None if why else waiting})
     else:

@@ -27,11 +27,13 @@ def settings_of(apps: Sequence[str] | None, **overrides: object) -> Settings:
     """The settings, confined to the apps that were asked for: some of ASSAY_APPS, where that is set.
 
     Raises:
-        SettingsError: another app was asked for.
+        SettingsError: another app was asked for, or none.
     """
     settings = load_settings(**overrides)
     if not apps:
         return settings
+    if not all(app.strip() for app in apps):
+        raise SettingsError("--app: name an app; without --app all of them are shown")
     beyond = set(apps) - set(settings.apps)
     if settings.apps and beyond:
         raise SettingsError(f"--app {min(beyond)}: not one of ASSAY_APPS, which is {','.join(settings.apps)}")

@@ -18,6 +18,7 @@ from assay.cli._screen import Bar, Json, errors, output, print_json, print_table
 from assay.codec import decode_record
 from assay.enqueue import enqueue
 from assay.errors import ConfigError, RecordError
+from assay.files import create_private
 from assay.queue import MAX_RECORD_BYTES
 from assay.records import Evaluation, Failure, NotApplicable, Record, Score, Usage
 from assay.rows import read_rows
@@ -106,7 +107,7 @@ def enqueue_file(
 
 def _create(path: Path, stack: ExitStack) -> IO[str]:
     try:
-        return stack.enter_context(path.open("w", encoding="utf-8"))
+        return stack.enter_context(create_private(path))
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}: bad rows cannot be kept there; name another file with --rejected"

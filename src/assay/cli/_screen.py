@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from assay.terminal import escaped, plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from assay.listener import Guard
     from assay.windows import Estimate
-
-#: Control characters other than tab and newline, and those that turn the direction of writing.
-_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 class _Screen(Console):
@@ -29,11 +27,6 @@ class _Screen(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(plain(part) if isinstance(part, str) else part for part in objects), **options)
-
-
-def plain(text: str) -> str:
-    """`text` with U+FFFD in place of what would steer a terminal."""
-    return _CONTROL.sub("\ufffd", text)
 
 
 #: results; where there is no terminal to fit into, nothing is squeezed
@@ -45,8 +38,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """One JSON document on standard output. What would steer a terminal is escaped, and reads back as it was."""
+    print(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -46,8 +46,12 @@ def machine(settings: Settings) -> Iterator[Finding]:
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
     for path in (Path(".env"), settings.tls_key):
-        if path is not None and path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        if path is not None and _is_open(path):
             yield Finding("secrets", "warning", f"{path}: others on this machine can read it", f"run: chmod 600 {path}")
+
+
+def _is_open(path: Path) -> bool:
+    return path.is_file() and bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
 
 
 def _files(settings: Settings) -> Iterator[Finding]:
@@ -61,6 +65,10 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     path = settings.store_url.partition("///")[2] if settings.database_url is not None else settings.data_dir
+    database = Path(settings.store_url.partition("///")[2])
+    if _is_open(database):
+        message = f"{database}: others on this machine can read it"
+        yield Finding("database", "warning", message, f"run: chmod 600 {database}*")
     directory = _existing(Path(path))
     free = shutil.disk_usage(directory).free
     if free < _DISK_TOLERANCE_BYTES:

@@ -231,7 +231,10 @@ class Database:
             return
         directory = Path(self.name).parent
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            # It holds texts of users: for its owner alone, and so are the files that SQLite makes beside it.
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not Path(self.name).exists():
+                Path(self.name).touch(mode=0o600)
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}: the directory must be writable") from error
         # Two processes that switch at once are refused without waiting, whatever the busy timeout.

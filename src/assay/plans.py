@@ -72,14 +72,14 @@ class Plan:
         # It brings along what it owes elsewhere.
         self.elsewhere.pop(again.raw, None)
 
-    def move_out(self, batch: Batch, task: Task, number: int) -> tuple[Retry, Plan]:
-        """Take one record out of this plan: a batch of it alone, and the plan of that. `number` is no other part's."""
+    def move_out(self, batch: Batch, task: Task) -> tuple[Retry, Plan]:
+        """Take one record out of this plan: a batch of it alone, and the plan of that."""
         entry = (task.record, task.raw.decode())
         self.records.remove(entry)
         own = Plan(records=[entry])
         if (others := self.elsewhere.pop(task.raw, None)) is not None:
             own.elsewhere[task.raw] = others
-        return single(batch, task.raw, number, probabilities=task.probabilities), own
+        return single(batch, task.raw, "late", probabilities=task.probabilities), own
 
 
 class Planner:

@@ -253,7 +253,8 @@ class Worker:
         return self._split(batch) if len(batch.records) > 1 else self._set_aside(batch, claim, "internal", problem)
 
     def _split(self, batch: Batch) -> str:
-        parts = [single(batch, raw, index) for index, raw in enumerate(batch.records)]
+        # By its place, since the same bytes may be in it twice: each is counted.
+        parts = [single(batch, raw, f"split {index}") for index, raw in enumerate(batch.records)]
         self._queue.split(batch.batch_id, parts)
         return "split"
 
@@ -309,8 +310,8 @@ class Worker:
     def _part(self, batch: Batch, plan: Plan, late: Sequence[tuple[Task, _Call]]) -> list[LateCall]:
         """Takes the records whose calls go on out of their batch's plan: each is a batch of its own, held by us."""
         found = []
-        for number, (task, call) in enumerate(late, 1000):
-            alone, own = plan.move_out(batch, task, number)
+        for task, call in late:
+            alone, own = plan.move_out(batch, task)
             plan.retries.append(replace(alone, lease_seconds=self._policy.lease_seconds))
             claim, part = Claim(alone.batch_id, alone.payload, 1), decode_batch(alone.payload)
             end = partial(self._conclude, part, own, [(task, call)])

@@ -172,6 +172,37 @@ def test_an_answer_after_the_record_was_judged_by_another_is_not_counted_again(b
     bench.assert_all_scored_once(8)
 
 
+def test_what_hangs_with_each_of_two_workers_that_have_the_same_batch_is_never_lost(bench: Bench) -> None:
+    """The first lost its lease meanwhile, and with the second other calls hang: neither ends what the other holds."""
+
+    class Times(Hanging):
+        async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+            if record.record_id == "record-3":
+                return [Failure(kind="timeout", message="slow") for _ in rubrics]
+            return await super().judge(record, rubrics)
+
+    first, second = Hanging("record-3", outcome=Failure(kind="timeout", message="slow")), Times("record-5")
+    patient = replace(POLICY, patience_seconds=2, lease_seconds=30)
+    one, other = bench.worker(first, patient), bench.worker(second, replace(patient, patience_seconds=6))
+    batch_id = bench.push_batch(8)
+    threads = [threading.Thread(target=worker.work, args=(batch_id,)) for worker in (one, other)]
+    threads[0].start()
+    until(lambda: len(first.calls) == 8)
+    bench.queue._redis.hdel("assay:assay:leases", batch_id)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+    assert bench.ids == one._late.batch_ids()
+    assert len(other._late.batch_ids()) == 1
+    second.release()
+    until(lambda: not other._late.batch_ids())
+    assert bench.ids == one._late.batch_ids(), "record-3 is held still"
+    first.release()
+    until(lambda: not one._late.batch_ids())
+    bench.work_off(bench.worker(Hanging()))
+    bench.assert_all_scored_once(8)
+
+
 def test_hand_back_returns_a_call_that_hangs_uncounted(bench: Bench) -> None:
     judge = Hanging("record-1", "record-2")
     worker = bench.worker(judge)

@@ -280,7 +280,7 @@ def test_what_is_handed_back_comes_again_as_it_was() -> None:
 def test_a_record_whose_call_goes_on_leaves_the_plan() -> None:
     batch = a_batch(a_record(record_id="r-1"), a_record(record_id="r-2"))
     _, plan, (_, second) = planned(batch)
-    retry, own = plan.move_out(batch, second, 1000)
+    retry, own = plan.move_out(batch, second)
     assert [record.record_id for record, _ in plan.records] == ["r-1"]
     assert [record.record_id for record, _ in own.records] == ["r-2"]
     assert decode_batch(retry.payload).records == (second.raw,)
@@ -336,11 +336,11 @@ def test_nothing_that_a_record_owes_is_lost_or_doubled(
     records = [a_record(record_id=f"r-{n}") for n in range(len(outcomes))]
     batch = a_batch(*records, attempt=attempt)
     made, plan, tasks = planned(batch)
-    for number, (task, (first, second, fate)) in enumerate(zip(tasks, outcomes, strict=True)):
+    for task, (first, second, fate) in zip(tasks, outcomes, strict=True):
         if fate == "hand back":
             plan.hand_back(batch, task)
         elif fate == "move out":
-            plan.retries.append(plan.move_out(batch, task, 1000 + number)[0])
+            plan.retries.append(plan.move_out(batch, task)[0])
         else:
             made.settle(batch, plan, task, judged(made, task, first, second))
     made.close(batch, plan)

@@ -29,6 +29,7 @@ Standard library only at import; `redis` loads when a queue is opened.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -179,16 +180,20 @@ def part_of(
 ) -> Retry:
     """Some records of a batch as a batch of their own. Its id is derived, so that finishing twice adds it once.
 
+    It is derived from the records too: two workers that have the same batch in hand may part it otherwise, and what one
+    of them is done with must not be what the other still holds.
+
     Args:
         batch: what it is a part of.
         records: raw JSON, one each.
-        name: what no other part of the batch is called.
+        name: what no other part of the batch that holds the same is called.
         due_at: epoch seconds, our clock.
         attempt: of the judge.
         probabilities: instead of the batch's own.
         rubrics: instead of the batch's own: what it is confined to, and then it waits for a worker that has ragas.
     """
-    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{name}"))
+    held = hashlib.sha256(b"\n".join(records)).hexdigest()
+    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{name}/{held}"))
     rubrics = batch.rubrics if rubrics is None else rubrics
     payload = encode_batch(
         records,

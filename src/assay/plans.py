@@ -55,13 +55,15 @@ class Plan:
     again: list[Again] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     duplicates: int = 0
+    #: whether a record is judged with a probability that its batch, as it came, does not tell of
+    drawn: bool = False
     #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
     elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of the batch is decided."""
-        return not (self.evaluations or self.dead_letters or self.again or self.retries)
+        return not (self.evaluations or self.dead_letters or self.again or self.retries or self.drawn)
 
     def hand_back(self, batch: Batch, task: Task) -> None:
         """Nobody judged this record: it comes again as it was, and that counts as no try."""
@@ -139,6 +141,7 @@ class Planner:
                     plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
                 task, left_out = self._thin(batch, Task(record, raw, ours, {}), known)
                 plan.evaluations.extend(self.alike(record, left_out, NotApplicable(reason=THINNED)))
+                plan.drawn |= not task.probabilities.items() <= batch.probabilities.items()
                 if task.rubrics:
                     tasks.append(task)
             elif owed:

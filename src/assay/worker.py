@@ -339,7 +339,8 @@ class Worker:
     ) -> str:
         """Commit what is judged, and finish the batch."""
         delays = [_unasked_for(call) for _, call in ready]
-        if delays and all(delays) and plan.is_empty and not late:
+        is_limited = bool(delays) and all(delays) and not late
+        if is_limited and plan.is_empty:
             # Nothing of it was asked: as it came it goes back.
             self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
             return "limited"
@@ -362,7 +363,7 @@ class Worker:
             moment = now()
             for record, _ in plan.records if inserted else ():
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
-        return "handed_back" if handed_back else "done"
+        return "handed_back" if handed_back else "limited" if is_limited else "done"
 
     def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
         """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""

@@ -8,13 +8,15 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import bench as bench_of_workers
+from assay.budgets import is_thinned
 from assay.codec import decode_record
 from assay.deliveries import DeliveryPolicy
 from assay.enqueue import replay
@@ -33,9 +35,11 @@ QUICK = DeliveryPolicy(retry_base_seconds=0.01, retry_max_seconds=0.05, lease_se
 
 
 class Bench(bench_of_workers.Bench):
-    def worker(self, script: object = None, *, policy: DeliveryPolicy = QUICK, **options: object) -> Worker:
+    def worker(
+        self, script: object = None, *, policy: DeliveryPolicy = QUICK, budgets: object = None, **options: object
+    ) -> Worker:
         self.judge = ScriptedJudge(script, **options)  # type: ignore[arg-type]
-        return self.start(self.judge, rubrics=RUBRICS, policy=policy)
+        return self.start(self.judge, rubrics=RUBRICS, policy=policy, budgets=budgets)
 
     def push_raw(self, payload: bytes, batch_id: str, records: int = 1) -> None:
         assert self.queue.push(payload, batch_id=batch_id, records=records, enqueued_at=time.time())
@@ -431,6 +435,35 @@ def test_the_sweep_rings_for_a_batch_whose_worker_died(bench: Bench) -> None:
     while not bench.queue._redis.llen("assay"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@dataclass
+class Chance:
+    """A ledger near a cap."""
+
+    value: float
+
+    def probability(self, *, app: str, rubric: str, judge: str) -> float:
+        return self.value
+
+
+def test_what_was_taken_near_a_cap_keeps_its_probability_though_its_turn_was_far_off(bench: Bench) -> None:
+    """Else it is taken anew at the chance of then, beside neighbours that were left out at the chance of before."""
+    unasked = Failure(kind="rate_limited", message="not its turn", unasked=True, retry_after_seconds=0.01)
+    budget = Chance(0.5)
+    limited = bench.worker(unasked, budgets=budget)
+    for index in range(40):
+        bench.push(record(index))
+    left_out = {f"record-{index}" for index in range(40) if is_thinned(f"record-{index}", 0.5)}
+    bench.work_once(limited)
+    assert len(bench.ids) == 40 - len(left_out) > 10
+    assert bench.outcomes() == {rubric.name: (0, 0, len(left_out)) for rubric in RUBRICS}
+    budget.value = 1.0
+    bench.work_off(bench.worker(budgets=budget))
+    assert bench.outcomes() == {rubric.name: (40 - len(left_out), 0, len(left_out)) for rubric in RUBRICS}
+    with bench.store._database.read() as connection:
+        weights = connection.execute(sa.text("SELECT weight FROM evaluations WHERE outcome = 'scored'")).scalars()
+        assert set(weights) == {2.0}
 
 
 def test_delay_honours_retry_after_and_is_bounded() -> None:

@@ -196,6 +196,12 @@ def test_near_a_cap_fewer_are_judged_and_the_probability_is_kept() -> None:
     assert len(plan.evaluations) == len(RUBRICS) * len(left_out)
 
 
+def test_that_a_record_was_taken_near_a_cap_is_a_decision_too() -> None:
+    record = next(r for n in range(99) if not is_thinned((r := a_record(record_id=f"r-{n}")).record_id, 0.5))
+    _, plan, _ = planned(a_batch(record), chance=0.5)
+    assert not plan.is_empty
+
+
 @pytest.mark.parametrize("fields", [{"attempt": 1}, {"probabilities": {rubric.hash: 0.5 for rubric in RUBRICS}}])
 def test_what_was_taken_once_is_not_drawn_for_again(fields: dict[str, object]) -> None:
     records = [a_record(record_id=f"r-{n}") for n in range(25)]

@@ -342,7 +342,8 @@ class Worker:
         is_limited = bool(delays) and all(delays) and not late
         if is_limited and plan.is_empty:
             # Nothing of it was asked: as it came it goes back.
-            self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
+            delay = min(max(delays), self._policy.retry_max_seconds)
+            self._queue.release(batch.batch_id, due_at=time.time() + delay)
             return "limited"
         handed_back = 0
         for task, call in ready:

@@ -476,6 +476,16 @@ def test_delay_honours_retry_after_and_is_bounded() -> None:
     assert policy.delay([Failure(kind="rate_limited", message="", retry_after_seconds=1e9)], 0) == 60
 
 
+def test_what_may_not_be_asked_for_long_is_looked_at_again_within_the_longest_wait(bench: Bench) -> None:
+    unasked = Failure(kind="rate_limited", message="not its turn", unasked=True, retry_after_seconds=80_000)
+    worker = bench.worker(unasked, policy=replace(QUICK, retry_max_seconds=300))
+    bench.push(record(1))
+    (batch_id,) = bench.ids
+    worker.work(batch_id)
+    assert bench.ids == [batch_id]
+    assert bench.queue._redis.zscore("assay:assay:due", batch_id) - time.time() <= 301
+
+
 def test_a_batch_id_of_a_retry_is_derived_so_that_finishing_twice_adds_it_once(bench: Bench) -> None:
     worker = bench.worker(by_rubric(safety=Failure(kind="unavailable", message="down")), policy=DeliveryPolicy())
     bench.push(record(1))

@@ -443,6 +443,13 @@ def test_wrong_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSAY_SAMPLE_RATE", "2")
     with pytest.raises(SettingsError, match="sample_rate"):
         Client()
+    monkeypatch.delenv("ASSAY_SAMPLE_RATE")
+    monkeypatch.setenv("ASSAY_MAX_BATCHES", "many")
+    with pytest.raises(SettingsError, match="ASSAY_MAX_BATCHES: 'many'"):
+        Client()
+    monkeypatch.setenv("ASSAY_MAX_BATCHES", "0")
+    with pytest.raises(SettingsError, match="max_batches"):
+        Client()
 
 
 # interaction

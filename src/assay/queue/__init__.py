@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHORE_TASK",
+    "MAX_BATCHES",
     "MAX_BATCH_BYTES",
     "MAX_BATCH_RECORDS",
     "MAX_RECORD_BYTES",
@@ -83,6 +84,8 @@ __all__ = [
     "ragas_bells",
 ]
 
+#: The most batches of a queue, unless it is told otherwise.
+MAX_BATCHES: Final = 20_000
 _NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 #: The most items that are kept of what is no doorbell.
@@ -238,7 +241,7 @@ class Queue:
     """
 
     def __init__(
-        self, redis: Redis, name: str = "assay", *, max_batches: int = 20_000, ring_seconds: float = 10.0
+        self, redis: Redis, name: str = "assay", *, max_batches: int = MAX_BATCHES, ring_seconds: float = 10.0
     ) -> None:
         if not _QUEUE_NAME.fullmatch(name):
             raise ValueError(f"queue name {name!r}: use 1 to 100 of the characters A-Z a-z 0-9 . _ -")
@@ -262,7 +265,7 @@ class Queue:
         url: str,
         name: str = "assay",
         *,
-        max_batches: int = 20_000,
+        max_batches: int = MAX_BATCHES,
         ring_seconds: float = 10.0,
         timeout_seconds: float = 5.0,
         retries: int = 2,

@@ -21,9 +21,10 @@ from assay.codec import decode_record
 from assay.deliveries import DeliveryPolicy
 from assay.enqueue import replay
 from assay.errors import StoreDataError
-from assay.pipeline import Judges
+from assay.judges import Judge
+from assay.pipeline import Judges, Refusal
 from assay.queue import Queue, Suspect, decode_batch, encode_batch
-from assay.records import Failure, Outcome, Record, Score
+from assay.records import Failure, FailureKind, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import ScriptedJudge
@@ -176,6 +177,40 @@ def test_used_up_tries_become_a_failure_and_a_dead_letter_that_can_be_replayed(b
     (total,) = [t for t in bench.store.totals() if t.rubric == "safety"]
     assert (total.scored, total.failed, total.recovered) == (1, 1, 1)
     assert bench.store.dead_letters() == []
+
+
+class StoodInFor(Judges):
+    """A judge, and who is asked while its circuit is open."""
+
+    def __init__(self, judge: ScriptedJudge, fallback: ScriptedJudge) -> None:
+        super().__init__(judge)
+        self._fallback = fallback
+
+    def stand_ins(self, rubric: Rubric) -> dict[Refusal, Judge]:
+        return {"circuit": self._fallback}
+
+
+DOWN = Failure(kind="unavailable", message="the circuit is open", unasked=True, retry_after_seconds=0.01)
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "refused"])
+def test_a_failure_of_a_stand_in_is_recovered_by_the_judge_itself(bench: Bench, kind: FailureKind) -> None:
+    is_down = [True]
+    first = ScriptedJudge(lambda *_: DOWN if is_down else Score(value=1.0, passed=True), name="first")
+    second = ScriptedJudge(Failure(kind=kind, message="no"), name="second")
+    worker = bench.start(first, rubrics=RUBRICS, policy=QUICK, judges=lambda: StoodInFor(first, second))
+    bench.push(record(1))
+    bench.work_off(worker)
+    assert len(second.calls) == QUICK.max_attempts, "each time it was asked is a try"
+    assert bench.outcomes() == {rubric.name: (0, 1, 0) for rubric in RUBRICS}
+    (letter,) = bench.store.dead_letters()
+    assert "the circuit is open; second in its place: no" in letter.message
+
+    is_down.clear()
+    assert replay([letter], queue=bench.queue, store=bench.store).replayed == 1
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (1, 0, 0) for rubric in RUBRICS}
+    assert {total.judge for total in bench.store.totals()} == {"first"}
 
 
 def test_a_replay_that_fails_again_is_a_waiting_dead_letter_again(bench: Bench) -> None:

@@ -150,7 +150,7 @@ class Planner:
 
     def settle(self, batch: Batch, plan: Plan, task: Task, evaluations: Iterable[Evaluation]) -> None:
         """Into the plan: what is final, what is tried again, and dead letters of what has had its tries."""
-        evaluations = [replace(e, probability=task.probabilities.get(e.rubric_hash, 1.0)) for e in evaluations]
+        evaluations = _weighed(evaluations, task.probabilities)
         failed = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure)]
         # Final, and to be replayed: another try in a minute would find the budget spent as well.
         spent = [(e, failure) for e, failure in failed if failure.kind == "budget"]
@@ -184,7 +184,7 @@ class Planner:
     def set_aside(
         self, batch: Batch, roster: Roster, *, reason: Literal["crashed", "internal"], message: str, attempts: int
     ) -> tuple[Plan, DeadLetter]:
-        """For a record, alone in its batch, that cannot be worked on: such failures for all it owes, and a dead letter.
+        """For a record, alone in its batch, that cannot be worked on: such failures for the rest, and a dead letter.
 
         Raises:
             StoreError: what is known cannot be read.
@@ -197,8 +197,11 @@ class Planner:
         else:
             record_id = record.record_id
             plan.records.append((record, raw.decode()))
-            owed = self._owed(batch, record, self._existing([record_id]), roster)
-            plan.evaluations.extend(self.alike(record, owed, Failure(kind=reason, message=message[:500])))
+            known = self._existing([record_id])
+            todo = self._left_to_judge(record, known, self._owed(batch, record, known, roster), replay=False)
+            failures = self.alike(record, todo, Failure(kind=reason, message=message[:500]))
+            # A replay's score takes a failure's place with the weight of that.
+            plan.evaluations.extend(_weighed(failures, batch.probabilities))
         letter = dead_letter(raw, reason=reason, message=message, attempts=attempts, record_id=record_id)
         plan.dead_letters.append(letter)
         return plan, letter
@@ -280,6 +283,10 @@ def dead_letter(
         attempts=attempts,
         app=app_named(payload),
     )
+
+
+def _weighed(evaluations: Iterable[Evaluation], probabilities: Mapping[str, float]) -> list[Evaluation]:
+    return [replace(e, probability=probabilities.get(e.rubric_hash, 1.0)) for e in evaluations]
 
 
 def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:

@@ -367,7 +367,7 @@ class Worker:
         return "handed_back" if handed_back else "limited" if is_limited else "done"
 
     def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
-        """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""
+        """A record that cannot be worked on: failures of that kind for what is left, and a dead letter."""
         plan, letter = self._planner.set_aside(
             batch, self._roster, reason=reason, message=message, attempts=claim.deliveries
         )

@@ -295,18 +295,33 @@ def test_a_record_whose_call_goes_on_leaves_the_plan() -> None:
 # -- what cannot be worked on
 
 
-def test_a_record_that_kills_is_set_aside_with_failures_for_all_it_owes() -> None:
+def test_a_record_that_kills_is_set_aside_with_failures_for_all_that_is_left() -> None:
     record = a_record()
     made = planner(known=stored(record, RUBRICS[0], "scored"))
     plan, letter = made.set_aside(
         a_batch(record), Roster.of(RUBRICS), reason="crashed", message="the worker died", attempts=5
     )
     assert {e.rubric: e.outcome.kind for e in plan.evaluations if isinstance(e.outcome, Failure)} == {
-        "relevance": "crashed",
-        "safety": "crashed",
+        "safety": "crashed"
     }
     assert plan.dead_letters == [letter]
     assert (letter.reason, letter.record_id, letter.attempts) == ("crashed", "r-1", 5)
+
+
+def test_a_record_that_a_stand_in_has_scored_is_set_aside_without_a_failure() -> None:
+    rubric = ordinal(fallback_judge=JudgeSpec(engine="lexical"))
+    record, (fallback,) = a_record(), Judges.build([rubric], SETTINGS).stand_ins(rubric).values()
+    identity = evaluation_id(record.record_id, rubric.name, rubric.hash, fallback.fingerprint)
+    made = planner([rubric], known={identity: Stored(outcome="scored")})
+    plan, _ = made.set_aside(a_batch(record), Roster.of([rubric]), reason="crashed", message="", attempts=5)
+    assert plan.evaluations == []
+
+
+def test_what_was_taken_near_a_cap_is_set_aside_with_its_probability() -> None:
+    """A score that takes the failure's place has its weight."""
+    batch = a_batch(a_record(), probabilities={RUBRICS[0].hash: 0.1})
+    plan, _ = planner().set_aside(batch, Roster.of(RUBRICS), reason="crashed", message="", attempts=5)
+    assert [e.probability for e in plan.evaluations] == [0.1, 1.0]
 
 
 def test_bytes_that_kill_are_kept_without_failures() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from assay.rubrics import load_rubrics
+from assay.store import DeadLetter
 from assay.testing import FakeJudgeServer
 from command import assay, clean_environment
 from deployment import Deployment, record
@@ -171,6 +172,17 @@ def test_a_dead_letter_is_shown_mended_and_replayed(deployment: Deployment, tmp_
     deployment.drain(worker)
     assert deployment.record_rows() == 1
     assert b"No dead letters" in deployment.run("dead", "list").stdout
+
+
+def test_a_letter_over_the_bound_is_replayed_once_the_bound_is_raised(deployment: Deployment) -> None:
+    payload = record(1, output="x" * 1_200_000).to_json().encode()
+    letter = DeadLetter(dead_id="d" * 32, reason="too_large", message="synthetic", payload=payload)
+    deployment.store.commit([], [], [letter])
+    refused = deployment.run("dead", "replay", "--all", check=False)
+    assert (refused.returncode, deployment.queue.depth().records) == (2, 0)
+    deployment.settings |= {"max_record_bytes": 2_000_000}
+    assert deployment.run("dead", "replay", "--all").stdout == b"1 of 1 back on the queue.\n"
+    assert deployment.queue.depth().records == 1
 
 
 def test_purge_says_what_it_deleted(deployment: Deployment) -> None:

@@ -179,6 +179,19 @@ def test_used_up_tries_become_a_failure_and_a_dead_letter_that_can_be_replayed(b
     assert bench.store.dead_letters() == []
 
 
+def test_what_was_too_large_can_be_replayed_under_a_raised_bound(bench: Bench) -> None:
+    large = record(1, output="x" * 1_500_000).to_json()
+    bench.push_raw(encode_batch([large], batch_id="b", enqueued_at=time.time()), "b")
+    bench.work_off(bench.worker())
+    (letter,) = bench.store.dead_letters(reason="too_large")
+    refused = replay([letter], queue=bench.queue, store=bench.store).refused
+    assert [dead_id for dead_id, _ in refused] == [letter.dead_id]
+    worker = bench.worker(policy=replace(QUICK, max_record_bytes=2_000_000))
+    assert replay([letter], queue=bench.queue, store=bench.store, max_record_bytes=2_000_000).replayed == 1
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (1, 0, 0) for rubric in RUBRICS}
+
+
 class StoodInFor(Judges):
     """A judge, and who is asked while its circuit is open."""
 

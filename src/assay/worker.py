@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from anyio.from_thread import start_blocking_portal
-from tenacity import Retrying, retry_if_exception_type, wait_exponential
+from tenacity import AttemptManager, Retrying, retry_if_exception_type, wait_exponential
 
 from assay.deliveries import DeliveryPolicy, single
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
@@ -98,6 +98,8 @@ class Worker:
         self._told: dict[tuple[str, str], float] = {}
         self._stopping = threading.Event()
         self._handing_back = threading.Event()
+        #: errors of the sides that were away while this worker handed back: they are not asked again
+        self._away: set[type[Exception]] = set()
 
     # -- life
 
@@ -208,7 +210,8 @@ class Worker:
         except (StoreError, QueueError, ProcessError) as error:
             # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
             _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
-            self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
+            if QueueError not in self._away:
+                self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
             came_to = "released"
             if isinstance(error, ProcessError):
                 # This process can judge no more; whoever runs it starts another.
@@ -468,11 +471,20 @@ class Worker:
             with attempt:
                 self._queue.finish(batch_id, retries=retries)
 
-    def _until_handed_back(self, error: type[Exception]) -> Retrying:
-        return Retrying(
+    def _until_handed_back(self, error: type[Exception]) -> Iterator[AttemptManager]:
+        if error in self._away:
+            # One wait for all that is in hand, and not one for each: a stop has an end.
+            raise error("it was away when this worker began to hand back")
+
+        def gives_up(_: object) -> bool:
+            if self._handing_back.is_set():
+                self._away.add(error)
+            return error in self._away
+
+        yield from Retrying(
             retry=retry_if_exception_type(error),
             wait=wait_exponential(multiplier=0.2, max=5.0),
-            stop=lambda _: self._handing_back.is_set(),
+            stop=gives_up,
             sleep=self._pause,
             before_sleep=lambda state: _log.warning(
                 "waiting for the other side", extra={"error": str(state.outcome and state.outcome.exception())}

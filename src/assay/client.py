@@ -13,7 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Generator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
@@ -486,9 +486,13 @@ class _Tee(Generator[Any, Any, Any]):
         return chunk
 
 
-def _failed(error: BaseException, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    # The name only: the message may hold anything.
-    return {"finish_reason": "error", "metadata": {**(metadata or {}), "error": type(error).__name__}}
+def _failed(error: BaseException, metadata: Any) -> dict[str, Any]:
+    failed: dict[str, Any] = {"finish_reason": "error"}
+    # What is no mapping stays as it is, to be dropped as invalid: the app is to hear of its own error.
+    with suppress(Exception):
+        # The name only: the message may hold anything.
+        failed["metadata"] = {**({} if metadata is None else metadata), "error": type(error).__name__}
+    return failed
 
 
 def _own(value: Any) -> Any:

@@ -43,7 +43,7 @@ class Bench:
 
     def start(self, judge: Any, **options: Any) -> Worker:
         """A worker whose records this judge scores; it is stopped with the bench."""
-        worker = Worker(queue=self.queue, store=self.store, judges=lambda: Judges(judge), **options)
+        worker = Worker(**{"queue": self.queue, "store": self.store, "judges": lambda: Judges(judge)} | options)
         worker.start()
         self.workers.append(worker)
         return worker

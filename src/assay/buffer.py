@@ -549,12 +549,12 @@ class _Reports:
         self._reported, self._under_way, self.sent_at = self._totals, None, time.monotonic()
 
 
-def open_queue(url: str, name: str) -> Queue:
+def open_queue(url: str, name: str, *, max_batches: int) -> Queue:
     """The client's transport. Imports redis, and keeps forks waiting meanwhile."""
     # Forked in the middle of an import, a child would keep a lock that no thread of its own releases.
     with _importing:
         # One try at a time: the sender has a back-off of its own.
-        return Queue.from_url(url, name, timeout_seconds=3.0, retries=0)
+        return Queue.from_url(url, name, max_batches=max_batches, timeout_seconds=3.0, retries=0)
 
 
 def _redacted(record: Record, redact: Callable[[Record], Record]) -> Record:

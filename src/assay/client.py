@@ -13,7 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Generator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
@@ -21,7 +21,7 @@ from assay.buffer import Buffer, DropReason, Limits, Stats, Transport, open_queu
 from assay.connections import parse
 from assay.errors import SettingsError
 from assay.interactions import FIELDS, InteractionFields, as_list, as_text
-from assay.queue import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES
+from assay.queue import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_BATCHES, MAX_RECORD_BYTES
 from assay.redaction import Redactor
 from assay.sampling import ALWAYS_TAKE, Rule, Sampler
 
@@ -68,6 +68,8 @@ class Client:
         close_seconds: how long closing waits for what is still in the buffer.
         thin_above: when the queue is fuller than this, 0 to 1, fewer records are taken, down to one in a hundred, with
             their probabilities recorded; what a rule takes at rate 1 is taken still. 1: never.
+        max_batches: the most batches in the queue, those of all clients; what is over it is dropped;
+            `ASSAY_MAX_BATCHES`, else 20,000.
         transport: something other than the queue at `redis_url`, or a `Queue` with limits of your own.
         enabled: False records nothing; `ASSAY_ENABLED` (0, false, no, off), else True.
 
@@ -94,6 +96,7 @@ class Client:
         max_record_bytes: int = MAX_RECORD_BYTES,
         close_seconds: float = 2.0,
         thin_above: float = 0.8,
+        max_batches: int | None = None,
         transport: Transport | None = None,
         enabled: bool | None = None,
     ) -> None:
@@ -108,6 +111,8 @@ class Client:
         if transport is None:
             parse(url)
         name = queue or os.environ.get("ASSAY_QUEUE") or "assay"
+        bound = _environment_bound() if max_batches is None else max_batches
+        _check(bound >= 1, "max_batches: must be 1 or more")
         self._buffer = Buffer(
             app,
             limits=Limits(
@@ -124,7 +129,11 @@ class Client:
             salt=user_id_salt or os.environ.get("ASSAY_USER_ID_SALT"),
             cohort=cohort or {},
             # A transport of the app's own is the app's to close.
-            connect=(lambda: closing(open_queue(url, name))) if transport is None else (lambda: nullcontext(transport)),
+            connect=(
+                (lambda: closing(open_queue(url, name, max_batches=bound)))
+                if transport is None
+                else (lambda: nullcontext(transport))
+            ),
         )
         self._enabled = _environment_enabled() if enabled is None else enabled
         if self._enabled and transport is None:
@@ -477,9 +486,13 @@ class _Tee(Generator[Any, Any, Any]):
         return chunk
 
 
-def _failed(error: BaseException, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    # The name only: the message may hold anything.
-    return {"finish_reason": "error", "metadata": {**(metadata or {}), "error": type(error).__name__}}
+def _failed(error: BaseException, metadata: Any) -> dict[str, Any]:
+    failed: dict[str, Any] = {"finish_reason": "error"}
+    # What is no mapping stays as it is, to be dropped as invalid: the app is to hear of its own error.
+    with suppress(Exception):
+        # The name only: the message may hold anything.
+        failed["metadata"] = {**({} if metadata is None else metadata), "error": type(error).__name__}
+    return failed
 
 
 def _own(value: Any) -> Any:
@@ -500,6 +513,14 @@ def _environment_rate() -> float:
         return float(text)
     except ValueError:
         raise SettingsError(f"ASSAY_SAMPLE_RATE: {text!r} is not a number") from None
+
+
+def _environment_bound() -> int:
+    text = os.environ.get("ASSAY_MAX_BATCHES") or str(MAX_BATCHES)
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"ASSAY_MAX_BATCHES: {text!r} is not a whole number") from None
 
 
 def _environment_enabled() -> bool:

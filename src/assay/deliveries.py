@@ -79,14 +79,13 @@ class DeliveryPolicy:
         for members in groups.values():
             first, failures = members[0], [failure for one in members for failure in one.failures]
             delay = self.delay(failures, batch.attempt) if failures else first.delay_seconds
-            name = f"again {batch.records.index(first.raw)}/{first.attempt}"
             raws, due_at = [one.raw for one in members], time.time() + delay
-            yield part_of(batch, raws, name, due_at=due_at, attempt=first.attempt, probabilities=first.probabilities)
+            yield part_of(batch, raws, "again", due_at=due_at, attempt=first.attempt, probabilities=first.probabilities)
 
 
-def single(batch: Batch, raw: bytes, number: int, *, probabilities: Mapping[str, float] | None = None) -> Retry:
-    """A batch of this one record; `number` is that of no other part of `batch`."""
-    return part_of(batch, [raw], f"{number}/{batch.attempt}", attempt=batch.attempt, probabilities=probabilities)
+def single(batch: Batch, raw: bytes, name: str, *, probabilities: Mapping[str, float] | None = None) -> Retry:
+    """A batch of this one record; `name` is that of no other part of `batch` that holds the same."""
+    return part_of(batch, [raw], name, attempt=batch.attempt, probabilities=probabilities)
 
 
 def for_ragas(batch: Batch, owed: Mapping[bytes, Sequence[Rubric]]) -> Retry:

@@ -173,6 +173,7 @@ def _client(settings: Settings) -> Client:
         app="support-demo",
         redis_url=settings.queue_url,
         queue=settings.queue,
+        max_batches=settings.max_batches,
         sample_rate=0.1,
         # Billing is rare and dear: take all of it. Its records weigh less, so the gauges stay right.
         rules=[Rule("billing", 1.0, route="billing")],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from assay.codec import decode_record
 from assay.errors import RecordError
-from assay.queue import Report, decode_batch, encode_batch, is_batch
+from assay.queue import MAX_RECORD_BYTES, Report, decode_batch, encode_batch, is_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,13 +55,14 @@ def replay(
     *,
     queue: Queue,
     store: Store,
+    max_record_bytes: int = MAX_RECORD_BYTES,
     mended: bytes | None = None,
     on_read: Callable[[int], None] = lambda _: None,
 ) -> Replayed:
     """Put dead letters back on the queue, and note it in the store. `mended` stands in for the payload of the one.
 
     A letter whose payload is still no record stays as it is. Letters share batches, but what is thought to have killed
-    workers goes alone. `on_read` is told after each letter, with 1.
+    workers goes alone. `on_read` is told after each letter, with 1. `max_record_bytes` is what workers take.
 
     Raises:
         QueueError: Redis is away. StoreError: the database is away.
@@ -81,7 +82,8 @@ def replay(
 
     for letter in letters:
         try:
-            records = [record.to_json() for record in _records_of(mended if mended is not None else letter.payload)]
+            payload = mended if mended is not None else letter.payload
+            records = [record.to_json() for record in _records_of(payload, max_record_bytes)]
         except RecordError as error:
             result.refused.append((letter.dead_id, str(error)))
         else:
@@ -133,10 +135,10 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _records_of(payload: bytes) -> Iterator[Record]:
+def _records_of(payload: bytes, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Record]:
     """A dead letter holds one record, or a whole batch that could not be read."""
     if is_batch(payload):
         for raw in decode_batch(payload).records:
-            yield decode_record(raw)
+            yield decode_record(raw, max_bytes=max_bytes)
     else:
-        yield decode_record(payload)
+        yield decode_record(payload, max_bytes=max_bytes)

@@ -164,7 +164,8 @@ async def evaluate(
     are still in doubt. Once there is one verdict, there is a score: a repeat that fails takes nothing away from it.
 
     What a judge could not be asked, for want of a budget or because its endpoint is down, is then asked of the rubric's
-    cheaper or fallback judge, if it has one and `stand_in`: that evaluation bears that judge's name and fingerprint.
+    cheaper or fallback judge, if it has one and `stand_in`: what that one makes of it bears its name and fingerprint.
+    Where it fails too, the failure is the first judge's, whom a replay asks: its score then takes the failure's place.
     """
     outcomes: dict[int, Outcome] = {}
     for index, rubric in enumerate(rubrics):
@@ -179,10 +180,11 @@ async def evaluate(
         refused = [(i, rubric, judges.stand_ins(rubric).get(why)) for i, rubric, why in whys if why is not None]
         again = [(i, rubric, judge) for i, rubric, judge in refused if judge is not None]
         for (i, _, judge), outcome in zip(again, (await _ask(record, again, judges)).values(), strict=True):
-            if _refusal(outcome) is None:
-                # What a judge took before its repair was refused is not forgotten.
-                outcomes[i] = replace(outcome, usage=outcome.usage + outcomes[i].usage)
+            first = outcomes[i]
+            if not isinstance(outcome, Failure):
                 asked[i] = judge
+            # What a judge took before its repair was refused is not forgotten.
+            outcomes[i] = replace(_of_both(first, outcome, judge), usage=outcome.usage + first.usage)
     return [
         Evaluation(
             record_id=record.record_id,
@@ -216,6 +218,17 @@ def _refusal(outcome: Outcome) -> Refusal | None:
     if outcome.kind == "budget":
         return "budget"
     return "circuit" if outcome.unasked and outcome.kind in DOWN else None
+
+
+def _of_both(first: Outcome, second: Outcome, stand_in: Judge) -> Outcome:
+    """What a record's judge, who could not be asked, and its stand-in come to: of two failures what sooner passes."""
+    if not isinstance(first, Failure) or not isinstance(second, Failure):
+        return second
+    if _refusal(second) is not None:
+        return first
+    message = f"{first.message}; {stand_in.name} in its place: {second.message}"[:_MESSAGE_CHARACTERS]
+    # The stand-in was asked, and that uses up a try: else it would be asked for as long as the first is down.
+    return replace(second if second.transient else first, message=message, judge_model=None, unasked=second.unasked)
 
 
 def _stand_in_specs(

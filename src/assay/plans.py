@@ -55,13 +55,15 @@ class Plan:
     again: list[Again] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     duplicates: int = 0
+    #: whether a record is judged with a probability that its batch, as it came, does not tell of
+    drawn: bool = False
     #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
     elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of the batch is decided."""
-        return not (self.evaluations or self.dead_letters or self.again or self.retries)
+        return not (self.evaluations or self.dead_letters or self.again or self.retries or self.drawn)
 
     def hand_back(self, batch: Batch, task: Task) -> None:
         """Nobody judged this record: it comes again as it was, and that counts as no try."""
@@ -72,14 +74,14 @@ class Plan:
         # It brings along what it owes elsewhere.
         self.elsewhere.pop(again.raw, None)
 
-    def move_out(self, batch: Batch, task: Task, number: int) -> tuple[Retry, Plan]:
-        """Take one record out of this plan: a batch of it alone, and the plan of that. `number` is no other part's."""
+    def move_out(self, batch: Batch, task: Task) -> tuple[Retry, Plan]:
+        """Take one record out of this plan: a batch of it alone, and the plan of that."""
         entry = (task.record, task.raw.decode())
         self.records.remove(entry)
         own = Plan(records=[entry])
         if (others := self.elsewhere.pop(task.raw, None)) is not None:
             own.elsewhere[task.raw] = others
-        return single(batch, task.raw, number, probabilities=task.probabilities), own
+        return single(batch, task.raw, "late", probabilities=task.probabilities), own
 
 
 class Planner:
@@ -139,6 +141,7 @@ class Planner:
                     plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
                 task, left_out = self._thin(batch, Task(record, raw, ours, {}), known)
                 plan.evaluations.extend(self.alike(record, left_out, NotApplicable(reason=THINNED)))
+                plan.drawn |= not task.probabilities.items() <= batch.probabilities.items()
                 if task.rubrics:
                     tasks.append(task)
             elif owed:
@@ -147,7 +150,7 @@ class Planner:
 
     def settle(self, batch: Batch, plan: Plan, task: Task, evaluations: Iterable[Evaluation]) -> None:
         """Into the plan: what is final, what is tried again, and dead letters of what has had its tries."""
-        evaluations = [replace(e, probability=task.probabilities.get(e.rubric_hash, 1.0)) for e in evaluations]
+        evaluations = _weighed(evaluations, task.probabilities)
         failed = [(e, e.outcome) for e in evaluations if isinstance(e.outcome, Failure)]
         # Final, and to be replayed: another try in a minute would find the budget spent as well.
         spent = [(e, failure) for e, failure in failed if failure.kind == "budget"]
@@ -181,7 +184,7 @@ class Planner:
     def set_aside(
         self, batch: Batch, roster: Roster, *, reason: Literal["crashed", "internal"], message: str, attempts: int
     ) -> tuple[Plan, DeadLetter]:
-        """For a record, alone in its batch, that cannot be worked on: such failures for all it owes, and a dead letter.
+        """For a record, alone in its batch, that cannot be worked on: such failures for the rest, and a dead letter.
 
         Raises:
             StoreError: what is known cannot be read.
@@ -194,8 +197,11 @@ class Planner:
         else:
             record_id = record.record_id
             plan.records.append((record, raw.decode()))
-            owed = self._owed(batch, record, self._existing([record_id]), roster)
-            plan.evaluations.extend(self.alike(record, owed, Failure(kind=reason, message=message[:500])))
+            known = self._existing([record_id])
+            todo = self._left_to_judge(record, known, self._owed(batch, record, known, roster), replay=False)
+            failures = self.alike(record, todo, Failure(kind=reason, message=message[:500]))
+            # A replay's score takes a failure's place with the weight of that.
+            plan.evaluations.extend(_weighed(failures, batch.probabilities))
         letter = dead_letter(raw, reason=reason, message=message, attempts=attempts, record_id=record_id)
         plan.dead_letters.append(letter)
         return plan, letter
@@ -277,6 +283,10 @@ def dead_letter(
         attempts=attempts,
         app=app_named(payload),
     )
+
+
+def _weighed(evaluations: Iterable[Evaluation], probabilities: Mapping[str, float]) -> list[Evaluation]:
+    return [replace(e, probability=probabilities.get(e.rubric_hash, 1.0)) for e in evaluations]
 
 
 def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:

@@ -199,7 +199,10 @@ class Settings(BaseSettings):
         16, ge=1, le=256, description="Batches (of at most 25 records) that one worker process works on at once."
     )
     max_batches: int = Field(
-        20_000, ge=1, description="Bound of the queue, in batches; what is over it is shed by the client, and counted."
+        20_000,
+        ge=1,
+        description="Bound of the queue, in batches; what is over it is shed by the client, and counted. Clients read "
+        "it where they run.",
     )
     lease_seconds: float = Field(
         30.0,

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from anyio.from_thread import start_blocking_portal
-from tenacity import Retrying, retry_if_exception_type, wait_exponential
+from tenacity import AttemptManager, Retrying, retry_if_exception_type, wait_exponential
 
 from assay.deliveries import DeliveryPolicy, single
 from assay.errors import AssayError, ProcessError, QueueError, RecordError, StoreDataError, StoreError
@@ -98,6 +98,8 @@ class Worker:
         self._told: dict[tuple[str, str], float] = {}
         self._stopping = threading.Event()
         self._handing_back = threading.Event()
+        #: errors of the sides that were away while this worker handed back: they are not asked again
+        self._away: set[type[Exception]] = set()
 
     # -- life
 
@@ -208,7 +210,8 @@ class Worker:
         except (StoreError, QueueError, ProcessError) as error:
             # Nothing is lost: the batch is still in Redis. Come back when the other side may be up again.
             _log.warning("batch waits", extra={"batch_id": batch_id, "error": str(error)})
-            self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
+            if QueueError not in self._away:
+                self._queue.release(batch_id, due_at=time.time() + self._policy.sweep_seconds * 5)
             came_to = "released"
             if isinstance(error, ProcessError):
                 # This process can judge no more; whoever runs it starts another.
@@ -253,7 +256,8 @@ class Worker:
         return self._split(batch) if len(batch.records) > 1 else self._set_aside(batch, claim, "internal", problem)
 
     def _split(self, batch: Batch) -> str:
-        parts = [single(batch, raw, index) for index, raw in enumerate(batch.records)]
+        # By its place, since the same bytes may be in it twice: each is counted.
+        parts = [single(batch, raw, f"split {index}") for index, raw in enumerate(batch.records)]
         self._queue.split(batch.batch_id, parts)
         return "split"
 
@@ -309,8 +313,8 @@ class Worker:
     def _part(self, batch: Batch, plan: Plan, late: Sequence[tuple[Task, _Call]]) -> list[LateCall]:
         """Takes the records whose calls go on out of their batch's plan: each is a batch of its own, held by us."""
         found = []
-        for number, (task, call) in enumerate(late, 1000):
-            alone, own = plan.move_out(batch, task, number)
+        for task, call in late:
+            alone, own = plan.move_out(batch, task)
             plan.retries.append(replace(alone, lease_seconds=self._policy.lease_seconds))
             claim, part = Claim(alone.batch_id, alone.payload, 1), decode_batch(alone.payload)
             end = partial(self._conclude, part, own, [(task, call)])
@@ -338,9 +342,11 @@ class Worker:
     ) -> str:
         """Commit what is judged, and finish the batch."""
         delays = [_unasked_for(call) for _, call in ready]
-        if delays and all(delays) and plan.is_empty and not late:
+        is_limited = bool(delays) and all(delays) and not late
+        if is_limited and plan.is_empty:
             # Nothing of it was asked: as it came it goes back.
-            self._queue.release(batch.batch_id, due_at=time.time() + max(delays))
+            delay = min(max(delays), self._policy.retry_max_seconds)
+            self._queue.release(batch.batch_id, due_at=time.time() + delay)
             return "limited"
         handed_back = 0
         for task, call in ready:
@@ -361,10 +367,10 @@ class Worker:
             moment = now()
             for record, _ in plan.records if inserted else ():
                 self._metrics.lag((moment - record.timestamp).total_seconds(), record.trace_id)
-        return "handed_back" if handed_back else "done"
+        return "handed_back" if handed_back else "limited" if is_limited else "done"
 
     def _set_aside(self, batch: Batch, claim: Claim, reason: Literal["crashed", "internal"], message: str) -> str:
-        """A record that cannot be worked on: failures of that kind for all it owes, and a dead letter."""
+        """A record that cannot be worked on: failures of that kind for what is left, and a dead letter."""
         plan, letter = self._planner.set_aside(
             batch, self._roster, reason=reason, message=message, attempts=claim.deliveries
         )
@@ -465,11 +471,20 @@ class Worker:
             with attempt:
                 self._queue.finish(batch_id, retries=retries)
 
-    def _until_handed_back(self, error: type[Exception]) -> Retrying:
-        return Retrying(
+    def _until_handed_back(self, error: type[Exception]) -> Iterator[AttemptManager]:
+        if error in self._away:
+            # One wait for all that is in hand, and not one for each: a stop has an end.
+            raise error("it was away when this worker began to hand back")
+
+        def gives_up(_: object) -> bool:
+            if self._handing_back.is_set():
+                self._away.add(error)
+            return error in self._away
+
+        yield from Retrying(
             retry=retry_if_exception_type(error),
             wait=wait_exponential(multiplier=0.2, max=5.0),
-            stop=lambda _: self._handing_back.is_set(),
+            stop=gives_up,
             sleep=self._pause,
             before_sleep=lambda state: _log.warning(
                 "waiting for the other side", extra={"error": str(state.outcome and state.outcome.exception())}

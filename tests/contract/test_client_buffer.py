@@ -348,7 +348,7 @@ def test_one_warning_for_an_outage_and_a_word_at_its_end(
 def test_a_transport_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
-    def no_queue(url: str, name: str) -> None:
+    def no_queue(url: str, name: str, *, max_batches: int) -> None:
         tries.append(url)
         raise QueueError("the redis package cannot be imported")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -465,9 +466,12 @@ def test_labels_of_records_in_the_store_are_judged_by_their_texts(
 ) -> None:
     made = read_labels(label_file(tmp_path), load_rubrics([rubric(tmp_path)])[0])
     url = f"sqlite:///{tmp_path}/scores.db"
+    records = [item.record for item in made.items if item.record is not None]
+    # As large as workers with a raised ASSAY_MAX_RECORD_BYTES take.
+    records[0] = replace(records[0], metadata={"synthetic": "x" * 1_100_000})
     with Store(url) as store:
         store.upgrade()
-        store.commit([(item.record, item.record.to_json()) for item in made.items if item.record is not None], [])
+        store.commit([(record, record.to_json()) for record in records], [])
     rows = [{"label_file": 1, "rubric": "tone", "annotators": "human"}]
     rows += [{"record_id": item.item_id, "label": "pass" if i < 80 else "fail"} for i, item in enumerate(made.items)]
     bare = tmp_path / "bare.jsonl"

@@ -200,6 +200,17 @@ def test_a_dead_letter_steers_no_terminal_and_is_whole_in_a_pipe(deployment: Dep
     assert not set(shown) & set(b"\x1b\x07")
 
 
+def test_a_letter_over_the_bound_is_replayed_once_the_bound_is_raised(deployment: Deployment) -> None:
+    payload = record(1, output="x" * 1_200_000).to_json().encode()
+    letter = DeadLetter(dead_id="d" * 32, reason="too_large", message="synthetic", payload=payload)
+    deployment.store.commit([], [], [letter])
+    refused = deployment.run("dead", "replay", "--all", check=False)
+    assert (refused.returncode, deployment.queue.depth().records) == (2, 0)
+    deployment.settings |= {"max_record_bytes": 2_000_000}
+    assert deployment.run("dead", "replay", "--all").stdout == b"1 of 1 back on the queue.\n"
+    assert deployment.queue.depth().records == 1
+
+
 def test_purge_says_what_it_deleted(deployment: Deployment) -> None:
     worker = deployment.start_worker()
     deployment.enqueue(5)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -207,6 +208,19 @@ def test_queue_at_its_bound(redis_url: str) -> None:
     assert transport.client_counters()["default", "dropped:queue_full"] == 1
     assert transport.depth().batches == 2
     transport.close()
+
+
+@pytest.mark.parametrize("given", ["argument", "environment"])
+def test_the_bound_of_the_queue_is_an_argument_or_in_the_environment(
+    given: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"max_batches": 2} if given == "argument" else {}
+    monkeypatch.setenv("ASSAY_MAX_BATCHES", "2" if given == "environment" else "1")
+    with Client(redis_url=redis_url, batch_records=1, thin_above=1.0, **options) as client:
+        for number in range(5):
+            client.record(input=str(number))
+        assert client.flush(30)
+        assert (client.stats().sent, client.stats().dropped) == (2, {"queue_full": 3})
 
 
 def test_full_server(redis_server: RedisServer) -> None:

@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import bench as bench_of_workers
 from assay import late_calls
 from assay.deliveries import DeliveryPolicy
-from assay.errors import JudgeError
+from assay.errors import JudgeError, StoreError
 from assay.limits import waiting
+from assay.queue import Queue
 from assay.records import Failure, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
+from assay.store import Store
 from assay.worker import Worker
 from bench import until
 from deployment import record
@@ -172,6 +175,37 @@ def test_an_answer_after_the_record_was_judged_by_another_is_not_counted_again(b
     bench.assert_all_scored_once(8)
 
 
+def test_what_hangs_with_each_of_two_workers_that_have_the_same_batch_is_never_lost(bench: Bench) -> None:
+    """The first lost its lease meanwhile, and with the second other calls hang: neither ends what the other holds."""
+
+    class Times(Hanging):
+        async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
+            if record.record_id == "record-3":
+                return [Failure(kind="timeout", message="slow") for _ in rubrics]
+            return await super().judge(record, rubrics)
+
+    first, second = Hanging("record-3", outcome=Failure(kind="timeout", message="slow")), Times("record-5")
+    patient = replace(POLICY, patience_seconds=2, lease_seconds=30)
+    one, other = bench.worker(first, patient), bench.worker(second, replace(patient, patience_seconds=6))
+    batch_id = bench.push_batch(8)
+    threads = [threading.Thread(target=worker.work, args=(batch_id,)) for worker in (one, other)]
+    threads[0].start()
+    until(lambda: len(first.calls) == 8)
+    bench.queue._redis.hdel("assay:assay:leases", batch_id)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+    assert bench.ids == one._late.batch_ids()
+    assert len(other._late.batch_ids()) == 1
+    second.release()
+    until(lambda: not other._late.batch_ids())
+    assert bench.ids == one._late.batch_ids(), "record-3 is held still"
+    first.release()
+    until(lambda: not one._late.batch_ids())
+    bench.work_off(bench.worker(Hanging()))
+    bench.assert_all_scored_once(8)
+
+
 def test_hand_back_returns_a_call_that_hangs_uncounted(bench: Bench) -> None:
     judge = Hanging("record-1", "record-2")
     worker = bench.worker(judge)
@@ -295,6 +329,56 @@ def test_hand_back_returns_a_batch_of_few_records_uncounted(bench: Bench) -> Non
     bench.workers.remove(worker)
     bench.work_off(bench.worker(Hanging()))
     bench.assert_all_scored_once(2)
+
+
+class AwayStore(Store):
+    """A database that may go away."""
+
+    is_away = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.refused: set[str] = set()
+
+    def commit(self, records: Any, evaluations: Any, dead_letters: Any = (), **options: Any) -> Any:
+        if self.is_away:
+            self.refused |= {record.record_id for record, _ in records}
+            raise StoreError("connection timed out")
+        return super().commit(records, evaluations, dead_letters, **options)
+
+
+def test_a_worker_that_stops_finds_out_once_that_the_database_is_away(redis_url: str, tmp_path: Path) -> None:
+    """A connection takes seconds to time out, and a process may have hundreds of batches in hand."""
+    queue = Queue.from_url(redis_url)
+    with AwayStore(f"sqlite:///{tmp_path}/assay.db") as store:
+        store.upgrade()
+        bench = Bench(queue, store)
+        judge = Hanging(*(f"record-{number}" for number in range(24)))
+        policy = replace(POLICY, in_hand_records=100, patience_seconds=60.0, shutdown_seconds=0.2)
+        worker = bench.worker(judge, policy)
+        for number in range(24):
+            bench.push(record(number))
+        ids = bench.ids
+        for batch_id in ids:
+            worker.work(batch_id)
+        until(lambda: len(judge.calls) == 24)
+        store.is_away = True
+        judge.release()
+        until(lambda: len(store.refused) == late_calls._THREADS)
+        worker.begin_stop()
+        worker.stop()
+        bench.workers.remove(worker)
+        assert len(store.refused) == late_calls._THREADS
+        # What was in hand is nobody's, and this delivery did not count.
+        assert bench.ids == ids
+        assert not any(queue._redis.hvals("assay:assay:leases"))
+        assert set(queue._redis.hvals("assay:assay:deliveries")) == {b"0"}
+        store.is_away = False
+        queue.sweep(now=time.time() + 60)
+        bench.work_off(bench.worker(Hanging()))
+        bench.assert_all_scored_once(24)
+        bench.stop()
+    queue.close()
 
 
 def test_who_must_be_alone_waits_for_what_has_no_thread(bench: Bench) -> None:

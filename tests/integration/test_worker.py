@@ -8,20 +8,23 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import bench as bench_of_workers
+from assay.budgets import is_thinned
 from assay.codec import decode_record
 from assay.deliveries import DeliveryPolicy
 from assay.enqueue import replay
 from assay.errors import StoreDataError
-from assay.pipeline import Judges
+from assay.judges import Judge
+from assay.pipeline import Judges, Refusal
 from assay.queue import Queue, Suspect, decode_batch, encode_batch
-from assay.records import Failure, Outcome, Record, Score
+from assay.records import Failure, FailureKind, Outcome, Record, Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.store import Store
 from assay.testing import ScriptedJudge
@@ -33,9 +36,11 @@ QUICK = DeliveryPolicy(retry_base_seconds=0.01, retry_max_seconds=0.05, lease_se
 
 
 class Bench(bench_of_workers.Bench):
-    def worker(self, script: object = None, *, policy: DeliveryPolicy = QUICK, **options: object) -> Worker:
+    def worker(
+        self, script: object = None, *, policy: DeliveryPolicy = QUICK, budgets: object = None, **options: object
+    ) -> Worker:
         self.judge = ScriptedJudge(script, **options)  # type: ignore[arg-type]
-        return self.start(self.judge, rubrics=RUBRICS, policy=policy)
+        return self.start(self.judge, rubrics=RUBRICS, policy=policy, budgets=budgets)
 
     def push_raw(self, payload: bytes, batch_id: str, records: int = 1) -> None:
         assert self.queue.push(payload, batch_id=batch_id, records=records, enqueued_at=time.time())
@@ -172,6 +177,53 @@ def test_used_up_tries_become_a_failure_and_a_dead_letter_that_can_be_replayed(b
     (total,) = [t for t in bench.store.totals() if t.rubric == "safety"]
     assert (total.scored, total.failed, total.recovered) == (1, 1, 1)
     assert bench.store.dead_letters() == []
+
+
+def test_what_was_too_large_can_be_replayed_under_a_raised_bound(bench: Bench) -> None:
+    large = record(1, output="x" * 1_500_000).to_json()
+    bench.push_raw(encode_batch([large], batch_id="b", enqueued_at=time.time()), "b")
+    bench.work_off(bench.worker())
+    (letter,) = bench.store.dead_letters(reason="too_large")
+    refused = replay([letter], queue=bench.queue, store=bench.store).refused
+    assert [dead_id for dead_id, _ in refused] == [letter.dead_id]
+    worker = bench.worker(policy=replace(QUICK, max_record_bytes=2_000_000))
+    assert replay([letter], queue=bench.queue, store=bench.store, max_record_bytes=2_000_000).replayed == 1
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (1, 0, 0) for rubric in RUBRICS}
+
+
+class StoodInFor(Judges):
+    """A judge, and who is asked while its circuit is open."""
+
+    def __init__(self, judge: ScriptedJudge, fallback: ScriptedJudge) -> None:
+        super().__init__(judge)
+        self._fallback = fallback
+
+    def stand_ins(self, rubric: Rubric) -> dict[Refusal, Judge]:
+        return {"circuit": self._fallback}
+
+
+DOWN = Failure(kind="unavailable", message="the circuit is open", unasked=True, retry_after_seconds=0.01)
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "refused"])
+def test_a_failure_of_a_stand_in_is_recovered_by_the_judge_itself(bench: Bench, kind: FailureKind) -> None:
+    is_down = [True]
+    first = ScriptedJudge(lambda *_: DOWN if is_down else Score(value=1.0, passed=True), name="first")
+    second = ScriptedJudge(Failure(kind=kind, message="no"), name="second")
+    worker = bench.start(first, rubrics=RUBRICS, policy=QUICK, judges=lambda: StoodInFor(first, second))
+    bench.push(record(1))
+    bench.work_off(worker)
+    assert len(second.calls) == QUICK.max_attempts, "each time it was asked is a try"
+    assert bench.outcomes() == {rubric.name: (0, 1, 0) for rubric in RUBRICS}
+    (letter,) = bench.store.dead_letters()
+    assert "the circuit is open; second in its place: no" in letter.message
+
+    is_down.clear()
+    assert replay([letter], queue=bench.queue, store=bench.store).replayed == 1
+    bench.work_off(worker)
+    assert bench.outcomes() == {rubric.name: (1, 0, 0) for rubric in RUBRICS}
+    assert {total.judge for total in bench.store.totals()} == {"first"}
 
 
 def test_a_replay_that_fails_again_is_a_waiting_dead_letter_again(bench: Bench) -> None:
@@ -433,6 +485,35 @@ def test_the_sweep_rings_for_a_batch_whose_worker_died(bench: Bench) -> None:
         time.sleep(0.02)
 
 
+@dataclass
+class Chance:
+    """A ledger near a cap."""
+
+    value: float
+
+    def probability(self, *, app: str, rubric: str, judge: str) -> float:
+        return self.value
+
+
+def test_what_was_taken_near_a_cap_keeps_its_probability_though_its_turn_was_far_off(bench: Bench) -> None:
+    """Else it is taken anew at the chance of then, beside neighbours that were left out at the chance of before."""
+    unasked = Failure(kind="rate_limited", message="not its turn", unasked=True, retry_after_seconds=0.01)
+    budget = Chance(0.5)
+    limited = bench.worker(unasked, budgets=budget)
+    for index in range(40):
+        bench.push(record(index))
+    left_out = {f"record-{index}" for index in range(40) if is_thinned(f"record-{index}", 0.5)}
+    bench.work_once(limited)
+    assert len(bench.ids) == 40 - len(left_out) > 10
+    assert bench.outcomes() == {rubric.name: (0, 0, len(left_out)) for rubric in RUBRICS}
+    budget.value = 1.0
+    bench.work_off(bench.worker(budgets=budget))
+    assert bench.outcomes() == {rubric.name: (40 - len(left_out), 0, len(left_out)) for rubric in RUBRICS}
+    with bench.store._database.read() as connection:
+        weights = connection.execute(sa.text("SELECT weight FROM evaluations WHERE outcome = 'scored'")).scalars()
+        assert set(weights) == {2.0}
+
+
 def test_delay_honours_retry_after_and_is_bounded() -> None:
     policy = DeliveryPolicy(retry_base_seconds=2, retry_max_seconds=60)
     plain = [policy.delay([Failure(kind="timeout", message="")], attempt) for attempt in range(8)]
@@ -441,6 +522,16 @@ def test_delay_honours_retry_after_and_is_bounded() -> None:
     asked = policy.delay([Failure(kind="rate_limited", message="", retry_after_seconds=30)], 0)
     assert asked == 30
     assert policy.delay([Failure(kind="rate_limited", message="", retry_after_seconds=1e9)], 0) == 60
+
+
+def test_what_may_not_be_asked_for_long_is_looked_at_again_within_the_longest_wait(bench: Bench) -> None:
+    unasked = Failure(kind="rate_limited", message="not its turn", unasked=True, retry_after_seconds=80_000)
+    worker = bench.worker(unasked, policy=replace(QUICK, retry_max_seconds=300))
+    bench.push(record(1))
+    (batch_id,) = bench.ids
+    worker.work(batch_id)
+    assert bench.ids == [batch_id]
+    assert bench.queue._redis.zscore("assay:assay:due", batch_id) - time.time() <= 301
 
 
 def test_a_batch_id_of_a_retry_is_derived_so_that_finishing_twice_adds_it_once(bench: Bench) -> None:

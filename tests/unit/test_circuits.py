@@ -17,6 +17,7 @@ from assay.pipeline import Judges, evaluate
 from assay.records import Evaluation, Failure, Score
 from assay.rubrics import JudgeSpec, Rubric
 from assay.settings import Settings
+from assay.testing import FakeJudgeServer, Reply
 from assay.wiring import fallback_judge
 from judging import a_record, ordinal
 
@@ -80,6 +81,19 @@ def test_a_fallback_at_an_endpoint_that_is_down_leaves_the_first_refusal() -> No
     assert found[-1].judge == "openai:m"
     assert isinstance(found[-1].outcome, Failure)
     assert found[-1].outcome.unasked
+
+
+@pytest.mark.parametrize(("reply", "kind"), [("429", "rate_limited"), (Reply(status=400, body=b"no"), "unavailable")])
+def test_a_fallback_that_fails_leaves_a_failure_of_the_first_that_is_tried_again(reply: Any, kind: str) -> None:
+    with FakeJudgeServer() as server:
+        server.script(*[reply] * 8)
+        found, _ = judged(ordinal(), 4, fallback=JudgeSpec(engine="openai", model="other", base_url=server.base_url))
+        assert server.traffic.calls
+    first, last = found[0], found[2]
+    assert (last.judge, last.judge_fingerprint) == (first.judge, first.judge_fingerprint)
+    assert isinstance(last.outcome, Failure)
+    assert (last.outcome.kind, last.outcome.transient, last.outcome.unasked) == (kind, True, False)
+    assert "openai:other in its place: " in last.outcome.message
 
 
 def test_a_budget_and_a_circuit_may_have_stand_ins_of_their_own() -> None:

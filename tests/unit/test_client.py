@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -443,6 +443,13 @@ def test_wrong_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSAY_SAMPLE_RATE", "2")
     with pytest.raises(SettingsError, match="sample_rate"):
         Client()
+    monkeypatch.delenv("ASSAY_SAMPLE_RATE")
+    monkeypatch.setenv("ASSAY_MAX_BATCHES", "many")
+    with pytest.raises(SettingsError, match="ASSAY_MAX_BATCHES: 'many'"):
+        Client()
+    monkeypatch.setenv("ASSAY_MAX_BATCHES", "0")
+    with pytest.raises(SettingsError, match="max_batches"):
+        Client()
 
 
 # interaction
@@ -487,6 +494,37 @@ def test_interaction_that_raises(client: Client, transport: MemoryTransport) -> 
     assert record.finish_reason == "error"
     assert record.metadata == {"k": "v", "error": "KeyError"}, "the name only: the message may hold anything"
     assert record.sampling.rule == "error"
+
+
+class BrokenMapping(Mapping[str, Any]):
+    def __getitem__(self, _: str) -> Any:
+        raise RuntimeError("no")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("no")
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("metadata", ["text", ["a"], 5, 0, BrokenMapping()])
+def test_metadata_that_cannot_be_read_hides_no_error_of_the_app(client: Client, metadata: Any) -> None:
+    @client.observe(metadata=metadata)
+    def answer(question: str) -> str:
+        raise KeyError("the app's own")
+
+    def block() -> None:
+        with client.interaction(input=QUESTION) as it:
+            it.metadata = metadata
+            raise KeyError("the app's own")
+
+    with pytest.raises(KeyError, match="the app's own"):
+        answer(QUESTION)
+    with pytest.raises(KeyError, match="the app's own"):
+        block()
+    assert client.flush(10)
+    stats = client.stats()
+    assert (stats.taken, stats.sent, sum(stats.dropped.values())) == (2, 0, 2)
 
 
 def test_interaction_that_is_cancelled(client: Client) -> None:

@@ -196,6 +196,12 @@ def test_near_a_cap_fewer_are_judged_and_the_probability_is_kept() -> None:
     assert len(plan.evaluations) == len(RUBRICS) * len(left_out)
 
 
+def test_that_a_record_was_taken_near_a_cap_is_a_decision_too() -> None:
+    record = next(r for n in range(99) if not is_thinned((r := a_record(record_id=f"r-{n}")).record_id, 0.5))
+    _, plan, _ = planned(a_batch(record), chance=0.5)
+    assert not plan.is_empty
+
+
 @pytest.mark.parametrize("fields", [{"attempt": 1}, {"probabilities": {rubric.hash: 0.5 for rubric in RUBRICS}}])
 def test_what_was_taken_once_is_not_drawn_for_again(fields: dict[str, object]) -> None:
     records = [a_record(record_id=f"r-{n}") for n in range(25)]
@@ -280,7 +286,7 @@ def test_what_is_handed_back_comes_again_as_it_was() -> None:
 def test_a_record_whose_call_goes_on_leaves_the_plan() -> None:
     batch = a_batch(a_record(record_id="r-1"), a_record(record_id="r-2"))
     _, plan, (_, second) = planned(batch)
-    retry, own = plan.move_out(batch, second, 1000)
+    retry, own = plan.move_out(batch, second)
     assert [record.record_id for record, _ in plan.records] == ["r-1"]
     assert [record.record_id for record, _ in own.records] == ["r-2"]
     assert decode_batch(retry.payload).records == (second.raw,)
@@ -289,18 +295,33 @@ def test_a_record_whose_call_goes_on_leaves_the_plan() -> None:
 # -- what cannot be worked on
 
 
-def test_a_record_that_kills_is_set_aside_with_failures_for_all_it_owes() -> None:
+def test_a_record_that_kills_is_set_aside_with_failures_for_all_that_is_left() -> None:
     record = a_record()
     made = planner(known=stored(record, RUBRICS[0], "scored"))
     plan, letter = made.set_aside(
         a_batch(record), Roster.of(RUBRICS), reason="crashed", message="the worker died", attempts=5
     )
     assert {e.rubric: e.outcome.kind for e in plan.evaluations if isinstance(e.outcome, Failure)} == {
-        "relevance": "crashed",
-        "safety": "crashed",
+        "safety": "crashed"
     }
     assert plan.dead_letters == [letter]
     assert (letter.reason, letter.record_id, letter.attempts) == ("crashed", "r-1", 5)
+
+
+def test_a_record_that_a_stand_in_has_scored_is_set_aside_without_a_failure() -> None:
+    rubric = ordinal(fallback_judge=JudgeSpec(engine="lexical"))
+    record, (fallback,) = a_record(), Judges.build([rubric], SETTINGS).stand_ins(rubric).values()
+    identity = evaluation_id(record.record_id, rubric.name, rubric.hash, fallback.fingerprint)
+    made = planner([rubric], known={identity: Stored(outcome="scored")})
+    plan, _ = made.set_aside(a_batch(record), Roster.of([rubric]), reason="crashed", message="", attempts=5)
+    assert plan.evaluations == []
+
+
+def test_what_was_taken_near_a_cap_is_set_aside_with_its_probability() -> None:
+    """A score that takes the failure's place has its weight."""
+    batch = a_batch(a_record(), probabilities={RUBRICS[0].hash: 0.1})
+    plan, _ = planner().set_aside(batch, Roster.of(RUBRICS), reason="crashed", message="", attempts=5)
+    assert [e.probability for e in plan.evaluations] == [0.1, 1.0]
 
 
 def test_bytes_that_kill_are_kept_without_failures() -> None:
@@ -336,11 +357,11 @@ def test_nothing_that_a_record_owes_is_lost_or_doubled(
     records = [a_record(record_id=f"r-{n}") for n in range(len(outcomes))]
     batch = a_batch(*records, attempt=attempt)
     made, plan, tasks = planned(batch)
-    for number, (task, (first, second, fate)) in enumerate(zip(tasks, outcomes, strict=True)):
+    for task, (first, second, fate) in zip(tasks, outcomes, strict=True):
         if fate == "hand back":
             plan.hand_back(batch, task)
         elif fate == "move out":
-            plan.retries.append(plan.move_out(batch, task, 1000 + number)[0])
+            plan.retries.append(plan.move_out(batch, task)[0])
         else:
             made.settle(batch, plan, task, judged(made, task, first, second))
     made.close(batch, plan)

@@ -14,7 +14,6 @@ from rich.markup import escape
 from assay.cli._opened import open_store
 from assay.cli._options import is_file, one_rubric, pairs
 from assay.cli._screen import Json, errors, print_json
-from assay.codec import decode_record
 from assay.errors import ConfigError, NoVerdictsError
 from assay.files import create_private, open_file
 from assay.rubrics import load_rubrics
@@ -244,8 +243,7 @@ def _with_records(settings: Settings, label_set: LabelSet) -> LabelSet:
     lacking = label_set.without_record
     if not lacking:
         return label_set
-    store = open_store(settings)
-    return label_set.with_records(decode_record(payload) for payload in store.payloads(lacking).values())
+    return label_set.with_records(open_store(settings).records(lacking))
 
 
 def _instrument(command: _Command, judge: str | None, variant: str | None = None) -> Instrument:

@@ -110,8 +110,9 @@ def replay_(
     listed = [] if dead_id else store.dead_letters(reason=reason, limit=1_000_000, payloads=False)
     ids = [dead_id] if dead_id else [letter.dead_id for letter in listed]
     letters = (store.dead_letter(letter_id) for letter_id in ids)
+    most = settings.max_record_bytes
     with Bar("replaying", len(ids)) as bar:
-        done = replay(letters, queue=queue, store=store, mended=mended, on_read=bar.advance)
+        done = replay(letters, queue=queue, store=store, max_record_bytes=most, mended=mended, on_read=bar.advance)
     if as_json:
         print_json({"replayed": done.replayed, "refused": [{"dead_id": i, "error": e} for i, e in done.refused]})
     else:

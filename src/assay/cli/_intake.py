@@ -54,6 +54,7 @@ def collect(
             redis_url=broker,
             queue=queue,
             sample_rate=sample_rate,
+            max_batches=settings.max_batches,
             buffer_bytes=settings.collect_max_bytes // 4,
             close_seconds=10.0,
         ),

@@ -29,6 +29,7 @@ Standard library only at import; `redis` loads when a queue is opened.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHORE_TASK",
+    "MAX_BATCHES",
     "MAX_BATCH_BYTES",
     "MAX_BATCH_RECORDS",
     "MAX_RECORD_BYTES",
@@ -82,6 +84,8 @@ __all__ = [
     "ragas_bells",
 ]
 
+#: The most batches of a queue, unless it is told otherwise.
+MAX_BATCHES: Final = 20_000
 _NAMESPACE = uuid.UUID("0c9b9a5e-52f0-5d0c-8a57-1c1f8c0e9d42")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 #: The most items that are kept of what is no doorbell.
@@ -179,16 +183,20 @@ def part_of(
 ) -> Retry:
     """Some records of a batch as a batch of their own. Its id is derived, so that finishing twice adds it once.
 
+    It is derived from the records too: two workers that have the same batch in hand may part it otherwise, and what one
+    of them is done with must not be what the other still holds.
+
     Args:
         batch: what it is a part of.
         records: raw JSON, one each.
-        name: what no other part of the batch is called.
+        name: what no other part of the batch that holds the same is called.
         due_at: epoch seconds, our clock.
         attempt: of the judge.
         probabilities: instead of the batch's own.
         rubrics: instead of the batch's own: what it is confined to, and then it waits for a worker that has ragas.
     """
-    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{name}"))
+    held = hashlib.sha256(b"\n".join(records)).hexdigest()
+    batch_id = str(uuid.uuid5(_NAMESPACE, f"{batch.batch_id}/{name}/{held}"))
     rubrics = batch.rubrics if rubrics is None else rubrics
     payload = encode_batch(
         records,
@@ -233,7 +241,7 @@ class Queue:
     """
 
     def __init__(
-        self, redis: Redis, name: str = "assay", *, max_batches: int = 20_000, ring_seconds: float = 10.0
+        self, redis: Redis, name: str = "assay", *, max_batches: int = MAX_BATCHES, ring_seconds: float = 10.0
     ) -> None:
         if not _QUEUE_NAME.fullmatch(name):
             raise ValueError(f"queue name {name!r}: use 1 to 100 of the characters A-Z a-z 0-9 . _ -")
@@ -257,7 +265,7 @@ class Queue:
         url: str,
         name: str = "assay",
         *,
-        max_batches: int = 20_000,
+        max_batches: int = MAX_BATCHES,
         ring_seconds: float = 10.0,
         timeout_seconds: float = 5.0,
         retries: int = 2,

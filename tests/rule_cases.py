@@ -412,14 +412,10 @@ def _cost() -> Iterator[Case]:
         at = {106: [], 109: [fires] if over else []}
         yield Case(alert=alert, series=spent(each, rate), at=at, step="10m")
 
-    alert, left, limit = (
-        "AssayBudgetNearlySpent",
-        'assay_budget_remaining_usd{budget="day"}',
-        'assay_budget_limit_usd{budget="day"}',
-    )
+    alert, used = "AssayBudgetNearlySpent", 'assay_budget_used_ratio{budget="day"}'
     fires = {"budget": "day", "severity": "ticket", "about": "cost"}
-    yield Case(alert=alert, series=steady({left: 0.99, limit: 10.0}), at={1: [fires]})
-    yield Case(alert=alert, series=steady({left: 1.01, limit: 10.0}), at={1: []})
+    yield Case(alert=alert, series=steady({used: 0.901}), at={1: [fires]})
+    yield Case(alert=alert, series=steady({used: 0.899}), at={1: []})
 
 
 def _delivery() -> Iterator[Case]:
@@ -431,22 +427,26 @@ def _delivery() -> Iterator[Case]:
     written = 'assay_sink_writes_total{{sink="phoenix", outcome="{}"}}'
     for outcome in ("rejected", "expired"):
         fires = {"sink": "phoenix", "outcome": outcome, "severity": "ticket", "about": "delivery"}
-        yield from _appears("AssaySinkRejects", written.format(outcome), fires, 60, wait=5)
+        yield from _appears("AssaySinkRejects", written.format(outcome), fires, 60, component="database", wait=5)
     yield Case(alert="AssaySinkRejects", series=steady({written.format("delivered"): f"0+1x{LONG}"}), at={90: []})
 
     dropped = 'assay_client_dropped_total{app="shop", reason="full"}'
     fires = {"app": "shop", "reason": "full", "severity": "ticket", "about": "delivery"}
-    yield from _appears("AssayClientDrops", dropped, fires, 15)
+    yield from _appears("AssayClientDrops", dropped, fires, 15, component="redis")
     ended = steady({dropped: f"0x60 0.5x{LONG}"})
     yield Case(alert="AssayClientDrops", series=ended, at={59: [], 62: [fires], 88: [fires], 93: []})
 
     fires = {"reason": "invalid", "severity": "ticket", "about": "delivery"}
-    yield from _appears("AssayDeadLetters", 'assay_dead_letters_total{reason="invalid"}', fires, 60)
+    yield from _appears(
+        "AssayDeadLetters", 'assay_dead_letters_total{reason="invalid"}', fires, 60, component="database"
+    )
 
 
-def _appears(alert: str, series: str, fires: Mapping[str, str], minutes: int, *, wait: int = 0) -> Iterator[Case]:
+def _appears(
+    alert: str, series: str, fires: Mapping[str, str], minutes: int, *, component: str, wait: int = 0
+) -> Iterator[Case]:
     """A counter that grows, one that is born, and those that have long been what they are."""
-    up = 'assay_up{component="store"}'
+    up = f'assay_up{{component="{component}"}}'
     born = 2 * minutes
     at = {born + 1 + max(0, wait - 2): [], born + 1 + wait: [fires]} if wait else {born - 1: [], born + 1: [fires]}
     yield Case(alert=alert, series=steady({series: f"0+{0.6 / minutes!r}x{LONG}"}), at={2 * minutes: [fires]})
@@ -454,6 +454,19 @@ def _appears(alert: str, series: str, fires: Mapping[str, str], minutes: int, *,
     yield Case(alert=alert, series=steady({up: 1.0, series: 5.0}), at={2 * minutes: []})
     new = steady({up: f"_x{born} 1x{LONG}", series: f"_x{born} 5x{LONG}"})
     yield Case(alert=alert, series=new, at={born + 1 + wait: []})
+    # One that was there, and could not be read for a while before.
+    blind = steady({up: f"0x{born} 1x{LONG}", series: f"_x{born} 5x{LONG}"})
+    yield Case(alert=alert, series=blind, at={born + 1 + wait: []})
+    gap = steady({up: f"1x{born} 0x9 1x{LONG}", series: f"5x{born} stale _x8 5x{LONG}"})
+    yield Case(
+        alert=alert, series=gap, at={born + step: [] for step in (5, 12, minutes + 3, minutes + 8, minutes + 15)}
+    )
+    # An exporter takes another's place; two stand side by side.
+    one, two = (series.replace("{", f'{{instance="{n}", ') for n in (1, 2))
+    moved = steady({up: 1.0, one: f"5x{born} stale", two: f"_x{born} 5x{LONG}"})
+    yield Case(alert=alert, series=moved, at={born + 1 + wait: [], born + minutes: []})
+    both = steady({up: 1.0, one: f"0+{0.6 / minutes!r}x{LONG}", two: f"0+{0.6 / minutes!r}x{LONG}"})
+    yield Case(alert=alert, series=both, at={2 * minutes: [fires]})
 
 
 # -- running them

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from assay.errors import FileError
 from assay.records import Failure, NotApplicable, Score
 from assay.rows import read_rows
+from assay.scales import ROUNDING
 from assay.windows import Sums, pass_ratio, score_mean
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class GoldenResult:
             return "no_threshold"
         if self.pass_ratio is None or sum(self.failed.values()) + self.not_judged > self.max_failed:
             return "unknown"
-        return "pass" if self.pass_ratio.value >= self.threshold else "fail"
+        return "pass" if self.pass_ratio.value >= self.threshold - ROUNDING else "fail"
 
     @property
     def _all(self) -> Sums:

@@ -30,8 +30,8 @@ MAX_CLAIMS = 200
 MAX_LEVEL = 10
 MAX_WEIGHT = 1000
 
-#: `value >= pass_threshold` forgives this much of binary rounding in weighted shares.
-_ROUNDING = 1e-9
+#: A share that is held against a threshold is forgiven this much of binary rounding in weighted sums.
+ROUNDING = 1e-9
 
 _EXPLAIN = "`explanation`,"
 
@@ -432,7 +432,7 @@ def _score(
 ) -> Score:
     return Score(
         value=value,
-        passed=value + _ROUNDING >= pass_threshold,
+        passed=value + ROUNDING >= pass_threshold,
         raw=raw,
         label=label,
         explanation=_text(answer.get("explanation"), MAX_EXPLANATION),

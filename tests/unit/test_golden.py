@@ -39,6 +39,13 @@ class TestVerdict:
     def test_by_the_share_that_passes(self, outcomes, verdict):
         assert summed(*outcomes).verdict == verdict
 
+    @pytest.mark.parametrize("probability", [0.03, 0.07, 0.3, 1.0])
+    def test_the_very_threshold_passes_whatever_the_weights_round_to(self, probability):
+        outcomes = [GOOD] * 95 + [BAD] * 5
+        sampling = Sampling(probability=probability)
+        assert summed(*outcomes, threshold=0.95, sampling=sampling).verdict == "pass"
+        assert summed(*outcomes, threshold=0.951, sampling=sampling).verdict == "fail"
+
     def test_failures_that_are_put_up_with_are_no_passes(self):
         result = summed(*[GOOD] * 3, BAD, FAILED, max_failed=1)
         assert result.verdict == "fail"

@@ -152,7 +152,8 @@ def cost_group(policy: AlertPolicy) -> Group:
         ),
         Alert(
             alert="AssayBudgetNearlySpent",
-            expr=f"assay_budget_remaining_usd / assay_budget_limit_usd < {number(_BUDGET_LEFT)}",
+            # Of USD or tokens, whichever is nearer its end.
+            expr=f"1 - assay_budget_used_ratio < {number(_BUDGET_LEFT)}",
             severity="ticket",
             about="cost",
             summary='{{ $labels.budget }}: {{ $value | printf "%.3f" }} of the budget is left',
@@ -166,18 +167,20 @@ def delivery_group(policy: AlertPolicy) -> Group:
     """What is lost or stuck on the way in and out."""
     span = policy.span
 
-    def appeared(by: str, series: str, seconds: float) -> str:
+    def appeared(by: str, series: str, seconds: float, *, component: str) -> str:
         """More of a counter, or the counter itself: one that is born with its first event shows no increase.
 
-        Where the exporter was not seen before either, nothing can be said of a counter's birth.
+        It is not born where another exporter had it, or this one before a read that failed; and nothing can be said
+        where no exporter could read the component before.
         """
-        range_ = span(seconds)
+        range_, before = span(seconds), f"[{span(6 * HOUR)}] offset {span(seconds)}"
         return f"""
-            sum by ({by}) (increase({series}[{range_}])) > 0
+            max by ({by}) (increase({series}[{range_}])) > 0
             or
             (
-              sum by ({by}) ({series} unless {series} offset {range_}) > 0
-              and on () count(assay_up offset {range_}) > 0
+              max by ({by}) ({series}) > 0
+              unless on ({by}) max by ({by}) (last_over_time({series}{before}))
+              and on () max(max_over_time(assay_up{{component="{component}"}}{before})) > 0
             )"""
 
     rules = [
@@ -192,7 +195,9 @@ def delivery_group(policy: AlertPolicy) -> Group:
         ),
         Alert(
             alert="AssaySinkRejects",
-            expr=appeared("sink, outcome", 'assay_sink_writes_total{outcome=~"rejected|expired"}', HOUR),
+            expr=appeared(
+                "sink, outcome", 'assay_sink_writes_total{outcome=~"rejected|expired"}', HOUR, component="database"
+            ),
             for_=span(5 * MINUTE),
             severity="ticket",
             about="delivery",
@@ -201,7 +206,7 @@ def delivery_group(policy: AlertPolicy) -> Group:
         ),
         Alert(
             alert="AssayClientDrops",
-            expr=appeared("app, reason", "assay_client_dropped_total", 15 * MINUTE),
+            expr=appeared("app, reason", "assay_client_dropped_total", 15 * MINUTE, component="redis"),
             keep_firing_for=span(15 * MINUTE),
             severity="ticket",
             about="delivery",
@@ -210,7 +215,7 @@ def delivery_group(policy: AlertPolicy) -> Group:
         ),
         Alert(
             alert="AssayDeadLetters",
-            expr=appeared("reason", "assay_dead_letters_total", HOUR),
+            expr=appeared("reason", "assay_dead_letters_total", HOUR, component="database"),
             severity="ticket",
             about="delivery",
             summary=f"{_COUNT} records are dead letters: {{{{ $labels.reason }}}}",

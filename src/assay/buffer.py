@@ -96,7 +96,7 @@ class Stats:
     `taken` are those that sampling let in. `thinned` were left out beyond that, because the queue was nearly full. A
     batch whose reply was lost when the client closed counts as dropped
     (`transport_error`), though the queue may have stored it. `rule_errors` is how often the
-    function of a sampling rule raised.
+    function of a sampling rule raised. `buffered_bytes` is about how many bytes the buffered take.
     """
 
     taken: int
@@ -106,6 +106,7 @@ class Stats:
     buffered: int
     rule_errors: int
     thinned: int = 0
+    buffered_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ class Buffer:
         self._abandoned = False
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
         self._bytes = 0
+        self._sending = 0  # bytes of those that the sender's thread has taken out and not resolved
         self._appended = 0  # records that ever entered the buffer
         self._resolved = 0  # those of them that were sent or dropped: first in, first out
         self._id_prefix = os.urandom(10).hex()
@@ -230,7 +232,8 @@ class Buffer:
             dropped = dict(self._dropped)
             buffered = self._taken - self._sent - sum(dropped.values())
             errors = self._sampler.errors
-            return Stats(self._taken, self._sampled_out, self._sent, dropped, buffered, errors, self._thinned)
+            size = self._bytes + self._sending
+            return Stats(self._taken, self._sampled_out, self._sent, dropped, buffered, errors, self._thinned, size)
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what is buffered now is sent or dropped; False when time runs out first."""
@@ -313,7 +316,7 @@ class Buffer:
             left = self._appended - self._resolved
             self._abandoned = True
             self._waiting.clear()
-            self._bytes = 0
+            self._bytes = self._sending = 0
             self._resolved = self._appended
             if left:
                 self._dropped["transport_error"] = self._dropped.get("transport_error", 0) + left
@@ -365,6 +368,8 @@ class Buffer:
             except Exception as error:  # noqa: BLE001 - a bug must not lose count of the batch
                 self.warn("deliver", "%d records were dropped: %s", len(texts), type(error).__name__)
                 self._resolve(len(texts), "internal_error")
+            with self._lock:
+                self._sending = self._carried[1] if self._carried else 0
 
     def _next_texts(self) -> list[str]:
         """The JSON of the records of the next batch: as many as it may hold, in number and bytes."""
@@ -392,6 +397,7 @@ class Buffer:
                     return None
                 size, interaction = self._waiting.popleft()
                 self._bytes -= size
+                self._sending += size
             reason: DropReason = "invalid"
             try:
                 record = as_record(self._app, interaction, self._hashed(interaction.get("user_id")))

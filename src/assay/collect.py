@@ -4,7 +4,8 @@
     traces       spans wait until their trace is whole, bounded in number and bytes; no room: 503 and Retry-After
     clients      one `assay.Client` for each app, which samples, redacts and enqueues
 
-While Redis is away the clients fill, then the traces, then senders are asked to come again: nothing grows.
+While Redis is away the clients fill, together to a bound in number and bytes, then the traces, then senders are asked
+to come again: nothing grows, and nothing is dropped.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class CollectorLimits:
     #: of all spans that wait for their trace, about
     waiting_bytes: int = 256_000_000
     waiting_spans: int = 100_000
+    #: of all records that wait in the clients, about; each client has room for them and a record more
+    buffered_bytes: int = 60_000_000
     #: how long a trace is waited for since its latest span came; after its root has come, `settle_seconds`
     wait_seconds: float = 30.0
     settle_seconds: float = 6.0
@@ -386,6 +389,7 @@ class _Intake:
     def __init__(self, make_client: Callable[[str], Client], app: str | None, limits: CollectorLimits) -> None:
         self._make_client = make_client
         self._app = app
+        self._buffered_bytes = limits.buffered_bytes
         self._traces: Traces[Span | tuple[str, SpanEvent]] = Traces(
             wait_seconds=limits.wait_seconds,
             settle_seconds=limits.settle_seconds,
@@ -462,7 +466,12 @@ class _Intake:
                 return
 
     def _is_full(self) -> bool:
-        return sum(client.stats().buffered for client in self._clients.values()) >= _MOST_BUFFERED
+        """Whether records have to wait as traces: a client drops what it has no room for."""
+        stats = [client.stats() for client in self._clients.values()]
+        return (
+            sum(each.buffered for each in stats) >= _MOST_BUFFERED
+            or sum(each.buffered_bytes for each in stats) >= self._buffered_bytes
+        )
 
     def _convert(self, items: Sequence[Span | tuple[str, SpanEvent]]) -> None:
         found = interactions(joined(items))

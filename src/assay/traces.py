@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _T = TypeVar("_T")
 
@@ -74,21 +74,28 @@ class Traces(Generic[_T]):
             self._items += 1
             self._bytes += size
             if trace.ended and not trace.wanted and not self._settle:
-                self._remove(trace_id)
+                self._free(self._traces.pop(trace_id))
         return True
 
-    def due(self, *, everything: bool = False) -> list[list[_T]]:
-        """Take out the traces that are whole or have waited long enough, or all of them: the items of each."""
+    def due(self, *, everything: bool = False) -> Iterator[list[_T]]:
+        """Take out the traces that are whole or have waited long enough, or all of them: the items of each.
+
+        One at a time: its room is free when the next is asked for, so that whoever must wait holds up `add` as well.
+        """
         now = self._clock()
         # A copy made at once, so that `add` waits for no scan.
         late = [trace_id for trace_id, trace in list(self._traces.items()) if everything or self._is_due(trace, now)]
-        found = []
         for trace_id in late:
             with self._lock:
-                trace = self._remove(trace_id)
-            if trace is not None and trace.wanted:
-                found.append(trace.items)
-        return found
+                trace = self._traces.pop(trace_id, None)
+            if trace is None:
+                continue
+            try:
+                if trace.wanted:
+                    yield trace.items
+            finally:
+                with self._lock:
+                    self._free(trace)
 
     def has_room(self, size: int) -> bool:
         """Whether an item of this size would be kept."""
@@ -106,9 +113,6 @@ class Traces(Generic[_T]):
         quiet = self._settle if trace.ended else self._wait
         return now >= trace.last + quiet or now >= trace.since + self._longest
 
-    def _remove(self, trace_id: str | int) -> _Trace[_T] | None:
-        trace = self._traces.pop(trace_id, None)
-        if trace is not None:
-            self._items -= len(trace.items)
-            self._bytes -= trace.bytes
-        return trace
+    def _free(self, trace: _Trace[_T]) -> None:
+        self._items -= len(trace.items)
+        self._bytes -= trace.bytes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -41,6 +43,58 @@ def test_a_trace_comes_in_and_is_scored(tmp_path: Path) -> None:
         here.drain(worker)
         assert here.record_rows() == sent / 2 == 5
         assert sum(here.outcomes()["relevance"].values()) == 5
+
+
+def test_with_redis_away_senders_of_large_texts_are_told_to_come_again_and_nothing_is_dropped(tmp_path: Path) -> None:
+    away = {"redis_url": "redis://127.0.0.1:1/0", "collect_max_bytes": 4_000_000, "collect_settle_seconds": 0}
+    url = f"sqlite:///{tmp_path}/scores.db"
+    with Deployment(tmp_path, url, collect_max_body_bytes=1_000_000, **away) as here:
+        collector = here.start("collect", "--port", "0")
+        log: Path = collector.log  # type: ignore[attr-defined]
+        wait_until(lambda: b"/v1/traces" in log.read_bytes(), collector)
+        url = next(word for word in log.read_text().split() if word.endswith("/v1/traces"))
+        ends, number, refused = time.monotonic() + 60, 0, 0
+        while refused < 3:
+            assert time.monotonic() < ends
+            number += 1
+            spans = [
+                {
+                    "traceId": f"{number:032x}",
+                    "spanId": f"{number:016x}",
+                    "name": "chat",
+                    "attributes": [
+                        {"key": name, "value": {"stringValue": text}}
+                        for name, text in (
+                            ("gen_ai.operation.name", "chat"),
+                            ("gen_ai.input.messages", message("user", "synthetic " * 9_000)),
+                            ("gen_ai.output.messages", message("assistant", "ok")),
+                        )
+                    ],
+                }
+            ]
+            body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).encode()
+            status, _ = asked(url, body)
+            assert status in (200, 503)
+            if status == 503:
+                refused += 1
+                time.sleep(0.5)
+        _, counts = asked(url.replace("/v1/traces", "/healthz"))
+        (client,) = json.loads(counts)["clients"].values()
+        assert client["buffered"] > 0
+        assert not [name for name in client if name.startswith("dropped")]
+
+
+def asked(url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    try:
+        request = urllib.request.Request(url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def message(role: str, text: str) -> str:
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}])
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

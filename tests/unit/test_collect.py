@@ -296,6 +296,57 @@ def test_with_redis_away_nothing_grows() -> None:
         assert it.records() == []
 
 
+def large_request(first: int, count: int, apps: int = 1) -> bytes:
+    """Calls of 50 kB, each a trace of its own, of so many apps in turn."""
+    request = ExportTraceServiceRequest()
+    whole = ExportTraceServiceRequest.FromString(body_of("openllmetry"))
+    chat = next(s for scope in whole.resource_spans[0].scope_spans for s in scope.spans if s.name == "openai.chat")
+    chat.ClearField("parent_span_id")
+    (output,) = [attribute.value for attribute in chat.attributes if attribute.key == "gen_ai.output.messages"]
+    part = {"type": "text", "content": "synthetic " * 5_000}
+    output.string_value = json.dumps([{"role": "assistant", "parts": [part]}])
+    for number in range(first, first + count):
+        group = request.resource_spans.add()
+        group.resource.attributes.add(key="service.name").value.string_value = f"app-{number % apps}"
+        chat.trace_id = number.to_bytes(16)
+        group.scope_spans.add().spans.add().CopyFrom(chat)
+    return request.SerializeToString()
+
+
+def test_with_redis_away_large_records_of_many_apps_are_bounded_together_and_none_is_dropped() -> None:
+    limits = CollectorLimits(waiting_bytes=2_000_000, buffered_bytes=1_000_000, settle_seconds=0, wait_seconds=0)
+    it = Collecting(limits=limits)
+    it.error = QueueError("Redis is away")
+    with it.collector:
+        accepted, status, buffered = 0, 200, 0
+        ends = time.monotonic() + 60
+        while status == 200 or buffered < 1_000_000:
+            assert time.monotonic() < ends
+            status, _, content = it.post(large_request(1 + accepted, 9, apps=3))
+            assert status in (200, 503)
+            if status == 503:
+                time.sleep(0.05)
+            else:
+                accepted += 9 - ExportTraceServiceResponse.FromString(content).partial_success.rejected_spans
+            counts = it.collector.counts()
+            assert counts["waiting_bytes"] <= 2_000_000
+            held = [client.stats() for client in list(it.collector._intake._clients.values())]
+            buffered = sum(stats.buffered_bytes for stats in held)
+            assert buffered < 1_100_000
+            assert not any(stats.dropped for stats in held)
+        # Each is counted where it is; one that waits to be handed to a client, as a span.
+        while accepted != (counts := it.collector.counts())["waiting_spans"] + sum(
+            client["buffered"] for client in counts["clients"].values()
+        ):
+            assert time.monotonic() < ends, (accepted, counts)
+            time.sleep(0.05)
+        for transport in it.transports.values():
+            transport.error = None
+        while sum(len(it.records(f"app-{number}")) for number in range(3)) < accepted:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+
+
 def test_a_sender_that_stalls_does_not_keep_others_waiting() -> None:
     with collecting() as it:
         stalled = []

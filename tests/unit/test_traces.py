@@ -22,9 +22,9 @@ def kept(**limits: float) -> tuple[Traces[str], Clock]:
 def test_a_trace_is_due_once_its_root_has_ended() -> None:
     traces, _ = kept(wait_seconds=30)
     traces.add("a", "child")
-    assert traces.due() == []
+    assert list(traces.due()) == []
     traces.add("a", "root", is_root=True, is_wanted=False)
-    assert traces.due() == [["child", "root"]]
+    assert list(traces.due()) == [["child", "root"]]
     assert len(traces) == traces.bytes == 0
 
 
@@ -34,19 +34,19 @@ def test_after_its_root_a_trace_settles() -> None:
     clock.now = 4
     traces.add("a", "late child")
     clock.now = 8.9
-    assert traces.due() == []
+    assert list(traces.due()) == []
     clock.now = 9
-    assert traces.due() == [["root", "late child"]]
+    assert list(traces.due()) == [["root", "late child"]]
 
 
 def test_without_a_root_a_trace_waits_from_its_latest_span_and_not_for_ever() -> None:
     traces, clock = kept(wait_seconds=10, longest_seconds=25)
     for second in (0, 9, 18, 24):
         clock.now = second
-        assert traces.due() == []
+        assert list(traces.due()) == []
         traces.add("a", str(second))
     clock.now = 25
-    assert traces.due() == [["0", "9", "18", "24"]]
+    assert list(traces.due()) == [["0", "9", "18", "24"]]
 
 
 def test_traces_of_no_interest_are_forgotten() -> None:
@@ -58,7 +58,7 @@ def test_traces_of_no_interest_are_forgotten() -> None:
     assert len(traces) == 0
     traces.add("unfinished", "child", is_wanted=False)
     clock.now = 10
-    assert traces.due() == []
+    assert list(traces.due()) == []
     assert len(traces) == 0
 
 
@@ -72,6 +72,20 @@ def test_there_is_room_for_so_many_items_and_bytes() -> None:
     assert not traces.has_room(0)
     assert sorted(traces.due(everything=True)) == [["1"], ["2"]]
     assert traces.add("c", "3", size=100)
+
+
+def test_what_is_taken_out_has_its_room_until_the_next_is_asked_for() -> None:
+    traces, _ = kept(most_items=2)
+    for trace_id in ("a", "b"):
+        traces.add(trace_id, trace_id, size=10, is_root=True)
+    due = traces.due()
+    assert next(due) == ["a"]
+    assert (len(traces), traces.bytes) == (2, 20)
+    assert not traces.add("c", "c")
+    assert next(due) == ["b"]
+    assert (len(traces), traces.bytes) == (1, 10)
+    assert next(due, None) is None
+    assert len(traces) == traces.bytes == 0
 
 
 def test_many_threads_lose_nothing() -> None:

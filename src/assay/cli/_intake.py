@@ -43,11 +43,13 @@ def collect(
     from assay.client import Client
     from assay.collect import Collector, CollectorLimits
     from assay.metrics import collector_families, encode, wants_openmetrics
+    from assay.queue import MAX_RECORD_BYTES
 
     settings = load_settings(collect_host=host, collect_port=port)
     logs.configure(settings)
     scrapes, traces = wiring.build_guards(settings)
     broker, queue = settings.queue_url, settings.queue
+    buffered = settings.collect_max_bytes // 4
     collector = Collector(
         lambda name: Client(
             name,
@@ -55,7 +57,8 @@ def collect(
             queue=queue,
             sample_rate=sample_rate,
             max_batches=settings.max_batches,
-            buffer_bytes=settings.collect_max_bytes // 4,
+            # The collector bounds them together; a record may be twice as large in memory as it may be when sent.
+            buffer_bytes=buffered + 2 * MAX_RECORD_BYTES,
             close_seconds=10.0,
         ),
         app=app_name,
@@ -66,6 +69,7 @@ def collect(
         limits=CollectorLimits(
             body_bytes=settings.collect_max_body_bytes,
             waiting_bytes=settings.collect_max_bytes,
+            buffered_bytes=buffered,
             wait_seconds=settings.collect_wait_seconds,
             settle_seconds=settings.collect_settle_seconds,
         ),

@@ -234,6 +234,7 @@ def test_a_replay_that_fails_again_is_a_waiting_dead_letter_again(bench: Bench) 
     bench.work_off(worker)
     assert [letter.reason for letter in bench.store.dead_letters()] == ["timeout"]
     assert bench.outcomes()["safety"] == (0, 1, 0)
+    assert bench.store.counts().duplicates == 0, "it came again because somebody asked for it"
 
 
 def test_a_final_failure_is_stored_at_once_and_is_no_dead_letter(bench: Bench) -> None:

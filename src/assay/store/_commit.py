@@ -122,9 +122,11 @@ class Batch:
         recovered = self._supersede(connection, rows, inserted, additions) if self._replay else set()
         self._insert_dead(connection, additions, moment)
         self._owe(connection, additions, rows, inserted, recovered, moment)
-        # A record none of whose evaluations is new was delivered twice. One without any came for nothing but itself.
+        # A record none of whose evaluations is new was delivered twice, unless it was replayed and its judge fails still.
+        # One without any came for nothing but itself.
         came_again = {record_id for record_id, _ in rows} - {record_id for record_id, _ in inserted | recovered}
-        additions.count("duplicates", n=self._duplicates + len(came_again - new_records))
+        again = set() if self._replay else came_again - new_records
+        additions.count("duplicates", n=self._duplicates + len(again))
         additions.write(connection)
         return Committed(
             inserted_records=len(new_records),

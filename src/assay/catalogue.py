@@ -376,7 +376,8 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _exporter(
         "assay_rubric_state",
         "gauge",
-        "1 for the state of a version, else 0: active, or waiting for the calibration that its gate asks for.",
+        "1 for the state of a version, else 0: active, or waiting for the calibration that its gate asks for. "
+        "Labels that an active version has are active, whatever else waits under them.",
         *INSTRUMENT_LABELS,
         "state",
     ),

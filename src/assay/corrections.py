@@ -100,6 +100,8 @@ class Corrections:
         self._used: dict[_MemoKey, Correction] = {}
         #: those that are active or wait
         self.versions: list[RubricVersion] = []
+        #: see `behind`
+        self.behind: frozenset[Instrument] = frozenset()
 
     def following(self, store: Store) -> Corrections:
         """The same as of now: a calibration that was saved meanwhile counts from here on.
@@ -110,6 +112,7 @@ class Corrections:
         now = Corrections()
         now._memo = self._used
         now.versions = store.rubric_versions(retired=False)
+        now.behind = behind(now.versions)
         rows = store.calibrations(bodies=False)
         kept = {row.calibration_id for row in rows}
         now._decoded = {key: decoded for key, decoded in self._decoded.items() if key in kept}
@@ -160,11 +163,11 @@ class Corrections:
     def shown(self, instruments: Iterable[Instrument]) -> list[Known]:
         """The calibrations of these instruments, and of the rubrics that are active or wait; one for each label set.
 
-        Where judges of one name share the labels, that of the newest calibration.
+        Where judges of one name share the labels, that of the newest calibration; none of what is `behind`.
         """
         wanted = set(instruments)
         wanted |= {(version.rubric_hash, version.judge_fingerprint) for version in self.versions}
-        found = [known for instrument in wanted if (known := self.of(instrument)) is not None]
+        found = [known for instrument in wanted - self.behind if (known := self.of(instrument)) is not None]
         found.sort(key=lambda known: (known.calibration.created_at, known.calibration.calibration_id))
         return list(
             {(k.calibration.rubric, k.calibration.rubric_version, k.calibration.judge): k for k in found}.values()
@@ -184,6 +187,20 @@ def is_fresh(calibration: Calibration, place: Place) -> bool:
         return False
     start, end = first.timestamp(), last.timestamp()
     return place.start <= start and end < place.end and end - start >= (place.end - place.start) / 2
+
+
+def behind(versions: Iterable[RubricVersion]) -> frozenset[Instrument]:
+    """What waits under the labels of an active version, such as its own judge at another temperature.
+
+    The labels mean the active one, which production is held to: no gauge may show the other under them.
+    """
+    known = list(versions)
+    active = {(v.rubric, v.rubric_version, v.judge) for v in known if v.state == "active"}
+    return frozenset(
+        (v.rubric_hash, v.judge_fingerprint)
+        for v in known
+        if v.state == "waiting" and (v.rubric, v.rubric_version, v.judge) in active
+    )
 
 
 def body_of(version: RubricVersion) -> Mapping[str, Any]:

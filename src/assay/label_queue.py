@@ -75,12 +75,19 @@ def pick_labels(
     begin = max(start, last)
     found = store.label_candidates(rubric, begin, end, payloads=False) if begin < end else []
     candidates = [candidate for candidate in found if candidate.picked_with is None]
+    judged_with = {candidate.record_id: candidate.judged_with for candidate in candidates}
     predicted = _predicted(candidates, store.calibrations(rubric) if candidates else [])
     picks = pick_for_humans(
         [candidate.record_id for candidate in candidates], predicted, budget, twice=twice, salt=rubric
     )
     requests = tuple(
-        LabelRequest(record_id=pick.record_id, rubric=rubric, probability=pick.probability, twice=pick.twice)
+        LabelRequest(
+            record_id=pick.record_id,
+            rubric=rubric,
+            # What was left out for a budget could not be picked: the label stands for as much as its score does.
+            probability=judged_with[pick.record_id] * pick.probability,
+            twice=pick.twice,
+        )
         for pick in picks
     )
     store.request_labels(requests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from assay.records import now
@@ -11,7 +11,6 @@ from assay.store import ChangeEvent, DriftVerdict, InstrumentName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
     from assay.store import CanaryRun, ChangeKind, Store, Verdict
 
@@ -35,13 +34,12 @@ def judge_verdict(
     Args:
         drops: open alarms of the instrument.
         canary: its latest canary run.
-        changed: the event of its having taken another judge's place, while that counts.
+        changed: the event of its having taken another judge's place, while that counts; see `clears`.
         retired: another version has taken its place.
     """
     if retired:
         return "none", "another version took its place"
-    alike = canary is not None and changed is not None and canary.cause == "product" and canary.trigger == "change"
-    if changed is not None and not alike:
+    if changed is not None:
         return "judge", changed.message
     if canary is not None and canary.cause == "judge":
         return "judge", canary.reason
@@ -52,7 +50,7 @@ def judge_verdict(
         return "unknown", "no canary has run: ASSAY_CANARY names label files to tell the judge from the product by"
     if noted and canary.started_at < min(noted):
         return "unknown", "the canary has not run since"
-    if canary.baseline_at is not None and canary.baseline_at > max(drop.happened_at for drop in drops):
+    if canary.baseline_at is not None and canary.baseline_at > min(map(_onset, drops)):
         return "unknown", "the canary was first run after the change: it cannot tell what the judge read before"
     # A judge that may have moved by a point or two has not made the product drop by ten.
     gap = max(float(drop.details.get("target", 0.0)) - float(drop.details.get("pass_ratio", 0.0)) for drop in drops)
@@ -60,6 +58,21 @@ def judge_verdict(
     if canary.cause == "product" or not explained:
         return "product", canary.reason if explained else f"{_at_most(canary.lower)}, and the drop is {100 * gap:.0f}"
     return "unknown", canary.reason
+
+
+def clears(run: CanaryRun, changed: ChangeEvent) -> bool:
+    """Whether a run found that a judge reads as was read before it took another's place.
+
+    Once is enough, whatever later runs are compared with: what the judge itself read first.
+    """
+    after, compared = changed.happened_at, run.baseline_at
+    return run.cause == "product" and run.started_at > after and compared is not None and compared < after
+
+
+def _onset(drop: ChangeEvent) -> datetime:
+    """Since when the stream has been worse: long before the alarm, if it fell by little."""
+    since = drop.details.get("since")
+    return drop.happened_at if since is None else datetime.fromisoformat(since)
 
 
 def _at_most(lower: float | None) -> str:
@@ -89,6 +102,10 @@ def settle_verdicts(store: Store, *, clock: Callable[[], datetime] = now) -> int
         for event in reversed(store.change_events(kinds=judges, limit=200))
         if event.happened_at > since and event.acknowledged_at is None
     }
+    for run in store.canary_runs(since) if changed else ():
+        taken = changed.get(run.instrument.key)
+        if taken is not None and clears(run, taken):
+            del changed[run.instrument.key]
     instruments = {event.instrument.key: event.instrument for event in (*drops, *changed.values())}
     instruments |= {key: run.instrument for key, run in latest.items()}
     instruments |= {key: verdict.instrument for key, verdict in before.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -261,7 +262,7 @@ def test_candidates_are_the_scored_records_of_a_time_with_their_texts(store: Sto
     (first, found) = store.label_candidates("relevance", HOUR_START, HOUR_START + timedelta(hours=1))
     assert (first.record_id, first.passed) == ("at the start", False)
     assert found.record_id == "in"
-    assert (found.value, found.passed, found.probability) == (0.75, True, 0.25)
+    assert (found.value, found.passed, found.probability, found.judged_with) == (0.75, True, 0.25, 1.0)
     assert (found.app, found.session_id, found.timestamp) == ("shop", "s-1", record.timestamp)
     assert (found.rubric_hash, found.judge_fingerprint, found.judge) == ("0a1b2c3d" * 8, "f" * 64, "lexical")
     assert found.payload == record.to_json()
@@ -280,6 +281,15 @@ def test_a_record_scored_twice_is_one_candidate_with_the_latest_score(store: Sto
     assert [c.value for c in store.label_candidates("relevance", *hour)] == [0.9]
     by_first = store.label_candidates("relevance", *hour, instrument=("0a1b2c3d" * 8, JUDGE))
     assert [c.value for c in by_first] == [0.2]
+
+
+def test_a_candidate_knows_with_what_chance_a_budget_let_it_be_judged(store: Store) -> None:
+    for record_id, sampled, judged in (("a", 0.3, 1.0), ("b", 0.25, 0.5), ("c", 1.0, 0.1), ("d", 1e-15, 1.0)):
+        record = a_record(record_id, probability=sampled)
+        store.commit(with_payloads([record]), [replace(an_evaluation(record, 1.0), probability=judged)])
+    found = store.label_candidates("relevance", HOUR_START, HOUR_START + timedelta(hours=1))
+    assert {c.record_id: c.judged_with for c in found} == pytest.approx({"a": 1.0, "b": 0.5, "c": 0.1, "d": 1.0})
+    assert all(candidate.judged_with <= 1.0 for candidate in found)
 
 
 def test_a_record_without_its_text_is_no_candidate(store: Store) -> None:

@@ -481,6 +481,7 @@ def test_canary_runs_come_back_and_the_latest_counts(store: Store) -> None:
         store.save_canary(run)
     assert store.canaries() == [latest, other]
     assert store.canaries(baselines=True) == [first]
+    assert store.canary_runs(datetime(2026, 3, 2, tzinfo=UTC)) == [latest, other]
     assert store.canary_spent(datetime(2026, 3, 1, 12, tzinfo=UTC)) == 0.5
     assert store.canary_spent(datetime(2027, 1, 1, tzinfo=UTC)) == 0.0
 
@@ -601,6 +602,33 @@ def test_a_judge_that_was_found_changed_stays_so_while_it_cannot_be_asked(store:
     store.save_canary(a_run("back", 3, compared=40))
     assert settle_verdicts(store) == 1
     assert store.drift_verdicts()[0].verdict == "none"
+
+
+def test_a_judge_that_was_cleared_stays_so_when_the_canary_runs_again(store: Store) -> None:
+    moment = datetime.now(UTC)
+    hours = timedelta(hours=1)
+    taken = ChangeEvent(
+        event_id="swap", kind="judge_changed", instrument=NAME, happened_at=moment - 6 * hours, message="B for A"
+    )
+    assert store.save_changes(store.read_changes(EPOCH), [], [taken])
+
+    def verdict() -> str:
+        settle_verdicts(store)
+        return store.drift_verdicts()[0].verdict
+
+    def ran(run_id: str, at: datetime, **fields: object) -> None:
+        store.save_canary(a_run(run_id, started_at=at, finished_at=at, compared=100, **fields))
+
+    assert verdict() == "judge"
+    ran("swapped", moment - 5 * hours, trigger="change", baseline=True, baseline_at=moment - 72 * hours)
+    assert verdict() == "none", "it reads as the one before did"
+    ran("scheduled", moment - 3 * hours, baseline_at=moment - 5 * hours)
+    assert verdict() == "none"
+    drop = ChangeEvent(event_id="d", kind="drop", instrument=NAME, happened_at=moment, message="m", verdict="unknown")
+    assert store.save_changes(store.read_changes(EPOCH), [], [drop])
+    assert verdict() == "unknown", "the canary has not run since"
+    ran("alarmed", datetime.now(UTC) + timedelta(seconds=1), trigger="alarm", baseline_at=moment - 5 * hours)
+    assert verdict() == "product"
 
 
 def test_events_that_are_over_are_kept_for_so_long(store: Store) -> None:

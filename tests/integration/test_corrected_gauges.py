@@ -526,6 +526,34 @@ def test_judges_of_one_name_show_the_newest_calibration(store: Store) -> None:
     assert seen.value("assay_calibration_labels", rubric="relevance", **{"class": "pass"}) == 90
 
 
+def test_a_judge_that_waits_under_the_labels_of_the_active_one_leaves_its_gauges_alone(either: Store) -> None:
+    # Another temperature: name and rubric are the same, the fingerprint is not. The bridge scores some with it.
+    active = RubricVersion(
+        rubric="relevance",
+        rubric_version="1-0a1b2c3d",
+        rubric_hash="0a1b2c3d" * 8,
+        judge="lexical",
+        judge_fingerprint="f" * 64,
+        body="{}",
+        state="active",
+        reason="synthetic",
+    )
+    either.place_rubric(active)
+    either.save_calibration(a_calibration(GOOD))
+    score(either, 240, 60)
+    either.place_rubric(replace(active, judge_fingerprint="e" * 64, state="waiting"))
+    either.save_calibration(a_calibration(FEW, judge_fingerprint="e" * 64, created_at=datetime(2026, 6, 1, tzinfo=UTC)))
+    score(either, 0, 15, minutes_ago=20, judge_fingerprint="e" * 64)
+    seen = scrape(a_collector(either))
+    states = {sample.labels["state"]: sample.value for sample in seen.find("assay_rubric_state")}
+    assert states == {"active": 1, "waiting": 0}
+    for prefix in ("assay_", "assay_app_"):
+        assert seen.value(f"{prefix}window_records", **HOUR) == 300
+        assert seen.value(f"{prefix}pass_ratio", **HOUR) == 0.8
+        assert state(seen, prefix) == "ok"
+    assert [sample.labels["judge_fingerprint"] for sample in seen.find("assay_calibration_info")] == ["f" * 64]
+
+
 # -- coverage
 
 

@@ -22,7 +22,7 @@ from assay.store import (
     StreamName,
     WatchedScore,
 )
-from assay.verdicts import judge_verdict
+from assay.verdicts import clears, judge_verdict
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 KEY = (1, 1)
@@ -550,7 +550,7 @@ def test_a_stream_that_falls_silent_ends_and_so_does_its_alarm():
 # -- verdicts
 
 
-def a_drop(pass_ratio: float = 0.8) -> ChangeEvent:
+def a_drop(pass_ratio: float = 0.8, since: datetime | None = None) -> ChangeEvent:
     return ChangeEvent(
         event_id="e",
         kind="drop",
@@ -558,7 +558,7 @@ def a_drop(pass_ratio: float = 0.8) -> ChangeEvent:
         happened_at=START,
         noted_at=START,
         message="it dropped",
-        details={"target": 0.9, "pass_ratio": pass_ratio},
+        details={"target": 0.9, "pass_ratio": pass_ratio} | ({} if since is None else {"since": since.isoformat()}),
     )
 
 
@@ -604,6 +604,10 @@ CHANGED = ChangeEvent(event_id="j", kind="judge_changed", instrument=OWN, happen
         ([a_drop()], a_canary("unknown"), None, "unknown"),
         ([a_drop()], a_canary("none", baseline_at=None), None, "unknown"),  # its first run
         ([a_drop()], a_canary("product", baseline_at=START + timedelta(days=4)), None, "unknown"),
+        # Its first run was between the onset and the alarm: it compares the changed judge with itself.
+        ([a_drop(since=START - timedelta(days=4))], a_canary("product"), None, "unknown"),
+        ([a_drop(), a_drop(since=START - timedelta(days=4))], a_canary("product"), None, "unknown"),
+        ([a_drop(since=START - timedelta(days=2))], a_canary("product"), None, "product"),
         # It cannot tell whether it moved by four points: enough for ten, not for five.
         ([a_drop(0.8)], a_canary("unknown", lower=-0.04), None, "product"),
         ([a_drop(0.85)], a_canary("unknown", lower=-0.04), None, "unknown"),
@@ -613,7 +617,6 @@ CHANGED = ChangeEvent(event_id="j", kind="judge_changed", instrument=OWN, happen
         ([], a_canary("judge"), None, "judge"),
         ([a_drop()], a_canary("product"), CHANGED, "judge"),
         ([], None, CHANGED, "judge"),
-        ([], a_canary("product", trigger="change"), CHANGED, "none"),  # the new judge reads as the old one did
     ],
 )
 def test_whose_fault_it_is(drops, canary, changed, verdict):
@@ -622,3 +625,19 @@ def test_whose_fault_it_is(drops, canary, changed, verdict):
     assert reason
     assert not reason.endswith(".")
     assert judge_verdict(drops=drops, canary=canary, changed=changed, retired=True)[0] == "none"
+
+
+@pytest.mark.parametrize(
+    ("canary", "cleared"),
+    [
+        (a_canary("product", trigger="change"), True),
+        (a_canary("product", trigger="command"), True),  # whoever asked
+        (a_canary("judge", trigger="change"), False),
+        (a_canary("unknown", trigger="change"), False),
+        (a_canary("product", -10), False),  # it ran before
+        (a_canary("product", baseline_at=START + timedelta(days=4)), False),  # it reads as it first did itself
+        (a_canary("none", baseline_at=None), False),
+    ],
+)
+def test_a_new_judge_is_cleared_by_a_run_that_reads_as_was_read_before_it(canary, cleared):
+    assert clears(canary, CHANGED) is cleared

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from assay.calibrate import calibrate
@@ -54,7 +55,14 @@ def a_record(number: int, *, at: datetime = NOON, probability: float = 0.5, **fi
     )
 
 
-def score(store: Store, records: Sequence[Record], values: Sequence[float], *, fingerprint: str = FINGERPRINT) -> None:
+def score(
+    store: Store,
+    records: Sequence[Record],
+    values: Sequence[float],
+    *,
+    fingerprint: str = FINGERPRINT,
+    probability: float = 1.0,
+) -> None:
     """Commit the records with the judge's scores."""
     store.commit(
         [(record, record.to_json()) for record in records],
@@ -67,6 +75,7 @@ def score(store: Store, records: Sequence[Record], values: Sequence[float], *, f
                 judge="scripted",
                 judge_fingerprint=fingerprint,
                 outcome=Score(value=value, passed=value >= RUBRIC.pass_threshold, explanation="the judge says"),
+                probability=probability,
             )
             for record, value in zip(records, values, strict=True)
         ],
@@ -131,6 +140,22 @@ def test_what_picks_stand_for_adds_up_to_all_records(store: Store) -> None:
     score(store, many(2000), [(number % 5) / 4 for number in range(2000)])
     found = picked(store, 400)
     assert sum(1 / request.probability for request in found.requests) == pytest.approx(2000, rel=0.15)
+
+
+def test_labels_weigh_as_the_scores_do_where_a_budget_has_thinned(store: Store, tmp_path: Path) -> None:
+    # All of the good records of the morning are judged, and one in ten of the bad ones near the budget's cap.
+    morning, evening = many(90), many(100, first=90)
+    score(store, morning, [1.0] * 90)
+    score(store, evening, [0.0] * 100, probability=0.1)
+    rollups = store.rollups(int((NOON - DAY).timestamp()), int((NOON + DAY).timestamp()))
+    gauge = sum(row.sum_wp for row in rollups) / sum(row.sum_w for row in rollups)
+    picked(store)
+    export_labels(store, RUBRIC, tmp_path / "out.jsonl", "jsonl")
+    exported = [json.loads(line).get("probability") for line in (tmp_path / "out.jsonl").read_text().splitlines()[1:]]
+    assert exported == pytest.approx([0.5] * 90 + [0.05] * 100)
+    columns = receive_labels(store, labelled([*morning, *evening], [1.0] * 90 + [0.0] * 100)).labels.columns()
+    assert np.average(columns.y_true, weights=columns.sample_weight) == pytest.approx(gauge)
+    assert columns.sample_weight.sum() == pytest.approx(2 * (90 + 1000))
 
 
 def test_each_pick_goes_on_where_the_last_one_ended(store: Store) -> None:

@@ -12,7 +12,7 @@ import pytest
 from assay.changes import ChangePolicy, watch
 from assay.metrics._changes import add_changes
 from assay.metrics._families import Families
-from assay.store import CanaryRun, InstrumentName, Store
+from assay.store import CanaryRun, InstrumentName, RubricVersion, Store, VersionState
 from assay.verdicts import settle_verdicts
 from stores import EPOCH, HOUR_START, a_record, an_evaluation, commit, with_payloads
 
@@ -111,6 +111,37 @@ def test_two_judges_of_one_name_share_the_labels_and_the_one_that_scored_last_is
     look(store, 2520)
     assert value(store, "assay_change_records_total", **labels) == 400
     assert value(store, "assay_change_evidence", **labels) is None, "the newer one still learns"
+
+
+def place(store: Store, fingerprint: str, state: VersionState) -> None:
+    named = NAME._replace(judge_fingerprint=fingerprint)._asdict()
+    store.place_rubric(RubricVersion(**named, body="{}", state=state, reason="synthetic"))
+
+
+def test_a_judge_that_waits_under_the_labels_of_the_active_one_does_not_hide_its_alarm(store: Store) -> None:
+    # Another temperature waits at its gate, and its share of the bridge keeps it the one that scored last.
+    labels = {**OWN, "route": ""}
+    place(store, "f" * 64, "active")
+    served(store, 500, 0.97)
+    look(store, 3000)
+    place(store, "e" * 64, "waiting")
+    served(store, 200, 0.5, 520)
+    served(store, 40, 0.97, 700, fingerprint="e" * 64)
+    store.save_canary(a_run(instrument=NAME._replace(judge_fingerprint="e" * 64)))
+    look(store, 4500)
+    settle_verdicts(store)
+    assert value(store, "assay_change_alarm", **labels) == 1
+    assert value(store, "assay_change_reference_ratio", **labels) is not None
+    assert value(store, "assay_change_records_total", **labels) == 740, "a counter counts both"
+    assert value(store, "assay_drift_verdict", **JUDGE, verdict="judge") == 0
+    assert value(store, "assay_canary_difference", **JUDGE) is None
+
+
+def test_a_judge_that_waits_under_labels_of_its_own_is_shown(store: Store) -> None:
+    place(store, "f" * 64, "waiting")
+    served(store, 500, 0.97)
+    look(store, 3000)
+    assert value(store, "assay_change_reference_ratio", **OWN, route="") is not None
 
 
 def a_run(**fields: object) -> CanaryRun:

@@ -75,7 +75,7 @@ def pick_for_humans(
 ) -> list[Pick]:
     """Pick records for people to label: each on its own, by a hash of its id, so that a repeat picks the same.
 
-    Labels then weigh 1 / (probability of judging x probability of picking).
+    Labels then weigh 1 / (probability of sampling x of judging x of picking).
 
     Args:
         record_ids: of the n records.

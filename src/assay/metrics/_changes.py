@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from assay.corrections import behind
 from assay.metrics._exposition import label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
+    from assay.corrections import Instrument
     from assay.metrics._families import Families
     from assay.store import ChangeStream, InstrumentName, RubricVersion, Store
 
@@ -20,13 +22,15 @@ def add_changes(
 ) -> None:
     """The detectors, the verdicts and the canaries; `versions` are those that are active or wait, `now` epoch seconds.
 
-    A detector whose judge was replaced shows its counters only. Verdicts and canaries are shown of what is in use.
+    A detector whose judge was replaced shows its counters only, and so does one whose judge waits under the labels of
+    an active one. Verdicts and canaries are shown of what is in use.
 
     Raises:
         StoreError: the store is away.
     """
-    streams = store.change_streams()
-    _add_streams(families, streams, cohort_labels)
+    streams, versions = store.change_streams(), list(versions)
+    hidden = behind(versions)
+    _add_streams(families, streams, cohort_labels, hidden)
     position = store.change_position()
     if position is not None:
         families.add("assay_change_position_timestamp_seconds", (), position)
@@ -35,11 +39,13 @@ def add_changes(
     verdicts = {known.instrument.key: known for known in store.drift_verdicts() if known.instrument.key in in_use}
     shown = used | {key: verdict.instrument for key, verdict in verdicts.items()}
     for key, instrument in shown.items():
+        if key[1:] in hidden:
+            continue
         found = verdicts[key].verdict if key in verdicts else "none"
         for verdict in _VERDICTS:
             families.most("assay_drift_verdict", (*_labels(instrument), verdict), float(verdict == found))
     for run in store.canaries():
-        if run.instrument.key not in in_use:
+        if run.instrument.key not in in_use or run.instrument.key[1:] in hidden:
             continue
         labels = _labels(run.instrument)
         families.most("assay_canary_age_seconds", labels, max(0.0, now - run.finished_at.timestamp()))
@@ -49,7 +55,9 @@ def add_changes(
                 families.most(f"assay_canary_difference{end}", labels, value)
 
 
-def _add_streams(families: Families, streams: Sequence[ChangeStream], cohort_labels: Sequence[str]) -> None:
+def _add_streams(
+    families: Families, streams: Sequence[ChangeStream], cohort_labels: Sequence[str], hidden: Container[Instrument]
+) -> None:
     latest: dict[tuple[str, ...], ChangeStream] = {}
     for stream in streams:
         cohort, (rubric, version, _, judge, _) = stream.name.cohort, stream.name.instrument
@@ -57,7 +65,7 @@ def _add_streams(families: Families, streams: Sequence[ChangeStream], cohort_lab
         key = tuple(map(label, values))
         for name, n in (("", stream.records), ("kept_", stream.kept), ("late_", stream.late)):
             families.add(f"assay_change_{name}records_total", key, n)
-        if stream.phase != "ended":
+        if stream.phase != "ended" and stream.name.instrument.key[1:] not in hidden:
             # Two judges of one name share the labels: the one that scored last is meant.
             latest[key] = stream
     for key, stream in latest.items():

@@ -162,7 +162,7 @@ class ScoreCollector:
         instruments = self._add_windows(families, scores, now, corrections)
         _add_calibrations(families, corrections, instruments, now)
         placed_keys = {(placed.rubric_hash, placed.judge_fingerprint) for placed in corrections.versions}
-        add_attacks(families, self._store, instruments | placed_keys, now)
+        add_attacks(families, self._store, instruments | (placed_keys - corrections.behind), now)
         own = {(rubric.name, rubric.revision) for rubric in self._rubrics}
         for placed in corrections.versions:
             if (placed.rubric, placed.rubric_version) not in own:
@@ -186,7 +186,8 @@ class ScoreCollector:
         for text, (start, end) in bounds.items():
             by_app: dict[_Key, _Parts] = {}
             for key in keys:
-                parts = scores[text].get(key, {})
+                found = scores[text].get(key, {})
+                parts = {instrument: sums for instrument, sums in found.items() if instrument not in corrections.behind}
                 place = Place(app=key[0], is_whole_app=not self._cohort_labels, start=start, end=end)
                 _add_window(families, "assay_", (*key, text), parts, corrections.correct(parts, place))
                 whole = by_app.setdefault(key[:4], {})
@@ -195,7 +196,8 @@ class ScoreCollector:
             for key, parts in by_app.items():
                 place = Place(app=key[0], is_whole_app=True, start=start, end=end)
                 _add_window(families, "assay_app_", (*key, text), parts, corrections.correct(parts, place))
-        return {instrument for found in scores.values() for parts in found.values() for instrument in parts}
+        measured = {instrument for found in scores.values() for parts in found.values() for instrument in parts}
+        return measured - corrections.behind
 
     def _add_totals(self, families: Families) -> None:
         for total in self._store.totals():
@@ -363,6 +365,9 @@ def _add_calibrations(
                 if value is not None:
                     families.most(f"assay_judge_{name}{end}", key, value)
     for placed in corrections.versions:
+        if (placed.rubric_hash, placed.judge_fingerprint) in corrections.behind:
+            # A rule that leaves out what waits would leave out the active version of these labels.
+            continue
         for state in ("active", "waiting"):
             key = tuple(map(label, (placed.rubric, placed.rubric_version, placed.judge)))
             families.most("assay_rubric_state", (*key, state), float(state == placed.state))

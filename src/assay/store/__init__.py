@@ -634,6 +634,10 @@ class Store:
         """
         return _canary.read_canaries(self._database, baselines=baselines, told=told)
 
+    def canary_runs(self, since: datetime) -> list[CanaryRun]:
+        """Every run that ended since then, the oldest first."""
+        return _canary.read_runs(self._database, since)
+
     def canary_spent(self, since: datetime) -> float:
         """What the canaries that ended since then cost, in USD."""
         return _canary.canary_spent(self._database, since)

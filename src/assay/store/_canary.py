@@ -194,6 +194,13 @@ def read_canaries(database: Database, *, baselines: bool, told: bool = False) ->
         return [_run(row) for row in connection.execute(statement)]
 
 
+def read_runs(database: Database, since: datetime) -> list[CanaryRun]:
+    """See `Store.canary_runs`."""
+    statement = sa.select(canary_runs).where(canary_runs.c.finished_at >= since)
+    with database.read() as connection:
+        return [_run(row) for row in connection.execute(statement.order_by(canary_runs.c.finished_at))]
+
+
 def canary_spent(database: Database, since: datetime) -> float:
     """See `Store.canary_spent`."""
     statement = sa.select(sa.func.sum(canary_runs.c.spent_usd)).where(canary_runs.c.finished_at >= since)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
@@ -44,6 +44,7 @@ def read_candidates(
             evaluations.c.record_id,
             evaluations.c.instrument_id,
             evaluations.c.timestamp,
+            evaluations.c.weight,
             evaluations.c.value,
             evaluations.c.passed,
             evaluations.c.explanation,
@@ -65,6 +66,8 @@ def read_candidates(
             records.c.session_id,
             scored.c.timestamp,
             records.c.probability,
+            # A score's weight is 1 / (sampling x judging).
+            _at_most_1(1.0 / (scored.c.weight * records.c.probability)).label("judged_with"),
             instruments.c.rubric_version,
             instruments.c.rubric_hash,
             instruments.c.judge,
@@ -84,6 +87,11 @@ def read_candidates(
     )
     with database.read() as connection:
         return [LabelCandidate(**row) for row in connection.execute(statement).mappings()]
+
+
+def _at_most_1(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """What rounding, and the least probability that a weight knows, may have taken above it."""
+    return sa.case((value > 1.0, 1.0), else_=value)
 
 
 def request_labels(database: Database, requests: Sequence[LabelRequest]) -> int:

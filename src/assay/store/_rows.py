@@ -230,6 +230,8 @@ class LabelCandidate:
     timestamp: datetime
     #: with which it was sampled for judging, in (0, 1]
     probability: float
+    #: with which it was judged, once it was sampled, in (0, 1]: below 1 near a budget's cap
+    judged_with: float
     rubric_version: str
     rubric_hash: str
     judge: str
@@ -250,7 +252,7 @@ class LabelRequest:
 
     record_id: str
     rubric: str
-    #: with which it was picked, in (0, 1]: the label weighs 1 / (this x the record's own)
+    #: with which it was judged and picked, in (0, 1]: the label weighs 1 / (this x the record's own)
     probability: float
     #: a second person should label it too
     twice: bool = False

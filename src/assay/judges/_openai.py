@@ -22,7 +22,7 @@ from assay.records import TRANSIENT, Failure, Score, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.budgets import Purse, Reservation
+    from assay.budgets import AnyPurse, Reservation
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer
     from assay.limits import Limits
@@ -43,7 +43,7 @@ class OpenAIJudge:
         self,
         settings: JudgeSettings,
         observer: JudgeObserver | None = None,
-        purse: Purse | None = None,
+        purse: AnyPurse | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""

@@ -88,7 +88,7 @@ class _Seen:
     #: calls that ended and were not told yet
     answered: int = 0
     away: int = 0
-    #: when this process was last let probe
+    #: when this process was first let probe since it opened: whatever it has asked from then on is a probe
     probing_since: float | None = None
     tally: _Tally = field(default_factory=_Tally)
 
@@ -133,8 +133,6 @@ class Circuits:
         seen.answered += outcome not in DOWN
         is_probe = seen.probing_since is not None and began >= seen.probing_since
         probe_answered = is_probe and outcome not in DOWN
-        if is_probe:
-            seen.probing_since = None
         # That one was answered can wait until more is to be told.
         if outcome in DOWN or probe_answered or asyncio.get_running_loop().time() >= seen.fresh_until:
             await self._tell(endpoint, judge, seen, probe_answered=probe_answered)
@@ -169,7 +167,10 @@ class Circuits:
         state, wait, open_seconds, changed = int(reply[0]), float(reply[1]), float(reply[2]), int(reply[3])
         seen.is_open, seen.open_seconds = state > 0, open_seconds
         seen.fresh_until = loop.time() + (_FRESH_SECONDS if state == 0 else min(_FRESH_SECONDS, wait))
-        if state == 2:
+        if state == 0 or changed > 0:
+            seen.probing_since = None
+        elif state == 2 and seen.probing_since is None:
+            # The first: those after it are let go while it is still under way, and an answer to any of them counts.
             seen.probing_since = loop.time()
         if changed > 0:
             _log.error("circuit opened: the endpoint of a judge is down", extra={"judge": judge})

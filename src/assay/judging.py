@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from assay.budgets import LocalPurse
 from assay.errors import SettingsError
 from assay.judged import JudgedOutcomes
 from assay.judges import ASKING, describe_judge, preview, resolve
@@ -40,8 +40,6 @@ _FRAME_TOKENS = 200
 _REPAIR_TOKENS = 4_000
 #: So many records in a row without an answer, each tried several times, and the judge is away.
 _GIVE_UP = 10
-#: Failures for which nobody is charged: no model ran.
-_FREE = frozenset({"rate_limited", "unavailable", "unauthorized", "rejected", "context_overflow"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +92,13 @@ class Instrument:
         """Whether judging costs nothing: no model is asked."""
         return self.judge.engine not in ASKING
 
-    def judges(self) -> Judges:
-        """Built for the event loop that will use them.
+    def judges(self, purse: LocalPurse | None = None) -> Judges:
+        """Built for the event loop that will use them; the purse, if there is one, pays for each request.
 
         Raises:
             ConfigError: see `build_judge`.
         """
-        return Judges.build(self.asked, self.judge)
+        return Judges.build(self.asked, self.judge, purse=purse)
 
     def _judge_of(self, rubric: Rubric) -> JudgeSettings:
         return resolve(rubric.judge, self.settings)
@@ -215,7 +213,8 @@ async def judge_items(
     """Judge what the plan says is to be judged, each plan once; every outcome is kept as soon as it is there.
 
     The budget is never passed: a call is made only if the most that it can cost is left, what is in flight counted at
-    that. Transient failures are tried again; when the key is refused, or the judge is away, the rest is left.
+    that. A record is begun only if the most is left that all its calls can cost. Transient failures are tried again;
+    when the key is refused, or the judge is away, the rest is left.
 
     Args:
         plan: see `plan_judging`.
@@ -228,7 +227,7 @@ async def judge_items(
         SettingsError: a budget without a price, or the kept outcomes cannot be written.
         ConfigError: the judge is not configured rightly.
     """
-    run = _Run(plan, _Purse.of(plan.instrument, budget_usd), tries or Tries(), on_progress)
+    run = _Run(plan, _purse(plan.instrument, budget_usd), tries or Tries(), on_progress)
     if plan.todo:
         await run.all()
     return run.result
@@ -236,7 +235,7 @@ async def judge_items(
 
 class _Run:
     def __init__(
-        self, plan: JudgingPlan, purse: _Purse, tries: Tries, on_progress: Callable[[int, float], None]
+        self, plan: JudgingPlan, purse: LocalPurse, tries: Tries, on_progress: Callable[[int, float], None]
     ) -> None:
         self.result = JudgingResult(outcomes=dict(plan.known))
         self._plan, self._purse, self._tries, self._on_progress = plan, purse, tries, on_progress
@@ -247,7 +246,7 @@ class _Run:
 
     async def all(self) -> None:
         queue = iter(self._plan.todo)
-        judges = self._plan.instrument.judges()
+        judges = self._plan.instrument.judges(self._purse)
         workers = min(len(self._plan.todo), self._plan.instrument.judge.max_in_flight)
         try:
             async with asyncio.TaskGroup() as group:
@@ -277,24 +276,25 @@ class _Run:
         """The outcome of one record, after as many tries as it takes; None when the budget does not allow it."""
         outcome: Outcome | None = None
         for attempt in range(self._tries.attempts):
-            bound = _most(self._plan.instrument, record)
-            if not await self._purse.reserve(bound):
-                left = f"{_usd(self._purse.left)} of the budget of {_usd(self._purse.budget)} is left"
-                self._stop(f"{left}, and a call may cost up to {_usd(bound)}")
-                return outcome
-            if self.result.stopped is not None:
-                await self._purse.settle(bound, 0.0)
-                return outcome
-            cost: float | None = None
-            cut_off = True
+            most = _most(self._plan.instrument, record)
             try:
-                evaluations = await evaluate(record, self._asked, judges)
-                cost, cut_off = _cost(evaluations), False
+                async with self._purse.allowance(most) as allowance:
+                    if allowance is None:
+                        self._stop_spent(most)
+                    if allowance is None or self.result.stopped is not None:
+                        return outcome
+                    evaluations = await evaluate(record, self._asked, judges)
+            except asyncio.CancelledError:
+                # Its calls were cut off, and may be charged all the same.
+                self._on_progress(self._done, self._purse.spent)
+                raise
             finally:
-                # A call that was cut off may be charged all the same.
-                self.result.spent_usd += await self._purse.settle(bound, cost)
-                if cut_off:
-                    self._on_progress(self._done, self.result.spent_usd)
+                self.result.spent_usd = self._purse.spent
+            if allowance.refused is not None:
+                # An outcome for want of money, or one of fewer verdicts for it, is none to keep.
+                self._count(evaluations)
+                self._stop_spent(allowance.refused)
+                return outcome
             outcome = self._take(record, evaluations)
             if not isinstance(outcome, Failure) or not outcome.transient or outcome.kind == "unauthorized":
                 return outcome
@@ -303,10 +303,13 @@ class _Run:
                 await asyncio.sleep(min(wanted, self._tries.max_seconds))
         return outcome
 
-    def _take(self, record: Record, evaluations: Sequence[Evaluation]) -> Outcome:
+    def _count(self, evaluations: Sequence[Evaluation]) -> None:
         self.result.calls += max([1, *(verdicts_in(evaluation.outcome) for evaluation in evaluations)])
         for evaluation in evaluations:
             self.result.usage += evaluation.outcome.usage
+
+    def _take(self, record: Record, evaluations: Sequence[Evaluation]) -> Outcome:
+        self._count(evaluations)
         for kept, rubric, evaluation in zip(self._kept, self._asked, evaluations, strict=True):
             if rubric.missing(record) is None:
                 kept.add(kept.key(record), evaluation.outcome)
@@ -320,72 +323,27 @@ class _Run:
         if self._unanswered >= _GIVE_UP and isinstance(outcome, Failure):
             self._stop(f"the judge does not answer ({outcome.kind}: {outcome.message})")
 
+    def _stop_spent(self, most: float) -> None:
+        left = f"{_usd(self._purse.left)} of the budget of {_usd(self._purse.budget)} is left"
+        self._stop(f"{left}, and a call may cost up to {_usd(most)}")
+
     def _stop(self, why: str) -> None:
         self.result.stopped = self.result.stopped or why
 
 
-class _Purse:
-    """Money that is spent, and money that may be on its way out."""
-
-    def __init__(self, budget: float) -> None:
-        self.budget = budget
-        self._spent = 0.0
-        self._reserved = 0.0
-        self._changed = asyncio.Condition()
-
-    @classmethod
-    def of(cls, instrument: Instrument, budget_usd: float | None) -> _Purse:
-        if budget_usd is None:
-            return cls(math.inf)
-        if not budget_usd >= 0:
-            raise SettingsError(f"a budget of {budget_usd} is none: give USD, such as 0.50")
-        if instrument.judge.engine == "ragas":
-            raise SettingsError("how much a metric of ragas asks is not known beforehand: leave the budget out")
-        if not instrument.is_free and instrument.price is None:
-            raise SettingsError(
-                f"a budget needs prices, and that of {instrument.judge.model} is unknown: list it in a price table and "
-                "point ASSAY_PRICES at it"
-            )
-        return cls(budget_usd)
-
-    @property
-    def left(self) -> float:
-        """What is not spent."""
-        return self.budget - self._spent
-
-    async def reserve(self, bound: float) -> bool:
-        """Set aside the most that a call can cost; waits for calls in flight when only they stand in the way."""
-        async with self._changed:
-            while self._spent + self._reserved + bound > self.budget:
-                if not self._reserved:
-                    return False
-                await self._changed.wait()
-            self._reserved += bound
-            return True
-
-    async def settle(self, bound: float, cost: float | None) -> float:
-        """A call ended: what it is counted as, its bound if its cost is not known."""
-        counted = bound if cost is None else cost
-        async with self._changed:
-            self._spent += counted
-            # Of what floats leave over, nothing may stay: `reserve` would wait for it.
-            self._reserved = max(0.0, self._reserved - bound)
-            if self._reserved < 1e-12:
-                self._reserved = 0.0
-            self._changed.notify_all()
-        return counted
-
-
-def _cost(evaluations: Sequence[Evaluation]) -> float | None:
-    """What a call cost; None when nobody knows."""
-    costs = [evaluation.outcome.usage.cost_usd for evaluation in evaluations]
-    stated = [cost for cost in costs if cost is not None]
-    if stated:
-        return math.fsum(stated)
-    outcomes = [evaluation.outcome for evaluation in evaluations if not isinstance(evaluation.outcome, NotApplicable)]
-    if outcomes and all(isinstance(outcome, Failure) and outcome.kind in _FREE for outcome in outcomes):
-        return 0.0
-    return None
+def _purse(instrument: Instrument, budget_usd: float | None) -> LocalPurse:
+    if budget_usd is None:
+        return LocalPurse()
+    if not budget_usd >= 0:
+        raise SettingsError(f"a budget of {budget_usd} is none: give USD, such as 0.50")
+    if instrument.judge.engine == "ragas":
+        raise SettingsError("how much a metric of ragas asks is not known beforehand: leave the budget out")
+    if not instrument.is_free and instrument.price is None:
+        raise SettingsError(
+            f"a budget needs prices, and that of {instrument.judge.model} is unknown: list it in a price table and "
+            "point ASSAY_PRICES at it"
+        )
+    return LocalPurse(budget_usd)
 
 
 def _most(instrument: Instrument, record: Record) -> float:

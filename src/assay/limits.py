@@ -129,6 +129,7 @@ class _Known:
     #: requests and tokens a minute, as last read from Redis; 0: none
     requests: float = 0.0
     tokens: float = 0.0
+    #: what headers told, as far as Redis holds it
     told: tuple[int | None, int | None] = (None, None)
     #: until when nobody need be asked, for there is no limit, and how many calls were made meanwhile
     free_until: float = 0.0
@@ -198,6 +199,7 @@ class Limits:
         else:
             taken, delay = int(reply[0]), float(reply[1])
             known.requests, known.tokens = float(reply[2]), float(reply[3])
+            known.told = _held(known.told[0], known.requests), _held(known.told[1], known.tokens)
             is_free = taken and not delay and not known.requests and not known.tokens
             known.free_until = time.monotonic() + _FRESH_SECONDS if is_free else 0.0
         if not taken or delay > longest:
@@ -271,6 +273,14 @@ class Limits:
             return None
         self._is_away = False
         return reply
+
+
+def _held(told: int | None, counts: float) -> int | None:
+    """What headers told of a limit, where the limit that counts in Redis shows it; else they are to tell it anew.
+
+    Redis may have been emptied, or somebody else may have been told another limit since.
+    """
+    return told if told is not None and 0 < counts <= told else None
 
 
 def endpoint_id(base_url: str, model: str) -> str:

@@ -99,6 +99,33 @@ def test_what_headers_tell_one_holds_for_all(redis_url: str) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("own", [None, 600.0])
+@pytest.mark.parametrize("unit", ["requests", "tokens"])
+def test_a_limit_that_redis_has_forgotten_is_learned_again(redis_url: str, unit: str, own: float | None) -> None:
+    headers = {f"x-ratelimit-limit-{unit}": "6"}
+
+    async def run() -> None:
+        limits = Limits(url=redis_url, queue="q", wait_seconds=5.0, **{f"{unit}_per_minute": own})
+        with redis.Redis.from_url(redis_url) as reader:
+            await limits.learn("e", headers)
+            assert await takes(limits, 1) == [0.0]
+            before = asked(reader)
+            await limits.learn("e", headers)
+            assert asked(reader) == before, "it is no news"
+            reader.delete("assay:q:limit:e")
+            assert await takes(limits, 1) == [0.0]
+            await limits.learn("e", headers)
+            assert reader.hget("assay:q:limit:e", unit) == b"6"
+            assert await takes(limits, 1) == [0.0]
+            assert (await takes(limits, 1))[0] > 5
+        await limits.aclose()
+
+    def asked(reader: redis.Redis) -> int:
+        return int(reader.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    asyncio.run(run())
+
+
 def test_a_refusal_pauses_all_and_teaches_a_limit(redis_url: str) -> None:
     async def run() -> None:
         first, second = (Limits(url=redis_url, queue="q", wait_seconds=0.0) for _ in range(2))

@@ -161,6 +161,33 @@ def test_an_answered_probe_closes_it_and_a_failed_one_does_not() -> None:
     assert asyncio.run(run()) == [False, False, True, True, False]
 
 
+def test_a_probe_that_is_answered_after_the_next_was_let_go_closes_it_all_the_same() -> None:
+    async def run() -> list[bool]:
+        limits = away(calls=3, probe_seconds=1e-9)
+        clock, found = asyncio.get_running_loop().time, []
+
+        async def call() -> float:
+            await limits.circuits.admit("e", "j", probe=True)
+            return clock()
+
+        for _ in range(3):
+            await limits.circuits.ended("e", "j", await call(), "timeout")
+        slow, slower, lost = [await call() for _ in range(3)]
+        for began, outcome in ((lost, "timeout"), (slow, "ok")):
+            await limits.circuits.ended("e", "j", began, outcome)
+            found.append(limits.circuits.is_open("e"))
+        # It goes down anew: what is answered late was asked before.
+        for _ in range(3):
+            await limits.circuits.ended("e", "j", await call(), "timeout")
+        await call()
+        await limits.circuits.ended("e", "j", slower, "ok")
+        found.append(limits.circuits.is_open("e"))
+        await limits.aclose()
+        return found
+
+    assert asyncio.run(run()) == [True, False, True]
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -344,11 +344,49 @@ def test_a_budget_that_is_none_is_refused(server: FakeJudgeServer, tmp_path: Pat
 def test_a_call_that_may_have_been_charged_counts_at_its_most(tmp_path: Path) -> None:
     with FakeJudgeServer(faults={"hang": 1.0}) as server:
         settings = openai(server, timeout_seconds=0.05, max_in_flight=1, max_tokens=256)
-        result = judge(plan(records(30), tmp_path, settings), budget_usd=0.012, tries=ONCE)
-    assert 0 < result.spent_usd <= 0.012
+        result = judge(plan(records(30), tmp_path, settings), budget_usd=0.006, tries=ONCE)
+    assert 0 < result.spent_usd <= 0.006
     assert result.stopped is not None
     assert "budget" in result.stopped
     assert {outcome.kind for outcome in result.outcomes.values() if isinstance(outcome, Failure)} == {"timeout"}
+
+
+@pytest.mark.parametrize("status", [502, 504, 524])
+def test_an_error_behind_which_a_model_may_have_run_counts_at_its_most(tmp_path: Path, status: int) -> None:
+    with FakeJudgeServer() as server:
+        server.script(*[Reply(status=status, body={"error": {"message": "upstream timed out"}})] * 600)
+        settings = openai(server, max_in_flight=1, max_tokens=2048)
+        result = judge(plan(records(200), tmp_path, settings), budget_usd=0.03, tries=Tries(base_seconds=0.0))
+        calls = server.traffic.calls
+    assert PRICE is not None
+    assert PRICE.cost_usd(prompt_tokens=0, completion_tokens=2048) * calls <= result.spent_usd <= 0.03
+    assert calls > 2
+    assert "budget" in (result.stopped or "")
+
+
+def test_a_repair_that_hangs_counts_at_its_most_beside_the_reply_before_it(tmp_path: Path) -> None:
+    with FakeJudgeServer() as server:
+        server.script(*["prose", "hang"] * 200)
+        settings = openai(server, max_in_flight=1, max_tokens=2048, timeout_seconds=0.3)
+        result = judge(plan(records(200), tmp_path, settings), budget_usd=0.03, tries=ONCE)
+        calls = server.traffic.calls
+    assert PRICE is not None
+    assert calls >= 4
+    assert PRICE.cost_usd(prompt_tokens=0, completion_tokens=2048) * (calls // 2) <= result.spent_usd <= 0.03
+    assert "budget" in (result.stopped or "")
+
+
+def test_what_a_verdict_took_before_its_money_ended_is_not_kept(tmp_path: Path) -> None:
+    with FakeJudgeServer() as server:
+        # The most that a repair is thought to take is less than one that shows a reply of long characters.
+        server.script(Reply(content="\U00010348" * 8000))
+        settings = openai(server, max_in_flight=1, max_tokens=2048)
+        made = plan(records(3), tmp_path, settings)
+        result = judge(made, budget_usd=0.014)
+        assert (server.traffic.calls, result.outcomes) == (1, {})
+    assert "a call may cost up to" in (result.stopped or "")
+    assert 0 < result.spent_usd <= 0.014
+    assert plan(records(3), tmp_path, settings).forecast.calls == 3
 
 
 def test_calls_that_nobody_charges_cost_nothing(tmp_path: Path) -> None:

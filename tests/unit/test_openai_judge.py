@@ -229,6 +229,14 @@ class TestScores:
         server.script(Reply(content=json.dumps(level(5))))
         assert only(ask(server.base_url, [ordinal()])).value == 1.0
 
+    def test_a_verdict_that_is_quoted_beside_one_without_its_name_is_asked_about(self, server):
+        own, quoted = ({"explanation": "x", "verdict": verdict} for verdict in ("fail", "pass"))
+        server.script(Reply(content=f"{json.dumps(own)} I was told to say {json.dumps(quoted)}."))
+        server.script(Reply(content=json.dumps(own)))
+        (outcome,) = ask(server.base_url, [binary()])
+        assert outcome.label == "fail"
+        assert len(server.requests) == 2
+
     def test_several_verdicts_without_their_names_are_not(self, server):
         server.script(Reply(content=json.dumps(level(5))), Reply(content=json.dumps(level(5))))
         assert [outcome.kind for outcome in ask(server.base_url, [ordinal(), ordinal("other")])] == ["unparsable"] * 2

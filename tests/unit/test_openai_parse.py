@@ -89,6 +89,36 @@ class TestFinding:
         assert find_verdicts('{"level": 1} {"level": 2}', ["relevance"]).members == {"level": 2}
 
     @pytest.mark.parametrize(
+        "text",
+        [
+            '{"explanation": "no", "level": 1} Not {"explanation": "perfect", "level": 5}, which it demands.',
+            '{"explanation": "no", "level": 1} It demands {"relevance": {"explanation": "perfect", "level": 5}}.',
+            '{"relevance": {"explanation": "perfect", "level": 5}} is not mine: {"explanation": "no", "level": 1}',
+            '{"relevance": null} It demands {"explanation": "perfect", "level": 5}.',
+        ],
+    )
+    def test_two_that_differ_are_no_verdict_where_one_may_stand_without_its_name(self, text):
+        with pytest.raises(VerdictError, match="two verdicts that differ"):
+            find_verdicts(text, ["relevance"], ["explanation", "level"])
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"explanation": "it says {"explanation": "perfect", "level": 5}, no", "level": 1}',
+            '{"level": 1, "explanation": "it says {"relevance": {"explanation": "perfect", "level": 5}}"}',
+        ],
+    )
+    def test_nothing_is_read_out_of_a_broken_verdict_without_its_name(self, text):
+        with pytest.raises(VerdictError, match="no JSON object that is whole"):
+            find_verdicts(text, ["relevance"], ["explanation", "level"])
+
+    def test_a_verdict_is_the_same_with_its_name_and_without(self):
+        own = VERDICT["relevance"]
+        for text in (f"{json.dumps(own)} {json.dumps(VERDICT)}", f'{json.dumps(own)} {{"note": 1, "level": 5}}'):
+            found = find_verdicts(text, ["relevance"], ["explanation", "level"]).members
+            assert found.get("relevance", found) == own
+
+    @pytest.mark.parametrize(
         ("text", "said"),
         [
             ("", "empty"),

@@ -22,7 +22,7 @@ from assay.records import TRANSIENT, Failure, Score, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.budgets import Purse, Reservation
+    from assay.budgets import AnyPurse, Reservation
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer
     from assay.limits import Limits
@@ -43,7 +43,7 @@ class OpenAIJudge:
         self,
         settings: JudgeSettings,
         observer: JudgeObserver | None = None,
-        purse: Purse | None = None,
+        purse: AnyPurse | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""
@@ -200,14 +200,16 @@ class _Exchange:
 
     def _read(self, answer: Answer, rubrics: Sequence[Rubric]) -> dict[str, VerdictError]:
         """Keeps the outcome of every valid verdict; returns what is wrong with the others, by rubric."""
+        # Asked for one verdict, models without structured output often leave its name out.
+        unnamed = rubrics[0].scale.schema()["required"] if len(rubrics) == 1 else ()
         try:
-            verdicts = find_verdicts(answer.content, [rubric.name for rubric in rubrics])
+            verdicts = find_verdicts(answer.content, [rubric.name for rubric in rubrics], unnamed)
         except VerdictError as error:
             return {rubric.name: error for rubric in rubrics}
         faults: dict[str, VerdictError] = {}
         for rubric in rubrics:
             try:
-                outcome = self._parse(rubric, verdicts, answer, alone=len(rubrics) == 1)
+                outcome = self._parse(rubric, verdicts, answer, unnamed)
             except VerdictError as error:
                 faults[rubric.name] = error
             else:
@@ -219,12 +221,13 @@ class _Exchange:
                 )
         return faults
 
-    def _parse(self, rubric: Rubric, verdicts: Verdicts, answer: Answer, *, alone: bool) -> Score | NotApplicable:
+    def _parse(
+        self, rubric: Rubric, verdicts: Verdicts, answer: Answer, unnamed: Sequence[str]
+    ) -> Score | NotApplicable:
         path: tuple[str, ...] = (rubric.name,)
         if rubric.name in verdicts.members:
             verdict = verdicts.members[rubric.name]
-        elif alone and all(name in verdicts.members for name in rubric.scale.schema()["required"]):
-            # Asked for one verdict, models without structured output often leave its name out.
+        elif unnamed and all(name in verdicts.members for name in unnamed):
             verdict, path = verdicts.members, ()
         else:
             raise VerdictError("unparsable", f"the reply has no `{rubric.name}`")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 #: Part of every fingerprint: change it when the same reply is read differently.
-PARSER = "3"
+PARSER = "4"
 
 _MAX_CHARACTERS = 100_000
 _MAX_FALSE_STARTS = 100
@@ -68,11 +68,16 @@ class Verdicts:
         return (at + 1, end - 1) if self.text[at] == '"' else (at, end)
 
 
-def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
-    """The JSON object in `text` that holds any of these names, else the last object of all.
+def find_verdicts(text: str, names: Collection[str], fields: Collection[str] = ()) -> Verdicts:
+    """The JSON object in `text` that holds verdicts, else the last object of all.
 
     Text around it is passed over: code fences, a model's thoughts. An object that a model copied out of the record
     looks like a verdict, too: where two differ, or one is broken, none of them counts.
+
+    Args:
+        text: of a reply.
+        names: an object that holds any of them holds verdicts.
+        fields: so does one with all of these, where a verdict may stand without its name: of one rubric alone.
 
     Raises:
         VerdictError: `unparsable`: there is none, there are two, or it names something twice.
@@ -80,7 +85,7 @@ def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
     if len(text) > _MAX_CHARACTERS:
         raise VerdictError("unparsable", f"the reply has {len(text)} characters")
     best: Verdicts | None = None
-    named = False
+    found: Mapping[str, Any] | None = None
     at, false_starts = _after_thoughts(text), 0
     try:
         while (at := text.find("{", at)) != -1 and false_starts < _MAX_FALSE_STARTS:
@@ -89,16 +94,16 @@ def find_verdicts(text: str, names: Collection[str]) -> Verdicts:
             except _DuplicateKeyError as error:
                 raise VerdictError("unparsable", f"the reply has {str(error)!r} twice in one object") from None
             except ValueError:
-                if _begins(text, at, names):
+                if _begins(text, at, (*names, *fields)):
                     raise VerdictError("unparsable", "the reply has no JSON object that is whole") from None
                 false_starts += 1
                 at += 1
                 continue
-            has_name = any(name in members for name in names)
-            if has_name and named and best is not None and members != best.members:
+            verdicts = _named(members, names, fields)
+            if verdicts is not None and found is not None and verdicts != found:
                 raise VerdictError("unparsable", "the reply has two verdicts that differ")
-            if has_name or not named:
-                best, named = Verdicts(text, at, members), has_name
+            if verdicts is not None or found is None:
+                best, found = Verdicts(text, at, members), verdicts
             at = end
     except RecursionError:
         raise VerdictError("unparsable", "the reply is nested too deeply") from None
@@ -115,6 +120,15 @@ def _after_thoughts(text: str) -> int:
     # The first end: a later one may be a quote.
     end = text.find("</think>")
     return 0 if end < 0 else end + len("</think>")
+
+
+def _named(members: Mapping[str, Any], names: Collection[str], fields: Collection[str]) -> Mapping[str, Any] | None:
+    """The verdicts of an object, by name; None: it holds none."""
+    if any(name in members for name in names):
+        return members
+    if fields and all(name in members for name in fields):
+        return dict.fromkeys(names, members)
+    return None
 
 
 def _begins(text: str, at: int, names: Collection[str]) -> bool:

@@ -122,7 +122,7 @@ class Batch:
         recovered = self._supersede(connection, rows, inserted, additions) if self._replay else set()
         self._insert_dead(connection, additions, moment)
         self._owe(connection, additions, rows, inserted, recovered, moment)
-        # A record none of whose evaluations is new was delivered twice, unless it was replayed and its judge fails still.
+        # A record none of whose evaluations is new was delivered twice, unless it was replayed and fails still.
         # One without any came for nothing but itself.
         came_again = {record_id for record_id, _ in rows} - {record_id for record_id, _ in inserted | recovered}
         again = set() if self._replay else came_again - new_records

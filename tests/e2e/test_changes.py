@@ -183,7 +183,7 @@ def test_a_judge_that_becomes_harsher_is_the_judge(service: Service, judge: Judg
         clock=lambda: now() + timedelta(hours=25),
     )
     settle_verdicts(service.store)
-    assert [found.cause for found in version] == ["product"]
+    assert [found.difference for found in version] == [0.0]
     assert service.verdict == "none"
 
 
@@ -254,7 +254,7 @@ def test_workers_watch_by_themselves_and_the_exporter_and_the_commands_say_so(tm
         assert "manners" in table
         assert "unknown" in table
         ran = json.loads(running.run("canary", "run", "--json").stdout)
-        assert [(run["trigger"], run["cause"], run["scored"]) for run in ran] == [("command", "product", 60)]
+        assert [(run["trigger"], run["cause"], run["scored"]) for run in ran] == [("command", "unknown", 60)]
         running.run("changes", "acknowledge", drop["event_id"], "--note", "a new prompt", "--accept")
         (seen,) = json.loads(running.run("changes", "list", "--json", "--rubric", "manners").stdout)["events"][-1:]
         assert (seen["resolution"], seen["note"]) == ("accepted", "a new prompt")

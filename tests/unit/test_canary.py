@@ -202,15 +202,15 @@ def test_when_it_runs(
 def test_the_first_run_is_the_baseline_and_the_same_judge_reads_the_same(
     store: Store, server: FakeJudgeServer, tmp_path: Path
 ) -> None:
-    path = label_file(tmp_path / "a.jsonl")
+    path = label_file(tmp_path / "a.jsonl", 180)
     first = run(store, server, path)
-    assert (first.cause, first.baseline, first.repeats, first.items, len(first.scores)) == ("none", True, 2, 40, 40)
-    assert (first.agreement, first.calls, first.failures) == (1.0, 80, 0)
+    assert (first.cause, first.baseline, first.repeats, first.items, len(first.scores)) == ("none", True, 2, 180, 180)
+    assert (first.agreement, first.calls, first.failures) == (1.0, 360, 0)
     assert first.spent_usd > 0
     again = run(store, server, path)
-    assert (again.cause, again.baseline, again.compared, again.difference) == ("product", False, 40, 0.0)
+    assert (again.cause, again.baseline, again.compared, again.difference) == ("product", False, 180, 0.0)
     assert again.baseline_at == first.started_at
-    assert again.calls == 80, "it is asked anew each time: outcomes that are kept would say nothing"
+    assert again.calls == 360, "it is asked anew each time: outcomes that are kept would say nothing"
     assert "as before" in again.reason
 
 
@@ -255,6 +255,16 @@ def test_a_noisy_judge_cannot_be_told_with_few_records(
     assert "cannot tell" in unsure.reason
 
 
+def test_a_judge_that_repeats_itself_cannot_be_told_closely_with_few_records(
+    store: Store, server: FakeJudgeServer, tmp_path: Path
+) -> None:
+    path = label_file(tmp_path / "a.jsonl", LEAST_ITEMS)
+    run(store, server, path)
+    unsure = run(store, server, path)
+    assert (unsure.cause, unsure.difference) == ("unknown", 0.0)
+    assert unsure.lower == pytest.approx(0.005 ** (1 / LEAST_ITEMS) - 1)
+
+
 def test_too_few_records_say_nothing(store: Store, server: FakeJudgeServer, judge: Judge, tmp_path: Path) -> None:
     path = label_file(tmp_path / "a.jsonl", LEAST_ITEMS - 1)
     first = run(store, server, path)
@@ -268,7 +278,7 @@ def test_another_set_begins_anew(store: Store, server: FakeJudgeServer, judge: J
     path.write_text(path.read_text().replace("What is it?", "What is that?"))
     fresh = run(store, server, path)
     assert (fresh.cause, fresh.baseline, fresh.compared) == ("unknown", True, 0)
-    assert run(store, server, path).cause == "product"
+    assert run(store, server, path).difference == 0.0
 
 
 def test_the_budget_is_kept(store: Store, server: FakeJudgeServer, tmp_path: Path) -> None:
@@ -386,7 +396,7 @@ def test_what_is_due_runs_once(store: Store, server: FakeJudgeServer, tmp_path: 
     assert run_due(store, [RUBRIC], openai(server), wanted, clock=clock) == []
     tomorrow = lambda: datetime.now(UTC) + timedelta(hours=25)  # noqa: E731
     (second,) = run_due(store, [RUBRIC], openai(server), wanted, clock=tomorrow)
-    assert (second.trigger, second.cause) == ("schedule", "product")
+    assert (second.trigger, second.difference) == ("schedule", 0.0)
 
 
 def test_what_others_are_to_run_is_left_to_them(store: Store, server: FakeJudgeServer, tmp_path: Path) -> None:

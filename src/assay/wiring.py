@@ -203,7 +203,7 @@ def read_budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Budgets | Non
         FileError: the first mistake in ASSAY_BUDGETS, a rubric or judge that there is not among them.
         SettingsError: a budget in dollars covers a judge whose price is not known; or the price table is broken.
     """
-    from assay.budgets import FREE_JUDGES, TOTAL, Budget, Budgets, load_budgets
+    from assay.budgets import TOTAL, Budget, Budgets, load_budgets
     from assay.judges._prices import load_prices
 
     judges = _judges_by_rubric(settings, rubrics)
@@ -223,29 +223,33 @@ def read_budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Budgets | Non
     found = Budgets(budgets=budgets, thin_from=settings.budget_thin_from, thin_least=settings.budget_thin_least)
     prices = load_prices(settings.prices)
     for rubric, asked in judges.items():
-        for judge, model in asked.items():
+        for judge, models in asked.items():
             budget = found.needs_price(rubric=rubric, judge=judge)
-            if budget is not None and judge not in FREE_JUDGES and prices.of(model) is None:
+            unknown = next((model for model in models if prices.of(model) is None), None)
+            if budget is not None and unknown is not None:
                 raise SettingsError(
-                    f"budget {budget.name}: it is in USD, and the price of {model} is not known: list it in a price "
+                    f"budget {budget.name}: it is in USD, and the price of {unknown} is not known: list it in a price "
                     "table (0 if it costs nothing) and point ASSAY_PRICES at it"
                 )
     return found
 
 
-def _judges_by_rubric(settings: Settings, rubrics: Sequence[Rubric]) -> dict[str, dict[str, str | None]]:
-    """Rubric -> the judges that may be asked under it, by name -> their models."""
-    from assay.judges import describe_judge, resolve
+def _judges_by_rubric(settings: Settings, rubrics: Sequence[Rubric]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Rubric -> the judges that may be asked under it, by name -> the models that they pay for."""
+    from assay.judges import describe_judge, models_of, resolve
 
     default = judge_settings(settings)
-    found: dict[str, dict[str, str | None]] = {}
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
     for rubric in rubrics:
         stand_ins = (
             rubric.cheaper_judge or cheaper_judge(settings),
             rubric.fallback_judge or fallback_judge(settings),
         )
         for spec in (rubric.judge, *(spec for spec in stand_ins if spec is not None)):
-            found.setdefault(rubric.name, {})[describe_judge(spec, default)[0]] = resolve(spec, default).model
+            judge = describe_judge(spec, default)[0]
+            known = found.setdefault(rubric.name, {}).get(judge, ())
+            # Two judges of one name may differ in their embeddings.
+            found[rubric.name][judge] = (*known, *models_of(resolve(spec, default)))
     return found
 
 

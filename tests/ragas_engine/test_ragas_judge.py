@@ -13,6 +13,7 @@ pytest.importorskip("ragas", reason="ragas is not installed: pip install 'assay[
 
 from assay.budgets import Budget, Budgets, Purse
 from assay.judges import JudgeSettings, build_judge, describe_judge
+from assay.limits import Limits
 from assay.records import Failure, NotApplicable, Score
 from assay.rubrics import JudgeSpec
 from assay.testing import FakeJudgeServer, Reply
@@ -76,17 +77,18 @@ METRICS = {
 }
 
 
-def judged(server, metric, record=RECORD, rubric=None, purse=None, **settings):
+def judged(server, metric, record=RECORD, rubric=None, purse=None, limits=None, **settings):
     async def run():
         given = JudgeSettings(engine="openai", model="fake", base_url=server.base_url, **settings)
-        judge = build_judge(JudgeSpec(engine="ragas", metric=metric), given, None, purse)
+        judge = build_judge(JudgeSpec(engine="ragas", metric=metric), given, None, purse, limits)
         try:
             (outcome,) = await judge.judge(record, [rubric or METRICS[metric]])
             return outcome
         finally:
             await judge.aclose()
-            if purse is not None:
-                await purse.aclose()
+            for shared in (purse, limits):
+                if shared is not None:
+                    await shared.aclose()
 
     return asyncio.run(run())
 
@@ -245,6 +247,14 @@ def test_a_spent_budget_stops_it(server, redis_url):
     outcome = judged(server, "aspect_critic", purse=Purse(budgets, redis_url, "assay"))
     assert outcome.kind == "budget"
     assert server.traffic.calls == 0
+
+
+def test_waiting_for_a_turn_between_its_requests_is_not_the_judges_timeout(server, redis_url):
+    # The turn of the second request is further off than the whole timeout.
+    limits = Limits(url=redis_url, queue="assay", requests_per_minute=10)
+    outcome = judged(server, "faithfulness", limits=limits, timeout_seconds=5.0)
+    assert isinstance(outcome, Score), outcome
+    assert server.traffic.calls == 2
 
 
 @pytest.mark.parametrize("mode", ["never", "auto"])

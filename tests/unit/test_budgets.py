@@ -272,6 +272,15 @@ def test_dollars_need_the_price_of_each_judge_that_they_cover(
         wiring.read_budgets(cheaper, rubrics)
 
 
+def test_dollars_need_the_price_of_embeddings_where_a_judge_asks_for_them(tmp_path: Path, file: Path) -> None:
+    def rubric(metric: str) -> Rubric:
+        return ordinal("other", judge=JudgeSpec(engine="ragas", metric=metric, embedding_model="my-vectors"))
+
+    with pytest.raises(SettingsError, match="price of my-vectors is not known"):
+        wiring.read_budgets(configured(tmp_path, budget_usd_per_day=3.0), [rubric("answer_relevancy")])
+    assert wiring.read_budgets(configured(tmp_path, budget_usd_per_day=3.0), [rubric("faithfulness")]) is not None
+
+
 def test_judges_that_ask_no_model_need_no_price(tmp_path: Path, rubrics: list[Rubric]) -> None:
     keyless = configured(tmp_path, judge="lexical", budget_usd_per_day=3.0)
     assert wiring.read_budgets(keyless, rubrics) is not None

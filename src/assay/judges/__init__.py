@@ -29,6 +29,8 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 Engine = Literal["openai", "lexical", "rules", "ragas"]
 #: Engines that ask a model; the others are free.
 ASKING: frozenset[Engine] = frozenset({"openai", "ragas"})
+#: The metric of ragas that asks for embeddings, too.
+EMBEDDING_METRIC = "answer_relevancy"
 
 
 class Judge(Protocol):
@@ -190,6 +192,14 @@ def describe_judge(spec: JudgeSpec | None, settings: JudgeSettings) -> tuple[str
         return identify(resolved)[:2]
     judge = build_judge(spec, settings)
     return judge.name, judge.fingerprint
+
+
+def models_of(settings: JudgeSettings) -> tuple[str, ...]:
+    """The models that this judge pays for; none where it asks none."""
+    if settings.engine not in ASKING or settings.model is None:
+        return ()
+    embeds = settings.engine == "ragas" and settings.metric == EMBEDDING_METRIC
+    return (settings.model, settings.embedding_model) if embeds else (settings.model,)
 
 
 class Elsewhere:

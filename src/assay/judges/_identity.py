@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from assay.errors import SettingsError
-from assay.judges import OPENAI_BASE_URL
+from assay.judges import EMBEDDING_METRIC, OPENAI_BASE_URL
 from assay.judges._prompt import PROTOCOL
 from assay.judges._reply import PARSER
 
@@ -45,7 +45,7 @@ def identify(settings: JudgeSettings) -> Identity:
             "metric": settings.metric,
             "host": _host(settings.base_url or OPENAI_BASE_URL),
             "model": settings.model,
-            "embedding_model": settings.embedding_model if settings.metric == "answer_relevancy" else None,
+            "embedding_model": settings.embedding_model if settings.metric == EMBEDDING_METRIC else None,
             "temperature": settings.temperature,
         }
         return Identity(f"ragas:{settings.metric}:{settings.model}", _digest(parts), settings.model)

@@ -143,7 +143,10 @@ class _Exchange:
         self._account = account
         self._metric = settings.metric or ""
         self._timeout_seconds = settings.timeout_seconds
-        self._deadline: float | None = None
+        #: requests under way, since when there is one, and how long there was one before
+        self._asking = 0
+        self._asking_since = 0.0
+        self._asked_seconds = 0.0
         self._usage = Usage()
         self._seconds = 0.0
         self._answered_by: str | None = None
@@ -271,15 +274,15 @@ class _Exchange:
         async with self._slots.hold():
             held = await self._account.reserve(lambda: bound, [self.rubric])
             started = clock()
-            # The bound is of all requests for one score together; waiting for a first slot does not count.
-            self._deadline = self._deadline or started + self._timeout_seconds
+            deadline = self._start(started)
             try:
-                answer = await call(self._deadline)
+                answer = await call(deadline)
             except JudgeError as error:
                 self._usage += error.usage or Usage()
                 await self._account.settle(held, error)
                 raise
             finally:
+                self._stop(clock())
                 self._seconds += clock() - started
             self._slots.answered(clock() - started)
             self._usage += answer.usage
@@ -287,6 +290,23 @@ class _Exchange:
         await self._endpoint.settle(turn_tokens, answer.usage)
         self._was_asked = True
         return answer
+
+    def _start(self, moment: float) -> float:
+        """A request begins; its deadline.
+
+        The bound is of all requests for one score together. While none is under way, for all of them wait for a turn,
+        a slot or a budget, no time is used up.
+        """
+        if not self._asking:
+            self._asking_since = moment
+        self._asking += 1
+        return self._asking_since + self._timeout_seconds - self._asked_seconds
+
+    def _stop(self, moment: float) -> None:
+        """A request has ended."""
+        self._asking -= 1
+        if not self._asking:
+            self._asked_seconds += moment - self._asking_since
 
 
 class _Model(InstructorBaseRagasLLM):  # type: ignore[misc]  # ragas is untyped here

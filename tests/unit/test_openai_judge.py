@@ -145,7 +145,6 @@ class TestScores:
             ({"prompt_tokens_details": None}, None),
             ({"prompt_tokens_details": {"cached_tokens": "many"}}, None),
             ({"prompt_tokens_details": {"cached_tokens": -1}}, None),
-            ({"cache_read_input_tokens": 9_000}, 1_000),
         ],
     )
     def test_cached_tokens_are_told_and_priced_by_whatever_name(self, server, said, cached):
@@ -156,6 +155,13 @@ class TestScores:
         assert used.cost_usd == pytest.approx(
             ((1_000 - (cached or 0)) * 0.25 + (cached or 0) * 0.025 + 100 * 2.0) / 1e6
         )
+
+    def test_cached_tokens_that_are_counted_beside_the_prompt_are_tokens_of_it(self, server):
+        usage = {"prompt_tokens": 60, "completion_tokens": 300, "cache_read_input_tokens": 5_000}
+        server.script(Reply(content=json.dumps({"relevance": level(4)}), usage=usage))
+        used = only(ask(server.base_url, [ordinal()])).usage
+        assert (used.prompt_tokens, used.cached_prompt_tokens, used.completion_tokens) == (5_060, 5_000, 300)
+        assert used.cost_usd == pytest.approx((60 * 0.25 + 5_000 * 0.025 + 300 * 2.0) / 1e6)
 
     def test_a_repair_profits_from_the_cache_and_its_tokens_add_up(self):
         record = a_record(contexts=("All work and no play makes a dull day. " * 200,))
@@ -367,6 +373,12 @@ class TestDialects:
         server.script(Reply(status=500, body={"error": {"message": "failed to parse grammar"}}))
         assert isinstance(only(ask(server.base_url, [ordinal()])), Score)
         assert formats(server) == ["json_schema", "json_object"]
+
+    @pytest.mark.parametrize("status", [502, 504])
+    def test_an_error_that_may_be_charged_is_followed_by_no_other_request(self, server, status):
+        server.script(Reply(status=status, body={"error": {"message": "upstream failed at the json_schema grammar"}}))
+        assert only(ask(server.base_url, [ordinal()])).kind == "unavailable"
+        assert server.traffic.calls == 1
 
     @pytest.mark.parametrize(("refusal", "parameter", "expected"), REFUSALS)
     def test_refusals_in_the_words_of_real_endpoints(self, refusal, parameter, expected):

@@ -75,7 +75,7 @@ _Reply = TypeVar("_Reply", Answer, Vectors)
 
 
 class _Refusal(Exception):  # noqa: N818 - not an error yet: the endpoint may take the request in another dialect
-    """A 4xx that another dialect may avoid; `failure` is what it is otherwise."""
+    """An error, without a charge, that another dialect may avoid; `failure` is what it is otherwise."""
 
     def __init__(self, failure: JudgeError, message: str, parameter: str | None, *, guess: bool) -> None:
         super().__init__(message)
@@ -341,9 +341,11 @@ class Endpoint:
             return self._error("unauthorized", f"{message}: redirected to {target}: correct the base URL", free=True)
         kind = kind_of(status, said)
         retry_after = read_retry_after(headers) if kind in ("rate_limited", "unavailable") else None
-        failure = self._error(kind, message, retry_after_seconds=retry_after, free=status not in _PERHAPS_CHARGED)
-        # Some servers answer 500 to a schema that they cannot use.
-        if (kind == "rejected" and status in (400, 422)) or (kind == "unavailable" and FORMAT.search(said)):
+        free = status not in _PERHAPS_CHARGED
+        failure = self._error(kind, message, retry_after_seconds=retry_after, free=free)
+        # Some servers answer 500 to a schema that they cannot use. What may be charged is not followed by another
+        # request: one is what was reserved.
+        if free and ((kind == "rejected" and status in (400, 422)) or (kind == "unavailable" and FORMAT.search(said))):
             return _Refusal(failure, said, parameter, guess=kind == "rejected" and not self._proven)
         return failure
 
@@ -414,7 +416,8 @@ class Endpoint:
         if usage.prompt_tokens is None or not isinstance(counted, Mapping):
             return
         characters = sum(len(message["content"]) for message in messages)
-        tokens = usage.prompt_tokens + (_cached(counted) or 0)
+        # Some count what was cached beside the prompt and not in it: the more of both is held against it.
+        tokens = (_count(counted.get("prompt_tokens")) or 0) + (_cached(counted) or 0)
         if characters <= tokens * _MOST_CHARACTERS_PER_TOKEN:
             return
         characters = sum(len(_RUN.sub(" ", message["content"])) for message in messages)
@@ -433,6 +436,9 @@ class Endpoint:
         # A prompt of no tokens is a server that does not count.
         prompt = prompt or None
         cached = _cached(counted)
+        if prompt is not None and cached is not None and cached > prompt:
+            # It counts what was cached beside the prompt, and not in it.
+            prompt += cached
         price = self._prices.of(asked, model)
         cost = None
         if price is not None and prompt is not None and completion is not None:
@@ -441,8 +447,7 @@ class Endpoint:
             prompt_tokens=prompt,
             completion_tokens=completion,
             cost_usd=cost,
-            # Some count what was cached beside the prompt and not in it: never more than we call the prompt.
-            cached_prompt_tokens=None if prompt is None or cached is None else min(cached, prompt),
+            cached_prompt_tokens=None if prompt is None else cached,
         )
 
 

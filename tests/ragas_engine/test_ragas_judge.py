@@ -182,7 +182,7 @@ class TestNoScore:
         server.script("ok", "ok", "ok", "500")
         assert judged(server, "answer_relevancy").kind == "unavailable"
 
-    @pytest.mark.parametrize("broken", [[], [[0.0, 0.0]], [["x"]], [[float("nan")]]])
+    @pytest.mark.parametrize("broken", [[], [[0.0, 0.0]], [["x"]], [[float("nan")]], [[10**400]]])
     def test_embeddings_that_are_none(self, server, broken):
         data = [{"index": 0, "embedding": vector} for vector in broken]
         server.script("ok", "ok", "ok", Reply(body={"data": data, "model": "e"}))
@@ -202,6 +202,11 @@ class TestNoScore:
         assert isinstance(judged(server, "aspect_critic"), Score)
         server.script(Reply(content='{"verdict": "maybe"}'), Reply(content="no JSON at all"))
         assert judged(server, "aspect_critic").kind == "unparsable"
+
+    def test_half_a_character_in_a_reply_does_not_keep_it_from_being_repaired(self, server):
+        server.script(Reply(content="no form \ud83d"), "ok")
+        assert isinstance(judged(server, "aspect_critic"), Score)
+        assert server.requests[-1]["messages"][-2]["content"] == "no form ?"
 
     def test_a_hung_call_ends(self, server):
         server.script("hang")

@@ -13,9 +13,11 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
+from assay.budgets import LocalPurse
 from assay.errors import SettingsError
 from assay.judges import JudgeSettings, build_judge, resolve
 from assay.judges._dialect import Dialect
@@ -23,8 +25,9 @@ from assay.judges._errors import read_retry_after
 from assay.judges._prompt import DEFECTS, render, spelled_out, system
 from assay.records import Failure, NotApplicable, Score, Usage
 from assay.rubrics import JudgeSpec
+from assay.scales import Binary
 from assay.testing import FakeJudgeServer, Reply
-from judging import a_record, ask, binary, checklist, claims, openai_judge, ordinal, with_judge
+from judging import a_record, a_rubric, ask, binary, checklist, claims, openai_judge, ordinal, with_judge
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -422,6 +425,47 @@ class TestRepair:
         assert safety.value == 1.0
         assert (relevance.kind, server.traffic.calls) == ("off_scale", 2)
         assert relevance.message.endswith("(after one repair)")
+
+    def test_half_a_character_in_a_reply_does_not_keep_it_from_being_repaired(self, server):
+        broken = json.dumps({"relevance": level(4)})[:-1] + ', "other": "\ud83d"}'
+        server.script(Reply(content=broken), reply(other=level(2)))
+        outcomes = ask(server.base_url, [ordinal(), ordinal("other")])
+        assert [outcome.value for outcome in outcomes] == [0.75, 0.25]
+        assert server.requests[-1]["messages"][-2]["content"] == broken.replace("\ud83d", "?")
+
+    def test_a_fault_of_ours_in_a_repair_takes_no_verdict_that_is_paid_for_and_counts_at_its_bound(self, server):
+        class Breaks(Observer):
+            def call_ended(self, *said: Any) -> None:
+                super().call_ended(*said)
+                if len(self.ended) == 2:
+                    raise ZeroDivisionError("synthetic")
+
+        async def run():
+            purse = LocalPurse()
+            given = JudgeSettings(engine="openai", model="gpt-5-mini", base_url=server.base_url)
+            judge = build_judge(None, given, Breaks(), purse)
+            async with purse.allowance(1.0) as allowance:
+                outcomes = await judge.judge(a_record(), [ordinal(), ordinal("other")])
+                assert allowance.under_way == {}
+            await judge.aclose()
+            return outcomes, purse.spent
+
+        server.script(reply(relevance=level(4)))
+        (first, second), spent = asyncio.run(run())
+        assert first.value == 0.75
+        assert (second.kind, second.message) == ("internal", "ZeroDivisionError: synthetic")
+        assert spent > first.usage.cost_usd + second.usage.cost_usd + 4096 * 2.0 / 1e6
+
+    def test_a_fault_of_ours_in_reading_a_verdict_costs_no_other(self, server):
+        class Broken(Binary):
+            def parse(self, *_: Any, **__: Any) -> Any:
+                raise ZeroDivisionError("synthetic")
+
+        broken = a_rubric("broken", Broken(pass_when="it does", fail_when="it does not"))
+        server.script(reply(broken={"explanation": "x", "verdict": "pass"}, relevance=level(4)))
+        first, second = ask(server.base_url, [broken, ordinal()])
+        assert (first.kind, second.value) == ("internal", 0.75)
+        assert first.usage.cost_usd == second.usage.cost_usd
 
     @pytest.mark.parametrize(
         ("fault", "kind"),

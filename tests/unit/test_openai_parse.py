@@ -204,6 +204,22 @@ class TestDistribution:
             token["logprob"] = math.log(0.6)
         assert distribution(text, made) == pytest.approx({"4": 2 / 3, "5": 1 / 3})
 
+    @pytest.mark.parametrize("logprob", [-(10**400), -math.inf, -9999.0])
+    def test_what_is_as_good_as_impossible_has_no_share(self, logprob):
+        text = json.dumps(VERDICT)
+        made = tokens(text, {"4": [("4", 0.9)]})
+        for token in made:
+            token["top_logprobs"].append({"token": "5", "logprob": logprob})
+        assert distribution(text, made) == pytest.approx({"4": 1.0})
+
+    @pytest.mark.parametrize("logprob", [10**400, False, True, math.nan, None, "-0.1"])
+    def test_what_is_no_logprob_is_passed_over(self, logprob):
+        text = json.dumps(VERDICT)
+        made = tokens(text, {"4": [("4", 0.9)]})
+        for token in made:
+            token["top_logprobs"].append({"token": "5", "logprob": logprob})
+        assert distribution(text, made) == pytest.approx({"4": 1.0})
+
     def test_a_token_may_hold_what_stands_before_and_after_the_grade(self):
         text = '{"v":{"verdict":"pass"}}'
         pieces = ['{"v":{"verdict"', ':"pass', '"}}']

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from assay.judges._dialect import FORMAT, Dialect
 from assay.judges._errors import kind_of, presentable, read_retry_after, told
 from assay.judges._identity import identify
 from assay.judges._prices import load_prices
+from assay.judges._prompt import sendable
 from assay.judges._slots import OVERTIME
 from assay.judges._wire import MAX_BODY_BYTES, OversizedError, UnreachableError, connect
 from assay.limits import endpoint_id, waiting
@@ -44,6 +44,8 @@ _MOST_CHARACTERS_PER_TOKEN = 8.0
 _TOP_LOGPROBS = 5
 #: No call reads or writes more: an endpoint that says so has miscounted.
 _MOST_TOKENS = 2**31
+#: Of an embedding, so that its length is finite.
+_MOST_COMPONENT = 1e100
 #: For bounds: no tokenizer makes more tokens than bytes, and a chat's frame is a few more.
 _FRAME_TOKENS = 200
 #: Error statuses behind which a model may have run all the same: somebody on the way gave up waiting for it.
@@ -131,6 +133,8 @@ class Endpoint:
             JudgeError: of every kind but `unparsable` and `off_scale`; the reply is not looked into here.
         """
         await self._admit(probe=True)
+        # What a model replied is sent again in a repair, whatever it was.
+        messages = [{**message, "content": sendable(message["content"])} for message in messages]
         dialect = self._dialect
         tried: set[Dialect] = set()
         while True:
@@ -160,7 +164,7 @@ class Endpoint:
             JudgeError: as `ask` does.
         """
         await self._admit(probe=True)
-        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        body = {"model": model, "input": [sendable(text) for text in texts], "encoding_format": "float"}
         read = partial(self._read_vectors, count=len(texts), model=model)
         try:
             return await self._observed(self._within("/embeddings", body, deadline, read), trace_id)
@@ -463,7 +467,8 @@ def _is_vector(value: object) -> bool:
     """Whether this is a list of finite numbers, not all of them 0."""
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(x, int | float) and math.isfinite(x) for x in value) and any(value)
+    # False for NaN, and for whole numbers that are too large to be made floats.
+    return all(isinstance(x, int | float) and abs(x) <= _MOST_COMPONENT for x in value) and any(value)
 
 
 def _count(value: object) -> int | None:

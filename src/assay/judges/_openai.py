@@ -6,6 +6,7 @@ One call for all rubrics it is given; what of the reply is no valid verdict is a
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from assay.limits import Limits
     from assay.records import FailureKind, NotApplicable, Outcome, Record
     from assay.rubrics import Rubric
+
+_log = logging.getLogger(__name__)
 
 #: How much of a reply is shown to the model again when it is asked to repair it.
 _SHOWN_CHARACTERS = 8_000
@@ -117,14 +120,25 @@ class _Exchange:
                 after, unasked = error.retry_after_seconds, error.unasked
                 self._fail(rubric, error.kind, str(error), retry_after_seconds=after, unasked=unasked)
             return False
+        try:
+            await self._conclude(answer, messages, rubrics, deadline)
+        except Exception as error:  # noqa: BLE001 - whatever it is, verdicts that are there are paid for
+            self._break([rubric for rubric in rubrics if rubric.name not in self.outcomes], error)
+        return True
+
+    async def _conclude(
+        self, answer: Answer, messages: list[dict[str, str]], rubrics: Sequence[Rubric], deadline: float
+    ) -> None:
+        """Read the first answer, and ask once more for what of it is no verdict."""
         faults = self._read(answer, rubrics)
-        if not faults:
-            return True
         again = [rubric for rubric in rubrics if rubric.name in faults]
+        if not again:
+            return
         if declines(answer.content):
             for rubric in again:
                 self._fail(rubric, "refused", f"the judge declined: {answer.content}", model=answer.model)
-            return True
+            return
+        clock = asyncio.get_running_loop().time
         shown = answer.content[:_SHOWN_CHARACTERS].strip() or "(nothing)"
         said = repair(again, {name: str(fault) for name, fault in faults.items()})
         messages = [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": said}]
@@ -134,13 +148,12 @@ class _Exchange:
             answer = await self._ask(messages, again, deadline, held)
         except JudgeError as error:
             self._fail_repair(again, faults, error)
-            return True
+            return
         faults = self._read(answer, again)
         for rubric in again:
             if rubric.name in faults:
                 fault = faults[rubric.name]
                 self._fail(rubric, fault.kind, f"{fault} (after one repair)", model=answer.model)
-        return True
 
     async def _admit(self) -> tuple[Sequence[Rubric], list[dict[str, str]], Reservation | None]:
         """The rubrics that may be asked, the messages for them, and what is held; a spent budget fails only its own."""
@@ -186,16 +199,20 @@ class _Exchange:
                 trace_id=self._record.trace_id,
             )
             usage = answer.usage
-            await self._account.settle(held, answer)
-            await self._endpoint.settle(self._turn_tokens, usage)
         except JudgeError as error:
             usage = error.usage or usage
             await self._account.settle(held, error)
+            raise
+        except Exception:
+            # Nobody knows whether it was sent.
+            await self._account.settle(held, JudgeError("internal", "a fault of the judge"))
             raise
         finally:
             for rubric, share in zip(rubrics, usage.split(len(rubrics)), strict=True):
                 self._usage[rubric.name] += share
                 self._seconds[rubric.name] += clock() - started
+        await self._account.settle(held, answer)
+        await self._endpoint.settle(self._turn_tokens, usage)
         return answer
 
     def _read(self, answer: Answer, rubrics: Sequence[Rubric]) -> dict[str, VerdictError]:
@@ -212,6 +229,8 @@ class _Exchange:
                 outcome = self._parse(rubric, verdicts, answer, unnamed)
             except VerdictError as error:
                 faults[rubric.name] = error
+            except Exception as error:  # noqa: BLE001 - a bug in reading one verdict costs no other
+                self._break([rubric], error)
             else:
                 self.outcomes[rubric.name] = replace(
                     outcome,
@@ -241,6 +260,12 @@ class _Exchange:
             return outcome
         named = read_defects(verdicts.members.get(DEFECTS)).get(rubric.name)
         return replace(outcome, defect=settled(outcome.passed, named, rubric.defects))
+
+    def _break(self, rubrics: Sequence[Rubric], error: Exception) -> None:
+        """A bug of ours ended it for these."""
+        _log.error("judge failed", exc_info=error, extra={"record_id": self._record.record_id})
+        for rubric in rubrics:
+            self._fail(rubric, "internal", f"{type(error).__name__}: {error}")
 
     def _fail_repair(self, rubrics: Sequence[Rubric], faults: dict[str, VerdictError], error: JudgeError) -> None:
         """A repair that got no answer: what may pass is tried again later, all else leaves the first fault standing."""

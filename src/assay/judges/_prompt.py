@@ -71,7 +71,7 @@ def render(
     """
     if not guarded:
         return _naive(record, rubrics)
-    sections = [(name, _sendable(as_data(text))) for name, text in _sections(record)]
+    sections = [(name, sendable(as_data(text))) for name, text in _sections(record)]
     texts = [text for _, text in sections]
     if boundary is None:
         boundary = code_for(record.record_id, sections)
@@ -87,8 +87,8 @@ def render(
 
 def _naive(record: Record, rubrics: Sequence[Rubric]) -> list[dict[str, str]]:
     """The same criteria and texts as people mostly put them to a model; only `assay calibrate --attacks` asks so."""
-    asked = _sendable("\n\n".join([_TASK, *_criteria(tuple(rubrics))]))
-    texts = [f"{name}:\n{_sendable(text)}" for name, text in _sections(record, guarded=False)]
+    asked = sendable("\n\n".join([_TASK, *_criteria(tuple(rubrics))]))
+    texts = [f"{name}:\n{sendable(text)}" for name, text in _sections(record, guarded=False)]
     return [
         {"role": "system", "content": asked},
         {"role": "user", "content": "\n\n".join([*texts, _END])},
@@ -98,7 +98,7 @@ def _naive(record: Record, rubrics: Sequence[Rubric]) -> list[dict[str, str]]:
 @lru_cache(maxsize=_REMEMBERED)
 def system(rubrics: tuple[Rubric, ...]) -> str:
     """The part of the prompt that is the same for every record."""
-    return _sendable("\n\n".join([_RULES, *_criteria(rubrics)]))
+    return sendable("\n\n".join([_RULES, *_criteria(rubrics)]))
 
 
 def _criteria(rubrics: tuple[Rubric, ...]) -> list[str]:
@@ -116,13 +116,13 @@ def spelled_out(rubrics: Sequence[Rubric]) -> str:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _spelled_out(rubrics: tuple[Rubric, ...]) -> str:
-    return _sendable(f"{REPLY}\n{_shape_of(rubrics)}")
+    return sendable(f"{REPLY}\n{_shape_of(rubrics)}")
 
 
 def repair(rubrics: Sequence[Rubric], problems: Mapping[str, str]) -> str:
     """What to say to a model whose verdicts were not valid; `problems` by rubric name, `rubrics` those to ask again."""
     faults = "\n".join(f"- {name}: {problem}" for name, problem in problems.items())
-    said = _sendable(f"That reply cannot be used:\n{faults}")
+    said = sendable(f"That reply cannot be used:\n{faults}")
     return f"{said}\nGrade the same interaction again. {spelled_out(rubrics)}"
 
 
@@ -234,6 +234,6 @@ def _part(text: str, labels: Collection[str], guarded: bool) -> str:
     return label_lines(text, labels) if guarded else text
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
     """Lone surrogates, which UTF-8 cannot carry, become question marks."""
     return text.encode("utf-8", errors="replace").decode()

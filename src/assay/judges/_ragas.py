@@ -281,6 +281,10 @@ class _Exchange:
                 self._usage += error.usage or Usage()
                 await self._account.settle(held, error)
                 raise
+            except Exception:
+                # Nobody knows whether it was sent.
+                await self._account.settle(held, JudgeError("internal", "a fault of the judge"))
+                raise
             finally:
                 self._stop(clock())
                 self._seconds += clock() - started

@@ -25,6 +25,8 @@ _MAX_CHARACTERS = 100_000
 _MAX_FALSE_STARTS = 100
 #: More entries than any call has criteria.
 _MAX_DEFECTS = 1_000
+#: Of anything less likely the probability is 0.
+_LEAST_LOGPROB = -10_000.0
 #: A grade whose alternatives add up to less was not where we looked.
 _LEAST_MASS = 0.5
 _GRADE = re.compile(r"[^\"\s,}\]]*")
@@ -235,8 +237,11 @@ def _alternatives(token: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         entries.append(token)
     for entry in entries:
         text, logprob = entry.get("token"), entry.get("logprob")
-        if isinstance(text, str) and isinstance(logprob, int | float) and logprob <= 0.01:  # False for NaN
-            yield text, logprob
+        if not isinstance(text, str) or not isinstance(logprob, int | float) or isinstance(logprob, bool):
+            continue
+        if logprob <= 0.01:  # False for NaN
+            # A whole number may be too large to be made a float.
+            yield text, max(logprob, _LEAST_LOGPROB)
 
 
 def _grade(alternative: str, before: str, grades: Sequence[str]) -> str | None:

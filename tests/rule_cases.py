@@ -416,6 +416,8 @@ def _cost() -> Iterator[Case]:
     fires = {"budget": "day", "severity": "ticket", "about": "cost"}
     yield Case(alert=alert, series=steady({used: 0.901}), at={1: [fires]})
     yield Case(alert=alert, series=steady({used: 0.899}), at={1: []})
+    twice = [used.replace("{", f'{{instance="{n}", ') for n in (1, 2)]
+    yield Case(alert=alert, series=steady(dict.fromkeys(twice, 0.901)), at={1: [fires]})
 
 
 def _delivery() -> Iterator[Case]:

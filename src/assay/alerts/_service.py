@@ -153,7 +153,7 @@ def cost_group(policy: AlertPolicy) -> Group:
         Alert(
             alert="AssayBudgetNearlySpent",
             # Of USD or tokens, whichever is nearer its end.
-            expr=f"1 - assay_budget_used_ratio < {number(_BUDGET_LEFT)}",
+            expr=f"1 - max by (budget) (assay_budget_used_ratio) < {number(_BUDGET_LEFT)}",
             severity="ticket",
             about="cost",
             summary='{{ $labels.budget }}: {{ $value | printf "%.3f" }} of the budget is left',

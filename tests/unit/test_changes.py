@@ -344,6 +344,37 @@ def test_half_a_mend_does_not_end_it():
         assert [happening.kind for happening in happenings] == ["alarm"]
 
 
+def mended_by_halves(seed: int) -> tuple[Stream, np.random.Generator, list[Happening]]:
+    """5,000 records between half the way back and the target, after an alarm."""
+    rng = np.random.default_rng(seed)
+    stream = learned(0.95, 0.9, seed=seed)
+    happenings = feed(stream, scores(rng.random(500) < 0.6, 500), 0.9)
+    happenings += feed(stream, scores(rng.random(5000) < 0.83, 1000), 0.9)
+    return stream, rng, happenings
+
+
+def test_the_second_half_of_a_mend_ends_it_however_long_the_first_half_was():
+    delays = []
+    for seed in range(10):
+        stream, rng, happenings = mended_by_halves(seed)
+        assert [happening.kind for happening in happenings] == ["alarm"]
+        (recovered, *_) = feed(stream, scores(rng.random(3000) < 0.95, 6000), 0.9)
+        assert (recovered.kind, stream.phase) == ("recovered", "watching")
+        assert recovered.details["records"] >= POLICY.recovery_records
+        assert recovered.details["pass_ratio"] >= 0.9
+        delays.append((recovered.at - START) / timedelta(hours=1) * PER_HOUR - 6000)
+    assert np.mean(delays) < 600
+
+
+def test_an_alarm_that_an_older_worker_stored_ends_as_well():
+    stream, rng, _ = mended_by_halves(0)
+    state = stream.state()
+    assert state.pop("reached")
+    older = Stream("alarmed", state)
+    (recovered, *_) = feed(older, scores(rng.random(3000) < 0.95, 6000), 0.9)
+    assert recovered.kind == "recovered"
+
+
 def test_a_few_good_records_do_not_end_it():
     stream = learned(0.95, 0.9)
     feed(stream, scores([False] * 60, 500), 0.9)

@@ -381,13 +381,16 @@ def _wrong_number(number: float, schema: Mapping[str, Any]) -> str | None:
 
 def _check_object(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
     properties = schema["properties"]
+    meant = set()
     for key, member in node.value.items():
         if key in properties:
             yield from check(member, properties[key])
         else:
+            meant.update(_close(key, list(properties)))
             yield Mistake(member.line, member.field, f"is not a field: {_suggest(key, list(properties))}")
     for key in schema["required"]:
-        if key not in node.value:
+        # Under another spelling it is there, and told of already.
+        if key not in node.value and key not in meant:
             yield Mistake(node.line, _join(node.field, key), f"is missing: {_mend(properties[key])}")
 
 
@@ -424,6 +427,10 @@ def _choices(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {choice["properties"]["type"]["const"]: choice for choice in schema["oneOf"]}
 
 
+def _close(word: str, known: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(word[:60].lower(), known, n=1)
+
+
 def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word[:60].lower(), known, n=1)
+    close = _close(word, known)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

@@ -102,6 +102,10 @@ class MissingExtraError(ConfigError):
         self.package = package
 
 
+#: Why a record, or a message that should hold some, cannot be read. A dead letter has one of these or a failure kind.
+RECORD_REASONS = ("invalid", "unknown_version", "undecodable", "too_large")
+
+
 class RecordError(AssayError, ValueError):
     """A record breaks the wire format. `field` is a dotted path, or None for the whole message.
 
@@ -112,7 +116,7 @@ class RecordError(AssayError, ValueError):
         super().__init__(f"{field}: {message}" if field else message)
         self.message = message
         self.field = field
-        #: closed set of dead-letter reasons: invalid, unknown_version, undecodable, too_large
+        #: one of RECORD_REASONS
         self.reason = reason
 
 

@@ -146,6 +146,8 @@ def export_labels(
 ) -> Exported:
     """Write the picked records that nobody has labelled yet, for people to label, and note that they are out.
 
+    Where there are none, no file is written.
+
     What the judge says of them is left out: it would sway whoever labels.
 
     Args:
@@ -157,7 +159,7 @@ def export_labels(
         second: those alone that two people should label, for the second of them.
 
     Raises:
-        StoreError: the database is away. ConfigError: the file cannot be written.
+        StoreError: the database is away. ConfigError: the file exists, or cannot be written.
     """
     requests = [
         request
@@ -166,6 +168,11 @@ def export_labels(
     ]
     records = {record.record_id: record for record in store.records(request.record_id for request in requests)}
     rows = [(records[request.record_id], request) for request in requests if request.record_id in records]
+    if not rows:
+        return Exported(records=0, gone=len(requests))
+    if path.exists():
+        # It may be a sheet that somebody has filled in.
+        raise ConfigError(f"{path}: exists: name another file, or import it first and delete it")
     try:
         with create_private(path) as file:
             file.writelines(_written(rows, rubric, form))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay._markup import clipped, visible
 from assay.calibration_plots import percent
-from assay.report import FALL
+from assay.report import ENOUGH, FALL
 from assay.report_page import cluster_sentence, day, interval, money, points
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def _markdown_rest(report: Report) -> list[str]:
                 )
                 for one in report.defects
             ),
+            none=f"No rubric has {ENOUGH} answers that did not pass: `assay defects list` shows those there are.",
         ),
         "## Cost",
         _rows(
@@ -176,10 +177,10 @@ def _fall(fall: Fall, write: Any) -> str:
     return said if fall.clear else f"{said}, within what chance does"
 
 
-def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, none: str = "Nothing.") -> str:
     body = [f"| {' | '.join(row)} |" for row in rows]
     if not body:
-        return "Nothing."
+        return none
     return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *body])
 
 

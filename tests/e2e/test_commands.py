@@ -90,6 +90,10 @@ def test_judge_scores_one_record_now(deployment: Deployment) -> None:
     told = deployment.run("judge", "-", "--show-prompt", stdin=json.dumps(row(1)).encode()).stdout.decode()
     assert "prompt +" in told
     assert "It costs 5 euros." in told
+    done = deployment.run("judge", "-", "--show-prompt", "--json", stdin=json.dumps(row(1)).encode())
+    shown = json.loads(done.stdout)
+    assert len(shown["evaluations"]) == 4
+    assert "It costs 5 euros." in shown["prompt"][-1]["content"]
 
 
 def test_rubrics_show_prints_what_an_endpoint_is_sent(deployment: Deployment) -> None:
@@ -230,6 +234,10 @@ def test_purge_says_what_it_deleted(deployment: Deployment) -> None:
         (["rubrics", "show", "kindness"], {}, "faithfulness"),
         (["status", "--window", "7"], {}, "window"),
         (["dead", "replay"], {}, "--all"),
+        (["dead", "list", "--reason", "unauthorised"], {}, "did you mean unauthorized?"),
+        (["dead", "replay", "--reason", "too large"], {}, "did you mean too_large?"),
+        (["outbox", "list", "--sink", "phonix"], {}, "did you mean phoenix?"),
+        (["enqueue", "/dev/null"], {}, "/dev/null: has no record"),
         (["dead", "show", "zz"], {}, "zz"),
     ],
 )

@@ -246,9 +246,20 @@ def test_nobody_is_told_what_the_judge_said(waiting: Store, tmp_path: Path, form
 def test_what_is_out_is_not_handed_out_again_but_on_request(waiting: Store, tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     export_labels(waiting, RUBRIC, file, "jsonl")
-    assert export_labels(waiting, RUBRIC, file, "jsonl").records == 0
+    other = tmp_path / "other.jsonl"
+    assert export_labels(waiting, RUBRIC, other, "jsonl").records == 0
+    assert not other.exists(), "an empty sheet would take the place of one that is filled in"
     waiting.mark_labels(RUBRIC.name, ["r0000"], "labelled")
-    assert export_labels(waiting, RUBRIC, file, "jsonl", again=True).records == 11
+    assert export_labels(waiting, RUBRIC, other, "jsonl", again=True).records == 11
+
+
+def test_a_sheet_that_somebody_may_have_filled_in_is_never_written_over(waiting: Store, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.csv"
+    file.write_text("filled in\n")
+    with pytest.raises(ConfigError, match=r"sheet\.csv: exists: name another file"):
+        export_labels(waiting, RUBRIC, file, "csv")
+    assert file.read_text() == "filled in\n"
+    assert export_labels(waiting, RUBRIC, tmp_path / "next.csv", "csv").records == 12, "they still wait"
 
 
 def test_the_second_of_two_gets_what_two_should_label(waiting: Store, tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_load_raises_the_first_mistake_as_a_config_error(write):
     with pytest.raises(RubricError) as caught:
         load_rubrics([path])
     assert isinstance(caught.value, ConfigError)
-    assert str(caught.value) == f'{path}:1: version: is missing: write, for example, "1"'
+    assert str(caught.value) == f"{path}:2: vversion: is not a field: did you mean version?"
 
 
 def test_good_files_do_not_hide_bad_ones(write, tmp_path):
@@ -593,6 +593,7 @@ MISTAKES = {
     "unknown inner field": (SMALL + "  levels: []\n", 9, "scale.levels", "known are type, pass_when"),
     "unknown field in a list": (CHECKLIST + "      weigh_t: 2\n", 13, "scale.items[1].weigh_t", "did you mean weight?"),
     "unknown judge field": (SMALL + "judge: {api_key: x}\n", 9, "judge.api_key", "is not a field"),
+    "misspelt required field": (changed(SMALL, "instructions:", "instruction:"), 3, "instruction", "instructions?"),
     "no name": (changed(SMALL, "name: short\n", ""), 1, "name", "is missing"),
     "no anchor": (changed(ORDINAL, "      anchor: Kind.\n", ""), 10, "scale.levels[1].anchor", "is missing"),
     "no scale": (SMALL.split("scale:")[0], 1, "scale", "type: binary, ordinal, checklist or claims"),

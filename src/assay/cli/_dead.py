@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from assay import wiring
 from assay.cli._opened import open_store
-from assay.cli._options import Apps, settings_of
+from assay.cli._options import Apps, one_of, settings_of
 from assay.cli._screen import Bar, Json, errors, output, print_json, print_table
 from assay.enqueue import replay
-from assay.errors import ConfigError
+from assay.errors import RECORD_REASONS, ConfigError
 from assay.files import read_file
 from assay.queue import MAX_BATCH_BYTES
+from assay.records import FailureKind
 from assay.store import DeadLetter
 
 app = typer.Typer(
     help="Dead letters: what could not be processed, kept to be seen, mended and replayed.", no_args_is_help=True
 )
 
+_REASONS = (*RECORD_REASONS, *get_args(FailureKind))
 _Reason = Annotated[str | None, typer.Option(help="Only those with this reason, such as `unavailable` or `invalid`.")]
 
 
@@ -34,6 +36,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
+    one_of("--reason", reason, _REASONS)
     store = open_store(settings_of(apps))
     letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_, payloads=False)
     if as_json:
@@ -101,6 +104,7 @@ def replay_(
     """
     if (dead_id is None) == (not all_ and reason is None):
         raise ConfigError("name one dead letter, or say --all or --reason REASON")
+    one_of("--reason", reason, _REASONS)
     if payload is not None and dead_id is None:
         raise ConfigError("--payload mends one dead letter: name its id")
     mended = None if payload is None else _mended(payload)

@@ -125,7 +125,12 @@ def export_(
     if as_json:
         print_json({"file": str(file), "exported": exported.records, "gone": exported.gone})
         return
-    output.print(escape(f"{exported.records} records written to {file}."), soft_wrap=True, highlight=False)
+    if exported.records:
+        output.print(escape(f"{exported.records} records written to {file}."), soft_wrap=True, highlight=False)
+    else:
+        mend = "" if again or second else "--again writes those that are out, "
+        said = f"Nothing waits, and no file is written: {mend}assay labels pick picks more."
+        output.print(said, soft_wrap=True, highlight=False)
     if exported.gone:
         output.print(f"{exported.gone} more were picked, but their texts are not stored any more.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,19 @@ def settings_of(apps: Sequence[str] | None, **overrides: object) -> Settings:
     if settings.apps and beyond:
         raise SettingsError(f"--app {min(beyond)}: not one of ASSAY_APPS, which is {','.join(settings.apps)}")
     return load_settings(**overrides, apps=tuple(apps))
+
+
+def one_of(option: str, given: str | None, known: Sequence[str]) -> str | None:
+    """What an option was given, None when it was not.
+
+    Raises:
+        ConfigError: it is none of what is known: to find nothing would read as if all were well.
+    """
+    if given is None or given in known:
+        return given
+    close = difflib.get_close_matches(given[:60], known, n=1)
+    mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    raise ConfigError(f"{option} {given!r}: {mend}")
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:

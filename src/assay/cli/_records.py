@@ -25,7 +25,7 @@ from assay.rows import read_rows
 from assay.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from assay.rubrics import Rubric
     from assay.settings import Settings
@@ -95,6 +95,9 @@ def enqueue_file(
                 keep.write(json.dumps({"line": row.line, "error": row.error, "row": row.raw}) + "\n")
 
         good = sum(1 for _ in records()) if dry_run else enqueue(records(), wiring.open_queue(settings))
+    if not good and not bad:
+        # An export that came to nothing must not look fine.
+        raise ConfigError(f"{file}: has no record")
     if as_json:
         print_json({"enqueued": good, "rejected": [{"line": line, "error": error} for line, error in bad]})
     else:
@@ -149,14 +152,17 @@ def judge_record(
             raise RecordError(f"{file}: not JSON: {error}") from None
     record = _one_record(data, file)
     evaluations = asyncio.run(_judge(settings, record, rubrics))
-    if as_json:
-        print_json([_as_json(evaluation) for evaluation in evaluations])
-    else:
-        _print_verdicts(evaluations)
+    messages: Sequence[Mapping[str, str]] = ()
     if show_prompt:
         from assay.judges import preview
 
-        for message in preview(rubrics, record)[0]:
+        messages = preview(rubrics, record)[0]
+    if as_json:
+        found: object = [_as_json(evaluation) for evaluation in evaluations]
+        print_json({"evaluations": found, "prompt": messages} if show_prompt else found)
+    else:
+        _print_verdicts(evaluations)
+        for message in messages:
             output.rule(message["role"])
             output.print(message["content"], markup=False, highlight=False)
     if any(isinstance(evaluation.outcome, Failure) for evaluation in evaluations):

@@ -164,7 +164,9 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "wrong", str(error), "run: assay db upgrade")
         return
     except (ConfigError, StoreError) as error:
-        yield Finding("database", "wrong", str(error), "start the database, or mend ASSAY_DATABASE_URL")
+        is_key = "ASSAY_PAYLOAD_KEYS" in str(error)
+        mend = "mend ASSAY_PAYLOAD_KEYS" if is_key else "start the database, or mend ASSAY_DATABASE_URL"
+        yield Finding("database", "wrong", str(error), mend)
         return
     yield Finding("database", "ok", f"{settings.store_url.partition(':')[0]}, up to date")
     try:

@@ -105,7 +105,7 @@ def _print_gauges(title: str, rows: Sequence[StatusRow]) -> None:
     same = ", ".join(f"{name} {cells[0]}" for name, cells in labels.items() if len(set(cells)) == 1 and cells[0])
     print_table(
         f"{title}: {same}" if same else title,
-        (*varying, "pass ratio", "mean>", "scored>", "effective>", "failed>", "n/a>", "defects"),
+        (*varying, "pass ratio>", "mean>", "scored>", "effective>", "failed>", "n/a>", "defects"),
         (
             (
                 *(cells[index] for cells in varying.values()),

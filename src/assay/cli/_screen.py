@@ -34,6 +34,9 @@ output = _Screen(width=None if sys.stdout.isatty() else 160, emoji=False)
 #: progress and errors, so that results can be piped
 errors = _Screen(stderr=True, emoji=False)
 
+#: Columns whose cells are typed into the next command, or compared with each other.
+_WHOLE = ("id", "evaluation", "rubric", "when")
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -53,7 +56,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         padding=(0, 2, 0, 0),
     )
     for column in columns:
-        table.add_column(escape(plain(column.removesuffix(">"))), justify="right" if column.endswith(">") else "left")
+        heading, is_number = column.removesuffix(">"), column.endswith(">")
+        # On a narrow screen texts go on in the next line, so that ids and numbers can be whole.
+        is_whole = is_number or heading in _WHOLE
+        table.add_column(
+            escape(plain(heading)),
+            justify="right" if is_number else "left",
+            no_wrap=is_whole,
+            overflow="ellipsis" if is_whole else "fold",
+        )
     for row in rows:
         table.add_row(*(escape(plain(str(cell))) for cell in row))
     output.print(table)

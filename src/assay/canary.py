@@ -8,6 +8,7 @@ docs/explanation/changes.md says what that can tell.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import logging
 import tempfile
@@ -81,6 +82,20 @@ def canary_files(policy: CanaryPolicy) -> dict[str, Path]:
             raise SettingsError(f"ASSAY_CANARY: {found[rubric]} and {file} are both of {rubric}: name one")
         found[rubric] = file
     return found
+
+
+def check_canary(files: Mapping[str, Path], rubrics: Iterable[Rubric]) -> None:
+    """Whether each label file is of a rubric that there is: of another no canary ever runs, and nobody would notice.
+
+    Raises:
+        SettingsError: one is not.
+    """
+    known = sorted(rubric.name for rubric in rubrics)
+    for name, file in files.items():
+        if name not in known:
+            close = difflib.get_close_matches(name[:60], known, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise SettingsError(f"ASSAY_CANARY: {file} is of {name!r}, and no rubric is called so: {mend}")
 
 
 def _rubric_of(file: Path) -> str:

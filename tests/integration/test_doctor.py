@@ -230,6 +230,11 @@ def _(ward: Ward) -> None:
     (ward.directory / "data" / "assay.db").chmod(0o644)
 
 
+@plants("canary of no rubric")
+def _(ward: Ward) -> None:
+    ward.set(CANARY="relevence=calibration/relevance.jsonl")
+
+
 @plants("listener open to the network")
 def _(ward: Ward) -> None:
     ward.set(EXPORTER_HOST="0.0.0.0")

@@ -17,6 +17,7 @@ from assay.canary import (
     CanaryPolicy,
     active_versions,
     canary_files,
+    check_canary,
     due,
     instrument_of,
     run_canary,
@@ -437,6 +438,14 @@ def test_rubrics_without_a_file_have_no_canary(store: Store, server: FakeJudgeSe
     assert run_due(store, [RUBRIC], openai(server), policy()) == []
     wanted = policy(label_file(tmp_path / "a.jsonl", rubric="safety"))
     assert run_due(store, [RUBRIC], openai(server), wanted) == []
+
+
+def test_a_file_of_no_rubric_is_a_mistake_for_it_would_never_run() -> None:
+    check_canary({RUBRIC.name: Path("a.jsonl")}, [RUBRIC])
+    with pytest.raises(SettingsError, match=r"ASSAY_CANARY: b\.jsonl is of 'relevence'.*: did you mean relevance\?"):
+        check_canary({"relevence": Path("b.jsonl")}, [ordinal("relevance")])
+    with pytest.raises(SettingsError, match="there are relevance, safety"):
+        check_canary({"zzz": Path("b.jsonl")}, [ordinal("safety"), ordinal("relevance")])
 
 
 # -- how often it is right: statistics.md 3.8 and D6

@@ -109,3 +109,5 @@ def test_a_canary_that_is_being_run_is_not_run_beside_it(
     store.free_canary(instrument)
     assert run("canary", "run").exit_code == 0
     assert store.claim_canary(instrument, 60), "it is given back"
+    monkeypatch.setenv("ASSAY_CANARY", f"shrot={labels}")
+    assert "did you mean short?" in str(run("canary", "run").exception)

@@ -139,7 +139,7 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
     It costs as many calls as there are records and repeats; ASSAY_CANARY_BUDGET_USD bounds it. Exit code 3 if a judge
     has changed.
     """
-    from assay.canary import active_versions, canary_files, instrument_of, run_canary
+    from assay.canary import active_versions, canary_files, check_canary, instrument_of, run_canary
     from assay.verdicts import settle_verdicts
 
     settings = load_settings()
@@ -150,7 +150,9 @@ def run_(rubric: _Rubric = None, as_json: Json = False) -> None:
         raise ConfigError("there is no canary: point ASSAY_CANARY at label files, such as calibration/relevance.jsonl")
     if rubric is not None and rubric not in files:
         raise ConfigError(f"no file of ASSAY_CANARY is of {rubric!r}: there are {', '.join(files)}")
-    versions = active_versions(store, wiring.read_rubrics(settings), judge)
+    rubrics = wiring.read_rubrics(settings)
+    check_canary(files, rubrics)
+    versions = active_versions(store, rubrics, judge)
     runs = []
     for version in versions:
         if version.rubric.name not in files or rubric not in (None, version.rubric.name):

@@ -42,6 +42,8 @@ def examine(settings: Settings, *, ask_judge: bool = True) -> Iterator[Finding]:
         yield Finding("rubrics", "wrong", str(error), "mend the file; `assay rubrics check` lists every mistake")
     else:
         yield Finding("rubrics", "ok", ", ".join(f"{r.name} {r.revision}" for r in rubrics))
+        if settings.canary:
+            yield from _canary(settings, rubrics)
     yield from _sinks(settings)
     yield from _stored(settings, rubrics)
     yield from budgets(settings, rubrics)
@@ -75,6 +77,19 @@ def _stored(settings: Settings, rubrics: list[Rubric]) -> Iterator[Finding]:
         return  # the check of the database says so
     with store:
         yield from stored(store, settings, rubrics)
+
+
+def _canary(settings: Settings, rubrics: list[Rubric]) -> Iterator[Finding]:
+    # numpy comes with it.
+    from assay.canary import canary_files, check_canary
+
+    try:
+        files = canary_files(wiring.canary_policy(settings))
+        check_canary(files, rubrics)
+    except ConfigError as error:
+        yield Finding("canary", "wrong", str(error), "mend ASSAY_CANARY, or unset it")
+    else:
+        yield Finding("canary", "ok", f"a labelled set of {', '.join(files)}")
 
 
 def _sinks(settings: Settings) -> Iterator[Finding]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from command import assay
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -120,3 +123,23 @@ def test_every_test_that_the_security_page_names_exists() -> None:
             assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), (
                 f"{file} has no {test}"
             )
+
+
+def test_the_session_of_calibrating_is_what_is_seen(tmp_path: Path) -> None:
+    """The page says that every number in it was seen: its commands are run, and each line that it shows is printed."""
+    page = ROOT / "docs/howto/calibrate.md"
+    for name in ("rubrics", "calibration"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shown = blocks(page, "text")
+    asked = [line.removeprefix("$ ") for block in shown for line in block.splitlines() if line.startswith("$ ")]
+    seen = ""
+    for line in [line for block in blocks(page, "sh")[:3] for line in block.splitlines()] + asked:
+        if line.startswith("assay "):
+            done = assay(tmp_path, *shlex.split(line)[1:], ASSAY_DATA_DIR=str(tmp_path / "data"), NO_COLOR="1")
+            seen += done.stdout + done.stderr
+        else:
+            subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    assert len(shown) == 5
+    for line in "".join(shown).splitlines():
+        if line.strip() not in ("", "...") and not line.startswith("$ "):
+            assert line.rstrip() in seen

@@ -383,7 +383,7 @@ def load_text() -> str:
 
 def test_without_its_store_a_worker_does_not_start(redis_url: str, tmp_path: Path) -> None:
     queue = Queue.from_url(redis_url)
-    settings = Settings(redis_url=redis_url, rubrics="", data_dir=tmp_path, _env_file=None)  # type: ignore[call-arg, arg-type]
+    settings = Settings(redis_url=redis_url, rubrics=(), data_dir=tmp_path, _env_file=None)  # type: ignore[call-arg]
     with Store(f"sqlite:///{tmp_path}/nothing.db") as store:
         worker = wiring.build_worker(settings, queue=queue, store=store, metrics=None)
         before = threading.active_count()

@@ -208,7 +208,10 @@ def test_mistakes_are_told_by_line_with_exit_code_2(site: Site) -> None:
     assert 'labels.jsonl:1: label: "good" is not on the scale of relevance: give pass, fail or a level' in done.stderr
     assert "labels.jsonl:2: label: 7 is not on the scale" in done.stderr
     assert not (site.directory / "out.jsonl").exists()
+    site.run("labels", "pick", "--rubric", "relevance", "--budget", "2", code=0)
+    (site.directory / "filled.csv").write_text("filled in by hand\n")
     for arguments, told in [
+        (["export", "filled.csv", "--rubric", "relevance"], "filled.csv: exists: name another file"),
         (["import", "none.csv", *options], "none.csv: does not exist"),
         (["import", "labels.jsonl", *options, "--name", "x"], "--name and --judge are for exports of other systems"),
         (["import", "labels.jsonl", *options, "--columns", "x"], "write NAME=VALUE"),

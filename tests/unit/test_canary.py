@@ -330,7 +330,7 @@ def test_what_was_cut_off_has_been_spent(store: Store, tmp_path: Path) -> None:
     """Else a judge that hangs is asked again every quarter of an hour, whatever the budget."""
     path = label_file(tmp_path / "a.jsonl")
     with FakeJudgeServer(faults={"hang": 0.3}) as server:
-        slow = run(store, server, path, max_seconds=4.0, budget_usd=1.0)
+        slow = run(store, server, path, max_seconds=8.0, budget_usd=1.0)
         asked = len(server.requests)
     assert "took longer than" in slow.reason
     assert asked > 0

@@ -343,6 +343,8 @@ def go_dark(site: Site) -> Dark:
     site.enqueue(old)
     running.drain(site.worker)
     wait_for(lambda: sum(site.late().values()) > sum(dark.late_before.values()), 30)
+    # A scrape may be a second old, of when some of them still waited.
+    wait_for(lambda: not any(n for (name, _), n in site.gauges().items() if name == "assay_window_pending_records"), 30)
     dark.gauges_after = site.gauges()
     # Longer than a page waits for, had any rule been struck.
     time.sleep(300 * PACE + 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from assay.errors import RecordError
 from assay.records import Failure, FailureKind, Score
 from assay.rows import RECORD_FIELDS, record_values, row_id
 from assay.scales import Binary, Ordinal
+from assay.spelling import closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -315,8 +315,8 @@ def _number(value: object) -> float | None:
 
 def near(name: object, known: Sequence[str] = (*ROW_FIELDS, *sorted(RECORD_FIELDS))) -> str:
     """`: did you mean label?` where a known name is near, else nothing."""
-    found = difflib.get_close_matches(str(name)[:_MAX_NAME], known, n=1, cutoff=0.7)
-    return f": did you mean {found[0]}?" if found else ""
+    found = closest(str(name), known, likeness=0.7)
+    return "" if found is None else f": did you mean {found}?"
 
 
 def short(name: object) -> str:

@@ -7,7 +7,6 @@ mistakes at once. Whatever a file holds, the outcome is a tree or mistakes, with
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from ruamel.yaml.events import (
 )
 
 from assay.files import open_file
+from assay.spelling import closest, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -355,7 +355,7 @@ def _or(words: Sequence[str] | Mapping[str, Any]) -> str:
 def _wrong_text(text: str, schema: Mapping[str, Any]) -> str | None:
     known = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if known is not None:
-        return None if text in known else f"{shown(text)} is not known: {_suggest(text, known)}"
+        return None if text in known else f"{shown(text)} is not known: {suggestion(text.lower(), known)}"
     if not text.strip() and schema.get("minLength"):
         return f"is empty: {_mend(schema)}"
     longest = schema.get("maxLength", math.inf)
@@ -386,8 +386,8 @@ def _check_object(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
         if key in properties:
             yield from check(member, properties[key])
         else:
-            meant.update(_close(key, list(properties)))
-            yield Mistake(member.line, member.field, f"is not a field: {_suggest(key, list(properties))}")
+            meant.add(closest(key.lower(), properties))
+            yield Mistake(member.line, member.field, f"is not a field: {suggestion(key.lower(), properties)}")
     for key in schema["required"]:
         # Under another spelling it is there, and told of already.
         if key not in node.value and key not in meant:
@@ -419,18 +419,9 @@ def _check_choice(node: Node, schema: Mapping[str, Any]) -> Iterator[Mistake]:
     elif chosen.kind == "string" and chosen.value in choices:
         yield from check(node, choices[chosen.value])
     elif chosen.kind != "refused":
-        message = f"{_named(chosen) or 'an empty type'} is not known: {_suggest(chosen.written, list(choices))}"
+        message = f"{_named(chosen) or 'an empty type'} is not known: {suggestion(chosen.written.lower(), choices)}"
         yield Mistake(chosen.line, chosen.field, message)
 
 
 def _choices(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {choice["properties"]["type"]["const"]: choice for choice in schema["oneOf"]}
-
-
-def _close(word: str, known: Sequence[str]) -> list[str]:
-    return difflib.get_close_matches(word[:60].lower(), known, n=1)
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = _close(word, known)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

@@ -8,7 +8,6 @@ docs/explanation/changes.md says what that can tell.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import logging
 import tempfile
@@ -27,6 +26,7 @@ from assay.judging import Instrument, Tries, judge_items, plan_judging
 from assay.labels import read_labels
 from assay.records import Failure, Score, now
 from assay.rubrics import Rubric
+from assay.spelling import suggestion
 from assay.store import CanaryRun, InstrumentName
 from assay.verdicts import LEAST_ITEMS
 
@@ -93,8 +93,7 @@ def check_canary(files: Mapping[str, Path], rubrics: Iterable[Rubric]) -> None:
     known = sorted(rubric.name for rubric in rubrics)
     for name, file in files.items():
         if name not in known:
-            close = difflib.get_close_matches(name[:60], known, n=1)
-            mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            mend = suggestion(name, known)
             raise SettingsError(f"ASSAY_CANARY: {file} is of {name!r}, and no rubric is called so: {mend}")
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import reprlib
@@ -20,6 +19,7 @@ from pydantic_core import SchemaValidator
 from assay.errors import RecordError
 from assay.queue import MAX_RECORD_BYTES
 from assay.records import SCHEMA_VERSION, Context, Feedback, Message, Record, Sampling, ToolEvent, Usage, now
+from assay.spelling import closest
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -251,8 +251,8 @@ def _path(location: Sequence[str | int]) -> str:
 
 def _did_you_mean(location: Sequence[str | int]) -> str:
     known = {item.name for item in fields(_OWNERS.get(str(location[0]), Record) if len(location) > 1 else Record)}
-    near = difflib.get_close_matches(str(location[-1]), sorted(known), n=1, cutoff=0.6)
-    return f": did you mean {near[0]}?" if near else ""
+    near = closest(str(location[-1]), sorted(known))
+    return "" if near is None else f": did you mean {near}?"
 
 
 def _check_names(record: Record) -> None:

@@ -6,7 +6,6 @@ The app-side client reads its few variables itself, because it may not import py
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from datetime import date
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from assay import connections
 from assay.errors import SettingsError
+from assay.spelling import closest
 
 _List = Annotated[tuple[str, ...], NoDecode]
 
@@ -622,8 +622,8 @@ def unknown_variables() -> list[str]:
     lines = []
     for name in sorted(given - known):
         if not name.startswith(_OTHERS_BEGIN):
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
-            lines.append(f"{name} is not a setting" + (f": did you mean {near[0]}?" if near else ""))
+            near = closest(name, sorted(known), likeness=0.7)
+            lines.append(f"{name} is not a setting" + ("" if near is None else f": did you mean {near}?"))
     return lines
 
 

@@ -444,7 +444,7 @@ def test_a_file_of_no_rubric_is_a_mistake_for_it_would_never_run() -> None:
     check_canary({RUBRIC.name: Path("a.jsonl")}, [RUBRIC])
     with pytest.raises(SettingsError, match=r"ASSAY_CANARY: b\.jsonl is of 'relevence'.*: did you mean relevance\?"):
         check_canary({"relevence": Path("b.jsonl")}, [ordinal("relevance")])
-    with pytest.raises(SettingsError, match="there are relevance, safety"):
+    with pytest.raises(SettingsError, match="known are relevance, safety"):
         check_canary({"zzz": Path("b.jsonl")}, [ordinal("safety"), ordinal("relevance")])
 
 

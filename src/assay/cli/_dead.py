@@ -10,7 +10,7 @@ import typer
 
 from assay import wiring
 from assay.cli._opened import open_store
-from assay.cli._options import Apps, one_of, settings_of
+from assay.cli._options import Apps, check_known, settings_of
 from assay.cli._screen import Bar, Json, errors, output, print_json, print_table
 from assay.enqueue import replay
 from assay.errors import RECORD_REASONS, ConfigError
@@ -36,7 +36,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    one_of("--reason", reason, _REASONS)
+    check_known("--reason", reason, _REASONS)
     store = open_store(settings_of(apps))
     letters = store.dead_letters(reason=reason, limit=limit, include_replayed=all_, payloads=False)
     if as_json:
@@ -104,7 +104,7 @@ def replay_(
     """
     if (dead_id is None) == (not all_ and reason is None):
         raise ConfigError("name one dead letter, or say --all or --reason REASON")
-    one_of("--reason", reason, _REASONS)
+    check_known("--reason", reason, _REASONS)
     if payload is not None and dead_id is None:
         raise ConfigError("--payload mends one dead letter: name its id")
     mended = None if payload is None else _mended(payload)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from assay import wiring
 from assay.errors import ConfigError, SettingsError
 from assay.settings import load_settings
+from assay.spelling import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,17 +41,14 @@ def settings_of(apps: Sequence[str] | None, **overrides: object) -> Settings:
     return load_settings(**overrides, apps=tuple(apps))
 
 
-def one_of(option: str, given: str | None, known: Sequence[str]) -> str | None:
-    """What an option was given, None when it was not.
+def check_known(option: str, given: str | None, known: Sequence[str]) -> None:
+    """Refuse a filter by a name that there is not: to find nothing would read as if all were well.
 
     Raises:
-        ConfigError: it is none of what is known: to find nothing would read as if all were well.
+        ConfigError: it is not known.
     """
-    if given is None or given in known:
-        return given
-    close = difflib.get_close_matches(given[:60], known, n=1)
-    mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-    raise ConfigError(f"{option} {given!r}: {mend}")
+    if given is not None and given not in known:
+        raise ConfigError(f"{option} {given!r}: {suggestion(given, known)}")
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:

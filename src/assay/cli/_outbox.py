@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from assay.cli._opened import open_store
-from assay.cli._options import Apps, one_of, settings_of
+from assay.cli._options import Apps, check_known, settings_of
 from assay.cli._screen import Json, ago, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.records import now
@@ -34,7 +34,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Show how much is owed to each sink, and what, newest first."""
-    one_of("--sink", sink, sink_names())
+    check_known("--sink", sink, sink_names())
     store = open_store(settings_of(apps))
     depths = store.outbox_depths()
     rows = store.outbox(sink=sink, state=state, reason=reason, limit=limit)
@@ -125,7 +125,7 @@ def retry(
     """Let what was set aside wait again, with a new deadline. Workers deliver it within seconds."""
     if evaluation_id is None and not (all_ or sink or reason):
         raise ConfigError("name one evaluation, or say --sink SINK, --reason TEXT or --all")
-    one_of("--sink", sink, sink_names())
+    check_known("--sink", sink, sink_names())
     store = open_store(settings_of(apps))
     whole = None if evaluation_id is None else store.outbox_rows(evaluation_id)[0].evaluation_id
     n = store.retry_outbox(sink=sink, reason=reason, evaluation_id=whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from assay import _yaml
 from assay.errors import SettingsError
+from assay.spelling import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,9 +138,7 @@ class _Reader:
     def _only(self, mapping: CommentedMap, known: tuple[str, ...], prefix: str) -> None:
         for key in mapping:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
-                raise self._error(mapping, key, f"{prefix}{key}", f"is not known: {hint}")
+                raise self._error(mapping, key, f"{prefix}{key}", f"is not known: {suggestion(str(key), known)}")
 
     def _error(self, mapping: CommentedMap, key: Any, field: str, problem: str) -> SettingsError:
         line = mapping.lc.data[key][0] if key in (mapping.lc.data or {}) else mapping.lc.line

@@ -128,6 +128,8 @@ def read_attacks(path: Path) -> AttackSet:
                 raise TypeError("a JSON object is wanted")
             if "attack_file" in row:
                 continue
+            if "label_file" in row:
+                raise TypeError("the file has labels; leave it out for the shipped attacks")
             if "base" in row:
                 bases[str(row["base"])] = _base(row)
                 continue

@@ -201,6 +201,7 @@ def test_a_set_of_ones_own(tmp_path: Path) -> None:
     ("row", "said"),
     [
         ("{", "own.jsonl:3: is neither an attack nor a base record"),
+        ('{"label_file": 1}', "own.jsonl:3: is neither an attack nor a base record: the file has labels; leave it out"),
         ("[1]", "own.jsonl:3: .*a JSON object is wanted"),
         ("[" * 100_000, "own.jsonl:3"),
         ({"id": "x"}, "own.jsonl:3: .*'family' is missing"),

@@ -31,11 +31,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from throughput import judge_server, rag_record, traffic
 
+from assay.cascade import Cascade
+from assay.deliveries import DeliveryPolicy
 from assay.embedded import RedisServer
+from assay.gate import Roster
 from assay.judges import JudgeSettings
 from assay.judges._prices import load_prices
 from assay.judges._prompt import render, schema
 from assay.pipeline import Judges, balanced_orders, evaluate
+from assay.plans import Planner, Task
+from assay.queue import Batch
 from assay.records import Record, Score
 from assay.repeats import Repeats
 from assay.reuse import Reuse
@@ -82,25 +87,32 @@ class Mode:
 async def judged(
     records: Sequence[Record], rubrics: Sequence[Rubric], url: str, reuse: Reuse | None = None, temperature: float = 0.0
 ) -> list[dict[str, Score]]:
-    """The scores of each record, by rubric name."""
+    """The scores of each record that is asked for, by rubric name."""
     settings = JudgeSettings(
         engine="openai", model=MODEL, base_url=url, api_key="synthetic", logprobs=False, temperature=temperature
     )
     judges = Judges.build(rubrics, settings, reuse=reuse)
     turns = asyncio.Semaphore(IN_FLIGHT)
 
-    async def one(record: Record) -> dict[str, Score]:
+    async def one(task: Task) -> dict[str, Score]:
         async with turns:
-            evaluations = await evaluate(record, rubrics, judges)
+            evaluations = await evaluate(task.record, task.rubrics, judges)
         scores = {e.rubric: e.outcome for e in evaluations if isinstance(e.outcome, Score)}
-        if len(scores) < len(rubrics):
+        if len(scores) < len(task.rubrics):
             raise RuntimeError(f"not all were scored: {evaluations}")
         return scores
 
     try:
-        return await asyncio.gather(*map(one, records))
+        return await asyncio.gather(*map(one, planned(records, rubrics, settings)))
     finally:
         await judges.aclose()
+
+
+def planned(records: Sequence[Record], rubrics: Sequence[Rubric], settings: JudgeSettings) -> list[Task]:
+    """Who is asked for, as a worker plans it."""
+    planner = Planner(judges=Judges.build(rubrics, settings), existing=lambda _: {}, policy=DeliveryPolicy())
+    batch = Batch("b", 0.0, 0, False, tuple(record.to_json().encode() for record in records))
+    return planner.plan(batch, Roster.of(rubrics), 0.0)[1]
 
 
 def cost_of(scores: Sequence[dict[str, Score]]) -> float:
@@ -124,6 +136,11 @@ def modes(count: int) -> list[Mode]:
     halves = records[: count // 2]
     # Half of the contents, each under two ids.
     twice = [*halves, *(replace(record, record_id=f"{record.record_id}-again") for record in halves)]
+    looked_at = [replace(rubric, cascade=Cascade(first="lexical", share=0.3)) for rubric in rubrics]
+    # Of a number that no passage has, the words tell.
+    doubted = [
+        replace(r, output=f"{r.output} It takes 98765 days.") if i % 3 == 0 else r for i, r in enumerate(records)
+    ]
     repeating = [replace(record, contexts=(*record.contexts[:3], record.contexts[0])) for record in records]
     with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as redis:
         return [
@@ -132,6 +149,7 @@ def modes(count: int) -> list[Mode]:
             measured("together, one of four passages came twice", repeating, rubrics),
             measured("together, every text came twice", twice, rubrics),
             measured("the same with `ASSAY_REUSE_SECONDS`", twice, rubrics, Reuse(redis.url, "benchmark", seconds=600)),
+            measured("`cascade: {first: lexical, share: 0.3}`, faithfulness of a third in doubt", doubted, looked_at),
         ]
 
 

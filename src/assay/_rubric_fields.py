@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from assay.cascade import First
 from assay.defects import ALL
 from assay.scales import MAX_CLAIMS, MAX_LEVEL, MAX_WEIGHT
 
@@ -242,6 +243,42 @@ _REPEATS = {
     "additionalProperties": False,
 }
 
+_CASCADE = {
+    "type": "object",
+    "description": "Has a keyless judge look first; the judge is asked for what that leaves in doubt, and for a share "
+    "of the rest. Gauges stay unbiased, since each of that share "
+    "[weighs more](../howto/spend-less.md#let-a-free-judge-look-first). Default: it is asked for every record.",
+    "examples": [{"first": "lexical", "share": 0.3}],
+    "properties": {
+        "first": {
+            "type": "string",
+            "enum": list(get_args(First)),
+            "description": "The keyless judge that looks first. `lexical` knows the four dimensions, `rules` "
+            "completeness and safety.",
+            "examples": ["lexical"],
+        },
+        "share": {
+            "type": "number",
+            "minimum": 0.01,
+            "exclusiveMaximum": 1,
+            "description": "Share of the records outside the band that the judge is asked for all the same; each of "
+            "them weighs 1 / share. Below 0.2 intervals grow faster than the cost falls.",
+            "examples": [0.3],
+        },
+        "band": {
+            "type": "array",
+            "items": {"type": "number", "minimum": 0, "maximum": 1, "examples": [0.9]},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "Lowest and highest value of the keyless judge that leave a record in doubt, for which the "
+            "judge is always asked. Default: the values that do not pass.",
+            "examples": [[0, 0.9]],
+        },
+    },
+    "required": ["first", "share"],
+    "additionalProperties": False,
+}
+
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "assay rubric",
@@ -309,6 +346,7 @@ SCHEMA: dict[str, Any] = {
             "examples": ["together"],
         },
         "repeats": _REPEATS,
+        "cascade": _CASCADE,
         "defects": {
             "type": "array",
             "uniqueItems": True,
@@ -367,6 +405,7 @@ def rubric_fields_markdown() -> str:
             if schema.get("type") == "array":
                 lines += ["", f"An entry of `{name}`:", "", *_table(schema["items"])]
     lines += ["", "## repeats", "", str(_REPEATS["description"]), "", *_table(_REPEATS)]
+    lines += ["", "## cascade", "", str(_CASCADE["description"]), "", *_table(_CASCADE)]
     lines += ["", "## judge", "", str(_JUDGE["description"]), "", *_table(_JUDGE)]
     return "\n".join(lines) + "\n"
 

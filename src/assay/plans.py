@@ -1,6 +1,7 @@
 """What a batch comes to: which records are judged under which rubrics, and what becomes of each outcome.
 
-It asks no judge, writes nothing and knows no Redis. The worker carries out what a plan says.
+It asks no judge but the free one that looks first, writes nothing and knows no Redis. The worker carries out what a
+plan says.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from assay.budgets import THINNED, is_thinned
+from assay.budgets import FREE_JUDGES, THINNED, is_thinned
+from assay.cascade import PASSED_OVER
 from assay.codec import app_named, decode_record
 from assay.deliveries import Again, for_ragas, single
 from assay.errors import RecordError
+from assay.judges import look
 from assay.records import Evaluation, Failure, NotApplicable, Record, evaluation_id
 from assay.store import DeadLetter
 
@@ -140,7 +143,8 @@ class Planner:
                 if len(ours) < len(todo):
                     plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
                 task, left_out = self._thin(batch, Task(record, raw, ours, {}), known)
-                plan.evaluations.extend(self.alike(record, left_out, NotApplicable(reason=THINNED)))
+                for reason, rubrics in left_out.items():
+                    plan.evaluations.extend(self.alike(record, rubrics, NotApplicable(reason=reason)))
                 plan.drawn |= not task.probabilities.items() <= batch.probabilities.items()
                 if task.rubrics:
                     tasks.append(task)
@@ -220,11 +224,12 @@ class Planner:
                 outcome=outcome,
             )
 
-    def _thin(self, batch: Batch, task: Task, known: Mapping[uuid.UUID, Stored]) -> tuple[Task, list[Rubric]]:
-        """What of the task is judged near a budget's cap, and what is not: the one counts for the other."""
-        if self._budgets is None:
-            return replace(task, probabilities=dict(batch.probabilities)), []
-        kept, left_out = replace(task, rubrics=[], probabilities={}), []
+    def _thin(
+        self, batch: Batch, task: Task, known: Mapping[uuid.UUID, Stored]
+    ) -> tuple[Task, dict[str, list[Rubric]]]:
+        """What of the task is judged, and what is not, by the reason: the one counts for the other."""
+        kept = replace(task, rubrics=[], probabilities=dict(batch.probabilities))
+        left_out: dict[str, list[Rubric]] = {}
         record = task.record
         for rubric in task.rubrics:
             chance = batch.probabilities.get(rubric.hash, 1.0)
@@ -236,15 +241,26 @@ class Planner:
                 and self._identity(record, rubric) not in known
                 and rubric.missing(record) is None
             ):
-                judge = self._judges.of(rubric)
-                chance = self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge.name)
-                if is_thinned(record.record_id, chance):
-                    left_out.append(rubric)
+                chance, reason = self._drawn(record, rubric)
+                if reason is not None:
+                    left_out.setdefault(reason, []).append(rubric)
                     continue
             kept.rubrics.append(rubric)
             if chance < 1.0:
                 kept.probabilities[rubric.hash] = chance
         return kept, left_out
+
+    def _drawn(self, record: Record, rubric: Rubric) -> tuple[float, str | None]:
+        """The probability of judging this, by its cascade and what the budgets leave, and why it is not judged."""
+        judge, cascade, chance = self._judges.of(rubric), rubric.cascade, 1.0
+        if cascade is not None and judge.name not in FREE_JUDGES:
+            chance = cascade.probability(look(cascade.first, record, rubric))
+            if is_thinned(record.record_id, chance):
+                return chance, PASSED_OVER
+        if self._budgets is not None:
+            chance *= self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge.name)
+        # One number decides both, so what is left after both is a part of what is left after one.
+        return chance, THINNED if is_thinned(record.record_id, chance) else None
 
     def _owed(self, batch: Batch, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
         """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""

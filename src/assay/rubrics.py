@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from assay import _yaml
 from assay._rubric_fields import DIMENSIONS, HASHED, SCHEMA, Engine, rubric_fields_markdown
 from assay._yaml import Mistake
+from assay.cascade import Cascade, First
 from assay.defects import ALL
 from assay.errors import RubricError
 from assay.repeats import Repeats
@@ -94,6 +95,8 @@ class Rubric:
     ask: Ask = "together"
     #: asked for more than one verdict; None: for one
     repeats: Repeats | None = None
+    #: a keyless judge looks first; None: the judge is asked for every record
+    cascade: Cascade | None = None
     judge: JudgeSpec | None = None
     #: asked instead while the budget of the judge is spent
     cheaper_judge: JudgeSpec | None = None
@@ -112,8 +115,8 @@ class Rubric:
     def hash(self) -> str:
         """SHA-256 (hex) of all that changes the question or the verdict, the scale's own wording included.
 
-        Not in it: title, description, version, objective, calibration, gate and path, which change no verdict, and
-        the judge, which has a fingerprint of its own.
+        Not in it: title, description, version, objective, cascade, calibration, gate and path, which change no verdict,
+        and the judge, which has a fingerprint of its own.
         """
         asked = {key: value for key, value in self.to_dict().items() if key in HASHED}
         asked["requires"] = sorted(self.requires)
@@ -147,6 +150,13 @@ class Rubric:
             del values["repeats"]
         else:
             values["repeats"] = _given({"most": self.repeats.most, "band": self.repeats.band and [*self.repeats.band]})
+        if self.cascade is None:
+            del values["cascade"]
+        else:
+            asked = self.cascade
+            values["cascade"] = _given(
+                {"first": asked.first, "share": asked.share, "band": asked.band and [*asked.band]}
+            )
         for name in ("judge", "cheaper_judge", "fallback_judge"):
             values[name] = None if values[name] is None else _given(asdict(values[name]))
         return values
@@ -316,6 +326,7 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
         objective=data.get("objective"),
         ask=data.get("ask", "together"),
         repeats=_repeats(data["repeats"]) if "repeats" in data else None,
+        cascade=_cascade(data["cascade"]) if "cascade" in data else None,
         judge=JudgeSpec(**data["judge"]) if "judge" in data else None,
         cheaper_judge=JudgeSpec(**data["cheaper_judge"]) if "cheaper_judge" in data else None,
         fallback_judge=JudgeSpec(**data["fallback_judge"]) if "fallback_judge" in data else None,
@@ -327,8 +338,16 @@ def _build(data: Mapping[str, Any], path: Path | None) -> Rubric:
 
 
 def _repeats(data: Mapping[str, Any]) -> Repeats:
+    return Repeats(most=data["most"], band=_band(data))
+
+
+def _cascade(data: Mapping[str, Any]) -> Cascade:
+    return Cascade(first=data["first"], share=float(data["share"]), band=_band(data))
+
+
+def _band(data: Mapping[str, Any]) -> tuple[float, float] | None:
     band = data.get("band")
-    return Repeats(most=data["most"], band=None if band is None else (float(band[0]), float(band[1])))
+    return None if band is None else (float(band[0]), float(band[1]))
 
 
 def _scale(data: Mapping[str, Any]) -> Scale:
@@ -371,6 +390,7 @@ def _check_meaning(node: Node) -> Iterator[Mistake]:
     if scale is not None and scale.kind == "object":
         yield from _check_scale(node, scale)
     yield from _check_repeats(node)
+    yield from _check_cascade(node)
     for judge in (node.get("judge"), node.get("cheaper_judge"), node.get("fallback_judge")):
         if judge is not None and judge.kind == "object":
             yield from _check_judge(judge)
@@ -381,12 +401,11 @@ def _check_repeats(node: Node) -> Iterator[Mistake]:
     if repeats is None or repeats.kind != "object":
         return
     band = repeats.get("band")
-    edges = [edge.value for edge in band.value if edge.kind == "number"] if band and band.kind == "array" else []
-    if band is not None and len(edges) == 2:
+    edges = _edges(band)
+    yield from _check_band(band)
+    if band is not None and len(edges) == 2 and threshold is not None and threshold.kind == "number":
         low, high = edges
-        if not low < high:
-            yield Mistake(band.line, band.field, f"{low} is not below {high}: write the lowest value in doubt first")
-        elif threshold is not None and threshold.kind == "number" and not low <= threshold.value <= high:
+        if low < high and not low <= threshold.value <= high:
             message = f"{threshold.value}, the pass_threshold, lies outside: what is near it is what is in doubt"
             yield Mistake(band.line, band.field, message)
     if judge is None or judge.kind != "object":
@@ -398,6 +417,38 @@ def _check_repeats(node: Node) -> Iterator[Mistake]:
     elif temperature is not None and temperature.kind == "number" and temperature.value == 0:
         message = "at temperature 0 a judge says the same again: raise it, to 0.7 say, or remove repeats"
         yield Mistake(temperature.line, "judge.temperature", message)
+
+
+def _edges(band: Node | None) -> list[float]:
+    """The numbers of a band."""
+    return [edge.value for edge in band.value if edge.kind == "number"] if band and band.kind == "array" else []
+
+
+def _check_band(band: Node | None) -> Iterator[Mistake]:
+    edges = _edges(band)
+    if band is not None and len(edges) == 2 and not edges[0] < edges[1]:
+        message = f"{edges[0]} is not below {edges[1]}: write the lowest value in doubt first"
+        yield Mistake(band.line, band.field, message)
+
+
+#: The dimensions that a keyless judge knows.
+_KNOWN_TO = {"lexical": DIMENSIONS[:-1], "rules": ("safety", "completeness")}
+
+
+def _check_cascade(node: Node) -> Iterator[Mistake]:
+    cascade, dimension, judge = node.get("cascade"), node.get("dimension"), node.get("judge")
+    if cascade is None or cascade.kind != "object":
+        return
+    yield from _check_band(cascade.get("band"))
+    first, own = cascade.get("first"), dimension or node.get("name")
+    if first is not None and first.value in _KNOWN_TO and own is not None and own.value not in _KNOWN_TO[first.value]:
+        known = ", ".join(_KNOWN_TO[first.value])
+        message = f"{first.value} knows nothing of this rubric: write `dimension:` with one of {known}, or no cascade"
+        yield Mistake(first.line, first.field, message)
+    engine = judge.get("engine") if judge is not None and judge.kind == "object" else None
+    if engine is not None and engine.value in get_args(First):
+        message = f"{engine.value} is free, and is asked for every record: remove cascade, or name a judge that costs"
+        yield Mistake(cascade.line, "cascade", message)
 
 
 #: Fields of a judge that these engines alone know.

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.budgets import is_thinned
+from assay.budgets import THINNED, is_thinned
+from assay.cascade import PASSED_OVER, Cascade
 from assay.deliveries import DeliveryPolicy
 from assay.gate import Roster
 from assay.judges import JudgeSettings
@@ -47,9 +48,10 @@ def planner(
     *,
     known: Mapping[uuid.UUID, Stored] | None = None,
     chance: float | None = None,
+    settings: JudgeSettings = SETTINGS,
 ) -> Planner:
     return Planner(
-        judges=Judges.build(rubrics, SETTINGS, elsewhere=["ragas"]),
+        judges=Judges.build(rubrics, settings, elsewhere=["ragas"]),
         existing=lambda ids: known or {},
         policy=POLICY,
         budgets=None if chance is None else Chance(chance),  # type: ignore[arg-type]
@@ -62,9 +64,13 @@ def a_batch(*records: Record | bytes, attempt: int = 0, replay: bool = False, **
 
 
 def stored(
-    record: Record, rubric: Rubric, outcome: str, rubrics: Sequence[Rubric] = RUBRICS
+    record: Record,
+    rubric: Rubric,
+    outcome: str,
+    rubrics: Sequence[Rubric] = RUBRICS,
+    settings: JudgeSettings = SETTINGS,
 ) -> dict[uuid.UUID, Stored]:
-    judge = Judges.build(rubrics, SETTINGS).of(rubric)
+    judge = Judges.build(rubrics, settings).of(rubric)
     identity = evaluation_id(record.record_id, rubric.name, rubric.hash, judge.fingerprint)
     return {identity: Stored(outcome=outcome)}  # type: ignore[arg-type]
 
@@ -226,6 +232,78 @@ def test_where_a_rubric_does_not_apply_nothing_is_thinned() -> None:
         a_batch(*(a_record(record_id=f"r-{n}", contexts=()) for n in range(25))), [rubric], chance=0.001
     )
     assert len(tasks) == 25
+
+
+# -- a free judge looks first
+
+ASKING = JudgeSettings(engine="openai", model="m", api_key="synthetic")
+CASCADED = claims(cascade=Cascade(first="lexical", share=0.25))
+MADE_UP = "You can return an order within 400 days, and Mr. Smith in Madrid pays."
+#: sure by its words, and in doubt
+SURE, DOUBTED = [[a_record(record_id=f"{n}", **more) for n in range(200)] for more in ({}, {"output": MADE_UP})]
+
+
+def test_of_what_is_not_in_doubt_a_share_is_judged_and_the_probability_is_kept() -> None:
+    _, plan, tasks = planned(a_batch(*SURE), [CASCADED], settings=ASKING)
+    passed_over = {record.record_id for record in SURE if is_thinned(record.record_id, 0.25)}
+    assert 120 < len(passed_over) < 180
+    assert {task.record.record_id for task in tasks} == {record.record_id for record in SURE} - passed_over
+    assert all(task.probabilities == {CASCADED.hash: 0.25} for task in tasks)
+    assert {(e.record_id, e.outcome) for e in plan.evaluations} == {
+        (i, NotApplicable(reason=PASSED_OVER)) for i in passed_over
+    }
+    assert {e.judge for e in plan.evaluations} == {"openai:m"}
+
+
+def test_what_is_in_doubt_is_always_judged() -> None:
+    _, plan, tasks = planned(a_batch(*DOUBTED), [CASCADED], settings=ASKING)
+    assert len(tasks) == 200
+    assert all(task.probabilities == {} for task in tasks)
+    assert plan.is_empty
+
+
+def test_a_rubric_without_a_cascade_is_not_held_back_by_one_beside_it() -> None:
+    _, plan, tasks = planned(a_batch(*SURE), [ordinal(), CASCADED], settings=ASKING)
+    assert len(tasks) == 200
+    assert {len(task.rubrics) for task in tasks} == {1, 2}
+    assert {e.rubric for e in plan.evaluations} == {CASCADED.name}
+
+
+def test_near_a_cap_both_probabilities_count_and_each_left_out_bears_its_reason() -> None:
+    _, plan, tasks = planned(a_batch(*SURE), [CASCADED], settings=ASKING, chance=0.5)
+    kept = {r.record_id for r in SURE if not is_thinned(r.record_id, 0.125)}
+    assert {task.record.record_id for task in tasks} == kept
+    assert all(task.probabilities == {CASCADED.hash: 0.125} for task in tasks)
+    thinned = {r.record_id for r in SURE if not is_thinned(r.record_id, 0.25)} - kept
+    reasons = {e.record_id: e.outcome for e in plan.evaluations}
+    assert thinned
+    assert {i for i, outcome in reasons.items() if outcome == NotApplicable(reason=THINNED)} == thinned
+    assert len(reasons) + len(kept) == 200
+    _, _, doubted = planned(a_batch(*DOUBTED), [CASCADED], settings=ASKING, chance=0.5)
+    assert all(task.probabilities == {CASCADED.hash: 0.5} for task in doubted)
+
+
+def test_a_judge_that_is_free_is_asked_for_every_record() -> None:
+    _, plan, tasks = planned(a_batch(*SURE), [CASCADED])
+    assert len(tasks) == 200
+    assert plan.is_empty
+
+
+@pytest.mark.parametrize("fields", [{"attempt": 1}, {"probabilities": {CASCADED.hash: 0.25}}, {"known": True}])
+def test_who_was_asked_for_once_is_not_drawn_for_again(fields: dict[str, object]) -> None:
+    passed_over = next(record for record in SURE if is_thinned(record.record_id, 0.25))
+    known = stored(passed_over, CASCADED, "failed", [CASCADED], ASKING) if fields.pop("known", False) else None
+    batch = a_batch(passed_over, replay=known is not None, **fields)  # type: ignore[arg-type]
+    _, plan, (task,) = planned(batch, [CASCADED], settings=ASKING, known=known)
+    assert task.probabilities == fields.get("probabilities", {})
+    assert plan.is_empty
+
+
+def test_where_a_rubric_does_not_apply_nobody_looks_first() -> None:
+    records = [a_record(record_id=f"{n}", contexts=()) for n in range(25)]
+    _, plan, tasks = planned(a_batch(*records), [CASCADED], settings=ASKING)
+    assert len(tasks) == 25
+    assert plan.is_empty
 
 
 # -- what becomes of an outcome

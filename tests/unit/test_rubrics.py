@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from assay.cascade import Cascade
 from assay.errors import ConfigError, RubricError
 from assay.records import Context, Message, Record, ToolEvent
 from assay.repeats import Repeats
@@ -463,6 +464,62 @@ class TestRepeats:
             load(f"{REPEATED}judge: {judge}\n")
         assert error.value.line == line
         assert load(REPEATED + "judge: {temperature: 0.7}\n").repeats is not None
+
+
+CASCADED = SMALL + "dimension: relevance\ncascade: {first: lexical, share: 0.3, band: [0, 0.9]}\n"
+
+
+class TestCascade:
+    def test_it_is_read_and_written_and_not_part_of_the_hash(self, load):
+        rubric = load(CASCADED)
+        assert rubric.cascade == Cascade(first="lexical", share=0.3, band=(0.0, 0.9))
+        assert rubric.to_dict()["cascade"] == {"first": "lexical", "share": 0.3, "band": [0.0, 0.9]}
+        assert Rubric.from_dict(json.loads(json.dumps(rubric.to_dict()))) == replace(rubric, path=None)
+        short = load(SMALL + "dimension: relevance\ncascade: {first: lexical, share: 0.3}\n")
+        assert short.cascade == Cascade(first="lexical", share=0.3)
+        assert Rubric.from_dict(short.to_dict()) == replace(short, path=None)
+        without = load(SMALL + "dimension: relevance\n")
+        assert without.hash == short.hash == rubric.hash, "it changes who is asked for, and no verdict"
+        changed = [(change.field, change.changes_hash) for change in diff_rubrics(without, rubric)]
+        assert changed == [("cascade.first", False), ("cascade.share", False), ("cascade.band", False)]
+
+    def test_a_rubric_without_it_is_written_as_workers_of_the_release_before_read_it(self, load):
+        assert "cascade" not in load(SMALL).to_dict()
+
+    @pytest.mark.parametrize(
+        ("cascade", "message"),
+        [
+            ("{first: lexical}", "share"),
+            ("{share: 0.3}", "first"),
+            ("{first: openai, share: 0.3}", "lexical"),
+            ("{first: lexical, share: 0}", "0.01"),
+            ("{first: lexical, share: 1}", "1"),
+            ("{first: lexical, share: 0.3, band: [0.9]}", "2"),
+            ("{first: lexical, share: 0.3, band: [0, 1.1]}", "1"),
+            ("{first: lexical, share: 0.3, band: [0.9, 0.2]}", "0.9 is not below 0.2"),
+            ("{first: lexical, share: 0.3, band: [a, b]}", "number"),
+            ("{first: lexical, share: 0.3, below: 1}", "below"),
+            ("{first: rules, share: 0.3}", "rules knows nothing of this rubric: write `dimension:`"),
+            ("lexical", "first"),
+        ],
+    )
+    def test_a_mistake_in_it_is_said(self, load, cascade, message):
+        with pytest.raises(RubricError, match=message) as error:
+            load(f"{SMALL}dimension: relevance\ncascade: {cascade}\n")
+        assert error.value.line == SMALL.count("\n") + 2
+
+    def test_a_rubric_that_no_keyless_judge_knows_can_have_none(self, load):
+        cascade = "cascade: {first: rules, share: 0.3}\n"
+        with pytest.raises(RubricError, match="one of safety, completeness"):
+            load(SMALL + cascade)
+        assert load(f"{SMALL}dimension: safety\n{cascade}").cascade == Cascade(first="rules", share=0.3)
+        with pytest.raises(RubricError, match="lexical knows nothing of this rubric"):
+            load(f"{SMALL}dimension: other\n{cascade.replace('rules', 'lexical')}")
+
+    def test_a_judge_that_is_free_is_asked_for_every_record(self, load):
+        with pytest.raises(RubricError, match="lexical is free") as error:
+            load(CASCADED + "judge: {engine: lexical}\n")
+        assert error.value.field == "cascade"
 
 
 # What a record must have.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.budgets import AnyPurse
+    from assay.cascade import First
     from assay.limits import Limits
     from assay.records import Outcome, Usage
     from assay.rubrics import JudgeSpec, Rubric
@@ -177,6 +178,17 @@ def build_judge(
             raise MissingExtraError("ragas", error.name or "ragas") from None
         return RagasJudge(resolved, observer, purse, limits)
     raise SettingsError(f"judge engine: {resolved.engine!r} is not one of openai, ragas, lexical, rules")
+
+
+def look(engine: First, record: Record, rubric: Rubric) -> Outcome:
+    """What a keyless judge says of a record, at once; the record has what the rubric requires."""
+    if engine == "lexical":
+        from assay.judges._lexical import LexicalJudge
+
+        return LexicalJudge().look(record, rubric)
+    from assay.judges._rules import RulesJudge
+
+    return RulesJudge().look(record, rubric)
 
 
 def describe_judge(spec: JudgeSpec | None, settings: JudgeSettings) -> tuple[str, str]:

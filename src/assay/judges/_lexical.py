@@ -86,12 +86,13 @@ class LexicalJudge:
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
         """A score for each rubric of the four dimensions, `not_judged_by_lexical` for any other."""
-        return [self._outcome(record, rubric) for rubric in rubrics]
+        return [self.look(record, rubric) for rubric in rubrics]
 
     async def aclose(self) -> None:
         """Nothing to free."""
 
-    def _outcome(self, record: Record, rubric: Rubric) -> Outcome:
+    def look(self, record: Record, rubric: Rubric) -> Outcome:
+        """The same of one rubric, without waiting for anything."""
         judged = _DIMENSIONS.get(rubric.dimension)
         if judged is None:
             return NotApplicable(reason="not_judged_by_lexical")

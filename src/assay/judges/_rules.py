@@ -32,12 +32,13 @@ class RulesJudge:
 
     async def judge(self, record: Record, rubrics: Sequence[Rubric]) -> list[Outcome]:
         """A score of 1 or 0 for rubrics of completeness and safety, `not_judged_by_rules` for the others."""
-        return [self._outcome(record, rubric) for rubric in rubrics]
+        return [self.look(record, rubric) for rubric in rubrics]
 
     async def aclose(self) -> None:
         """Nothing to free."""
 
-    def _outcome(self, record: Record, rubric: Rubric) -> Outcome:
+    def look(self, record: Record, rubric: Rubric) -> Outcome:
+        """The same of one rubric, without waiting for anything."""
         if rubric.dimension == "completeness":
             faults = completeness_faults(record)
         elif rubric.dimension == "safety":

@@ -199,6 +199,24 @@ def test_without_a_filter_all_is_shown(deployment: Deployment) -> None:
     assert all(tenant in text for tenant in TENANTS), "repeatable"
 
 
+def test_of_an_app_that_nothing_has_come_from_it_is_said(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = TENANTS
+    for command in (("dead", "list"), ("outbox", "list"), ("status",)):
+        done = run(*command, "--app", "alphason", "--json")
+        assert done.exit_code == 0
+        assert f"no record of the app 'alphason' has come in so far: did you mean {own}?" in " ".join(
+            done.stderr.split()
+        )
+        json.loads(done.stdout)
+        assert "warning" not in run(*command, "--app", own).stderr
+    monkeypatch.setenv("ASSAY_APPS", f"{own},bravonett")
+    told = run("dead", "list").stderr
+    assert "'bravonett'" in told
+    assert other not in told.replace("bravonett", ""), "what others are called is not told to who may not see them"
+
+
 @pytest.mark.parametrize("name", NAMING)
 def test_what_is_named_by_its_id_is_not_there_for_another_tenant(deployment: Deployment, name: str) -> None:
     own, other = TENANTS

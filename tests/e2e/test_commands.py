@@ -239,6 +239,14 @@ def test_purge_says_what_it_deleted(deployment: Deployment) -> None:
         (["outbox", "list", "--sink", "phonix"], {}, "did you mean phoenix?"),
         (["enqueue", "/dev/null"], {}, "/dev/null: has no record"),
         (["dead", "show", "zz"], {}, "zz"),
+        (
+            ["dead", "list", "--lmit", "3"],
+            {},
+            "No such option: --lmit (Possible options: --limit); see assay dead list",
+        ),
+        (["dead", "list", "--limit", "few"], {}, "'--limit'"),
+        (["judge"], {}, "Missing argument 'file'; see assay judge --help"),
+        (["staus"], {}, "No such command 'staus'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

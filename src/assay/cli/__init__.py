@@ -117,9 +117,16 @@ def _root(
 def run() -> int:
     """Run the command line on `sys.argv`; returns the exit code."""
     try:
-        app(standalone_mode=True)
+        return app(prog_name="assay", standalone_mode=False) or 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except typer.TyperException as error:
+        # In a line as any other mistake, and not in typer's box of five.
+        if line := _misused(error):
+            errors.print(f"error: {line}", soft_wrap=True, markup=False, highlight=False)
+        return 2
+    except typer.Abort:
+        return 130
     except (ConfigError, RecordError) as error:
         errors.print(f"[red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
         return 2
@@ -131,7 +138,15 @@ def run() -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def _misused(error: typer.TyperException) -> str:
+    """What is wrong with the arguments; empty: there were none, and the help was shown."""
+    context: Any = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    told = " ".join(str(error.format_message()).split()).removesuffix(".")
+    return told if context is None else f"{told}; see {context.command_path} --help"
 
 
 def _plain(error: AssayError) -> str:

@@ -7,6 +7,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from assay import wiring
+from assay.cli._screen import errors
+from assay.settings import load_settings
+from assay.spelling import closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +32,20 @@ def closing_opened() -> Iterator[None]:
 
 
 def open_store(settings: Settings, **given: Any) -> Store:
-    """`wiring.open_store`, closed when the command ends."""
+    """`wiring.open_store`, closed when the command ends.
+
+    Says on standard error which of the apps that it is confined to it has no record of: that nothing is found of a
+    misspelt one must not read as if all were well.
+    """
     store = wiring.open_store(settings, **given)
     _opened.get().callback(store.close)
+    if settings.apps and not given:
+        unheard = sorted(set(settings.apps) - set(store.counts().received))
+        # What other apps there are is told to those who may see them.
+        others = store.of_all_apps().counts().received if unheard and not load_settings().apps else ()
+        for app in unheard:
+            near = closest(app, others)
+            mend = f"did you mean {near}?" if near else "is it spelt as the client names it?"
+            line = f"no record of the app {app!r} has come in so far: {mend}"
+            errors.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
     return store

@@ -176,6 +176,8 @@ def test_a_budget_is_not_passed_and_what_it_cut_short_is_not_kept(shell: Shell) 
     with FakeJudgeServer(verdict=INCORRUPTIBLE) as server:
         shell.variables["ASSAY_JUDGE_BASE_URL"] = server.base_url
         assert "to judge by openai:m" in shell.attacks("--dry-run").stderr
+        forecasts = shell.json("--dry-run")
+        assert [(one["rubric"], one["defences"]) for one in forecasts] == [("fairness", "off"), ("fairness", "on")]
         assert server.traffic.calls == 0
         told = shell.json("--budget", "0.05", code=4)
         assert 0 < server.traffic.calls < len(SET.attacks)

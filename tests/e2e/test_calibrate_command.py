@@ -284,6 +284,14 @@ def test_a_dry_run_tells_the_cost_and_asks_nobody(shell: Shell, server: FakeJudg
     done = shell.judge(server)(label_file(tmp_path), "--rubric", rubric(tmp_path), "--dry-run")
     assert "120 to judge by openai:gpt-5-mini: about" in done.stderr
     assert done.stdout == ""
+    told = json.loads(shell(label_file(tmp_path), "--rubric", rubric(tmp_path), "--dry-run", "--json").stdout)
+    assert (told["dry_run"], told["calls"], told["judge"]) == (True, 120, "openai:gpt-5-mini")
+    assert told["prompt_tokens"] > 120
+    assert told["cost_usd"] > 0
+    both = shell(
+        label_file(tmp_path), "--rubric", rubric(tmp_path), "--compare", "ask=alone", "lexical", "--dry-run", "--json"
+    )
+    assert [(one["name"], one["calls"]) for one in json.loads(both.stdout)] == [("ask=alone", 120), ("lexical", 120)]
     assert server.traffic.calls == 0
 
 

@@ -166,6 +166,23 @@ class TestScores:
         assert (used.prompt_tokens, used.cached_prompt_tokens, used.completion_tokens) == (5_060, 5_000, 300)
         assert used.cost_usd == pytest.approx((60 * 0.25 + 5_000 * 0.025 + 300 * 2.0) / 1e6)
 
+    @pytest.mark.parametrize(
+        ("said", "prompt"),
+        [
+            ({"cache_creation_input_tokens": 5_000}, 5_060),  # Anthropic, beside the prompt
+            ({"cache_creation_input_tokens": 2_000, "cache_read_input_tokens": 3_000}, 5_060),
+            ({"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 40}}, 60),  # in it
+            ({"cache_creation_input_tokens": -5}, 60),
+        ],
+    )
+    def test_tokens_that_are_put_into_the_cache_are_tokens_of_the_prompt(self, server, said, prompt):
+        usage = {"prompt_tokens": 60, "completion_tokens": 300} | said
+        server.script(Reply(content=json.dumps({"relevance": level(4)}), usage=usage))
+        used = only(ask(server.base_url, [ordinal()])).usage
+        assert used.prompt_tokens == prompt
+        cached = said.get("cache_read_input_tokens", 0)
+        assert used.cost_usd == pytest.approx(((prompt - cached) * 0.25 + cached * 0.025 + 300 * 2.0) / 1e6)
+
     def test_a_repair_profits_from_the_cache_and_its_tokens_add_up(self):
         record = a_record(contexts=("All work and no play makes a dull day. " * 200,))
         with FakeJudgeServer(prompt_cache=True) as server:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from assay.attacks import AttackSet, Trial, Verdict
-    from assay.judging import Instrument
+    from assay.judging import Forecast, Instrument
     from assay.records import Outcome
     from assay.rubrics import Rubric
     from assay.settings import Settings
@@ -76,6 +76,8 @@ class _Measured:
     judge: str = ""
     judge_fingerprint: str = ""
     outcomes: dict[Defences, Mapping[str, Outcome]] = field(default_factory=dict)
+    #: of a dry run
+    forecasts: dict[Defences, Forecast] = field(default_factory=dict)
     calls: int = 0
     spent_usd: float = 0.0
     stopped: str | None = None
@@ -122,6 +124,14 @@ def measure_attacks(options: AttackOptions) -> None:
             budget = None if budget is None else max(0.0, budget - measured.spent_usd)
             found.append(measured)
     if options.dry_run:
+        if options.as_json:
+            print_json(
+                [
+                    {"rubric": measured.rubric.name, "defences": side, "dry_run": True, **asdict(forecast)}
+                    for measured in found
+                    for side, forecast in measured.forecasts.items()
+                ]
+            )
         return
     for measured in found:
         if options.keep and _worth_keeping(measured):
@@ -144,7 +154,7 @@ def _measure(
     for side in sides:
         asked = replace(instrument, settings=replace(instrument.settings, guarded=side == "on"))
         what = f"{rubric.name}, {_WORDS[side] if len(sides) > 1 else 'attacks'}: "
-        result, measured.judge, measured.judge_fingerprint = judged(
+        asked_for = judged(
             options.settings,
             records_of(trials),
             asked,
@@ -154,7 +164,10 @@ def _measure(
             directory=directory,
             what=what,
         )
+        measured.judge, measured.judge_fingerprint = asked_for.judge, asked_for.judge_fingerprint
+        result = asked_for.result
         if result is None:
+            measured.forecasts[side] = asked_for.forecast
             continue
         budget = None if budget is None else max(0.0, budget - result.spent_usd)
         measured.outcomes[side] = result.outcomes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from assay.calibrate import Calibrated
     from assay.calibration import Calibration, Level
-    from assay.judging import Instrument, JudgingResult
+    from assay.cli._judging import Judged
+    from assay.judging import Instrument
     from assay.labels import LabelSet
     from assay.records import Outcome
     from assay.rubrics import Rubric
@@ -301,11 +302,14 @@ def _one(command: _Command, judge: str | None, html: Path | None, save: Path | N
         calibrated, stopped = _from_table(command), None
     else:
         instrument = _instrument(command, judge)
-        result, name, fingerprint = _judged(command, instrument, command.budget)
-        if result is None:
+        asked = _judged(command, instrument, command.budget)
+        if asked.result is None:
+            if command.as_json:
+                print_json({"dry_run": True, **asdict(asked.forecast)})
             return None
-        stopped = result.stopped
-        calibrated = _calibrated(command, instrument.rubric, name, fingerprint, result.outcomes, stopped)
+        stopped = asked.result.stopped
+        of = (asked.judge, asked.judge_fingerprint, asked.result.outcomes, stopped)
+        calibrated = _calibrated(command, instrument.rubric, *of)
     if html is not None:
         from assay.calibration_report import render_html
 
@@ -339,16 +343,20 @@ def _two(command: _Command, judge: str | None, variants: tuple[str, str]) -> Lev
     from assay.cli._calibration_screen import print_comparison
 
     budget = command.budget
-    both = []
+    both, forecasts = [], []
     for variant in variants:
         instrument = _instrument(command, judge, variant)
-        result, name, fingerprint = _judged(command, instrument, budget)
-        if result is None:
+        asked = _judged(command, instrument, budget)
+        if asked.result is None:
+            forecasts.append({"name": variant, "dry_run": True, **asdict(asked.forecast)})
             continue
         if budget is not None:
-            budget = max(0.0, budget - result.spent_usd)
-        both.append(_calibrated(command, instrument.rubric, name, fingerprint, result.outcomes, result.stopped))
+            budget = max(0.0, budget - asked.result.spent_usd)
+        of = (asked.judge, asked.judge_fingerprint, asked.result.outcomes, asked.result.stopped)
+        both.append(_calibrated(command, instrument.rubric, *of))
     if len(both) < 2:
+        if command.as_json:
+            print_json(forecasts)
         return None
     compared = compare_calibrated(both[0], both[1])
     if command.as_json:
@@ -358,7 +366,7 @@ def _two(command: _Command, judge: str | None, variants: tuple[str, str]) -> Lev
     return None if all(one.is_whole and has_enough(one.report.rates) for one in both) else "no_data"
 
 
-def _judged(command: _Command, instrument: Instrument, budget: float | None) -> tuple[JudgingResult | None, str, str]:
+def _judged(command: _Command, instrument: Instrument, budget: float | None) -> Judged:
     from assay.cli._judging import judged
 
     records = [(item.item_id, item.record) for item in command.label_set.items if item.record is not None]

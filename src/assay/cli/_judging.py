@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.markup import escape
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from assay.judging import JudgingPlan
+    from assay.judging import Forecast, JudgingPlan
     from assay.records import Record
     from assay.rubrics import Rubric
     from assay.settings import Settings
@@ -49,6 +49,17 @@ def instrument_of(settings: Settings, rubric: Rubric, judge: str | None) -> Inst
     return Instrument(rubric=rubric, settings=asked, others=tuple(wiring.read_rubrics(settings)))
 
 
+class Judged(NamedTuple):
+    """What came of asking for some records."""
+
+    #: None: a dry run
+    result: JudgingResult | None
+    judge: str
+    judge_fingerprint: str
+    #: what it was to take
+    forecast: Forecast
+
+
 def judged(
     settings: Settings,
     records: Sequence[tuple[str, Record]],
@@ -59,8 +70,8 @@ def judged(
     dry_run: bool,
     directory: Path | None = None,
     what: str = "",
-) -> tuple[JudgingResult | None, str, str]:
-    """The outcomes, and name and fingerprint of the judge; no outcomes in a dry run. Says what it will take.
+) -> Judged:
+    """The outcomes, or in a dry run only what they will take, which is said in any case.
 
     Args:
         settings: of the command.
@@ -76,11 +87,12 @@ def judged(
     if plan.forecast.calls or dry_run:
         errors.print(escape(f"{what}{plan.forecast.sentence()}."), soft_wrap=True, highlight=False)
     if dry_run:
-        return None, plan.judge, plan.judge_fingerprint
+        return Judged(None, plan.judge, plan.judge_fingerprint, plan.forecast)
     if offline:
-        return JudgingResult(outcomes=dict(plan.known)), plan.judge, plan.judge_fingerprint
-    result = judge_plan(settings, plan, budget, records=len(records))
-    return result, plan.judge, plan.judge_fingerprint
+        result = JudgingResult(outcomes=dict(plan.known))
+    else:
+        result = judge_plan(settings, plan, budget, records=len(records))
+    return Judged(result, plan.judge, plan.judge_fingerprint, plan.forecast)
 
 
 def keep(settings: Settings, what: str, save: Callable[[Store], None]) -> bool:

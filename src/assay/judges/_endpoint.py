@@ -421,7 +421,7 @@ class Endpoint:
             return
         characters = sum(len(message["content"]) for message in messages)
         # Some count what was cached beside the prompt and not in it: the more of both is held against it.
-        tokens = (_count(counted.get("prompt_tokens")) or 0) + (_cached(counted) or 0)
+        tokens = (_count(counted.get("prompt_tokens")) or 0) + (_cached(counted) or 0) + _written(counted)
         if characters <= tokens * _MOST_CHARACTERS_PER_TOKEN:
             return
         characters = sum(len(_RUN.sub(" ", message["content"])) for message in messages)
@@ -440,9 +440,10 @@ class Endpoint:
         # A prompt of no tokens is a server that does not count.
         prompt = prompt or None
         cached = _cached(counted)
-        if prompt is not None and cached is not None and cached > prompt:
+        of_cache = (cached or 0) + _written(counted)
+        if prompt is not None and of_cache > prompt:
             # It counts what was cached beside the prompt, and not in it.
-            prompt += cached
+            prompt += of_cache
         price = self._prices.of(asked, model)
         cost = None
         if price is not None and prompt is not None and completion is not None:
@@ -474,6 +475,15 @@ def _is_vector(value: object) -> bool:
 def _count(value: object) -> int | None:
     """A number of tokens; None when it is none, or beyond reason."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
+
+
+def _written(counted: Mapping[str, Any]) -> int:
+    """Prompt tokens that were put into the provider's cache; 0 where it does not say."""
+    details = counted.get("prompt_tokens_details")
+    named = [counted.get("cache_creation_input_tokens")]
+    if isinstance(details, Mapping):
+        named += [details.get("cache_creation_tokens"), details.get("cache_write_tokens")]
+    return max((count for count in map(_count, named) if count is not None), default=0)
 
 
 def _cached(counted: Mapping[str, Any]) -> int | None:

@@ -302,7 +302,8 @@ def dead_letter(
 
 
 def _weighed(evaluations: Iterable[Evaluation], probabilities: Mapping[str, float]) -> list[Evaluation]:
-    return [replace(e, probability=probabilities.get(e.rubric_hash, 1.0)) for e in evaluations]
+    chances = ((e, probabilities.get(e.rubric_hash, 1.0)) for e in evaluations)
+    return [e if e.probability == chance else replace(e, probability=chance) for e, chance in chances]
 
 
 def _confined(owed: Sequence[Rubric], rubrics: Mapping[str, str]) -> list[Rubric]:

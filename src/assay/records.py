@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from assay.errors import RecordError
@@ -305,6 +306,7 @@ class Evaluation:
         return evaluation_id(self.record_id, self.rubric, self.rubric_hash, self.judge_fingerprint)
 
 
+@lru_cache(maxsize=8192)
 def evaluation_id(record_id: str, rubric: str, rubric_hash: str, judge_fingerprint: str) -> uuid.UUID:
     """Identity of an evaluation: the same four give the same id in any process, so a repeat is known as one."""
     return uuid.uuid5(_NAMESPACE, json.dumps([record_id, rubric, rubric_hash, judge_fingerprint]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assay._text import declines
 from assay.defects import settled
@@ -224,6 +224,7 @@ class _Exchange:
         except VerdictError as error:
             return {rubric.name: error for rubric in rubrics}
         faults: dict[str, VerdictError] = {}
+        named = read_defects(verdicts.members.get(DEFECTS))
         for rubric in rubrics:
             try:
                 outcome = self._parse(rubric, verdicts, answer, unnamed)
@@ -232,12 +233,14 @@ class _Exchange:
             except Exception as error:  # noqa: BLE001 - a bug in reading one verdict costs no other
                 self._break([rubric], error)
             else:
-                self.outcomes[rubric.name] = replace(
-                    outcome,
-                    usage=self._usage[rubric.name],
-                    latency_seconds=self._seconds[rubric.name],
-                    judge_model=answer.model,
-                )
+                told: dict[str, Any] = {
+                    "usage": self._usage[rubric.name],
+                    "latency_seconds": self._seconds[rubric.name],
+                    "judge_model": answer.model,
+                }
+                if isinstance(outcome, Score):
+                    told["defect"] = settled(outcome.passed, named.get(rubric.name), rubric.defects)
+                self.outcomes[rubric.name] = replace(outcome, **told)
         return faults
 
     def _parse(
@@ -250,16 +253,12 @@ class _Exchange:
             verdict, path = verdicts.members, ()
         else:
             raise VerdictError("unparsable", f"the reply has no `{rubric.name}`")
-        outcome = rubric.scale.parse(
+        return rubric.scale.parse(
             verdict,
             self._record,
             pass_threshold=rubric.pass_threshold,
             distribution=_distribution(rubric, verdicts, path, answer.logprobs),
         )
-        if not isinstance(outcome, Score):
-            return outcome
-        named = read_defects(verdicts.members.get(DEFECTS)).get(rubric.name)
-        return replace(outcome, defect=settled(outcome.passed, named, rubric.defects))
 
     def _break(self, rubrics: Sequence[Rubric], error: Exception) -> None:
         """A bug of ours ended it for these."""

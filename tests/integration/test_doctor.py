@@ -235,6 +235,12 @@ def _(ward: Ward) -> None:
     ward.set(CANARY="relevence=calibration/relevance.jsonl")
 
 
+@plants("canary that never ran")
+def _(ward: Ward) -> None:
+    ward.set(CANARY="relevance=calibration/relevance.jsonl")
+    commit(ward.store, (a_record(), 0.5))
+
+
 @plants("listener open to the network")
 def _(ward: Ward) -> None:
     ward.set(EXPORTER_HOST="0.0.0.0")

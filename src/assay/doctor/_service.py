@@ -16,6 +16,7 @@ from assay.records import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from assay.rubrics import Rubric
     from assay.settings import Settings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: Share of a budget from which it is told of, and how far the exporter may be behind.
 _NEARLY_SPENT = 0.8
 _BEHIND_SECONDS = 120.0
+#: Turns of a canary that may be missed.
+_STALE_TURNS = 3
 _EXPORTER_SECONDS = 10.0
 
 
@@ -40,6 +43,7 @@ def stored(store: Store, settings: Settings, rubrics: Sequence[Rubric]) -> Itera
             mend = "see why: assay dead list; then: assay dead replay --reason REASON"
             yield Finding("dead", "warning", f"{sum(waiting.values())} dead letters wait: {said}", mend)
         yield from _calibrations(store, settings, rubrics)
+        yield from _canaries(store, settings)
         yield from _exporter(store, settings)
     except StoreError:
         return
@@ -64,6 +68,30 @@ def _calibrations(store: Store, settings: Settings, rubrics: Sequence[Rubric]) -
             message = f"{placed.rubric} {placed.rubric_version} waits, an older one goes on: {placed.reason}"
             mend = f"run: assay calibrate LABELS --rubric {placed.rubric}"
             yield Finding("gate", "warning", message, mend)
+
+
+def _canaries(store: Store, settings: Settings) -> Iterator[Finding]:
+    """Canaries whose turn came and went. The alert of that sees only those that have run once."""
+    if not settings.canary:
+        return
+    # numpy comes with it.
+    from assay.canary import canary_files
+
+    try:
+        names = canary_files(wiring.canary_policy(settings)).keys()
+    except ConfigError:
+        return  # the check of the settings says so
+    ran: dict[str, datetime] = {}
+    for run in store.canaries():
+        name = run.instrument.rubric
+        ran[name] = max(run.finished_at, ran.get(name, run.finished_at))
+    scored = {total.rubric for total in store.totals() if total.scored}
+    mend = "see why: assay canary run; workers run it as their chore `canary`, and log why they cannot"
+    for name in sorted(names & scored):
+        if name not in ran:
+            yield Finding("canary", "warning", f"that of {name} has not run yet", mend)
+        elif (hours := (now() - ran[name]).total_seconds() / 3600) > _STALE_TURNS * settings.canary_hours:
+            yield Finding("canary", "warning", f"that of {name} last ran {hours:.0f} h ago", mend)
 
 
 def budgets(settings: Settings, rubrics: Sequence[Rubric]) -> Iterator[Finding]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +21,7 @@ from assay.judges import _wire
 from assay.judges._wire import MAX_BODY_BYTES, OversizedError, Response, UnreachableError, connect
 from assay.testing import FakeJudgeServer, Reply
 
+OURS = ("authorization", "openai-organization", "openai-project", "baggage", "accept-encoding")
 BODY = {"model": "m", "messages": [{"role": "user", "content": "gr\u00fc\u00df dich"}]}
 
 
@@ -39,9 +43,23 @@ class Around:
         return request
 
 
-@pytest.fixture(params=["direct", "traced"])
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OPENAI_")]:
+        monkeypatch.delenv(name)
+
+
+def without_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where nobody has imported it."""
+    monkeypatch.setattr(_wire, "_TRACERS", ())
+    monkeypatch.setitem(sys.modules, "assay.judges._client", None)
+
+
+@pytest.fixture(params=["plain", "direct", "traced"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     around = Around(openai.AsyncOpenAI.request)
+    if request.param == "plain":
+        without_client(monkeypatch)
     if request.param == "traced":
         monkeypatch.setattr(openai.AsyncOpenAI, "request", around)
     yield request.param
@@ -119,6 +137,7 @@ def test_the_answer_comes_as_it_is(way, server):
 
 def test_what_is_sent_is_the_same_either_way(recorder, monkeypatch):
     monkeypatch.setenv("OPENAI_ORG_ID", "org-synthetic")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-synthetic")
 
     async def twice(wire):
         await wire.post("/chat/completions", BODY)
@@ -131,11 +150,41 @@ def test_what_is_sent_is_the_same_either_way(recorder, monkeypatch):
     assert len(set(recorder.bodies)) == 1
     assert json.loads(recorder.bodies[0]) == BODY
     direct, again, traced, _ = recorder.headers
-    for name in ("authorization", "openai-organization", "baggage", "accept-encoding", "content-type", "user-agent"):
-        assert direct[name] == traced[name], name
+    without_client(monkeypatch)
+    with_wire(f"{recorder.address}/some/v1/", twice)
+    plain = recorder.headers[-1]
+    assert recorder.paths[-1] == recorder.paths[0]
+    assert recorder.bodies[-1] == recorder.bodies[0]
+    assert plain.keys() == {name for name in direct if not name.startswith("x-stainless-")}
+    for name in (*OURS, "accept", "content-type", "user-agent"):
+        assert direct[name] == traced[name] == plain[name], name
     assert direct["authorization"] == "Bearer synthetic"
     assert direct["baggage"] == "assay.judge=true"
     assert "cookie" not in again
+
+
+def test_what_only_the_client_knows_of_the_environment_is_asked_of_it(recorder, monkeypatch):
+    monkeypatch.setattr(_wire, "_TRACERS", ())
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-team: synthetic")
+    post(recorder.address)
+    assert recorder.headers[-1]["x-team"] == "synthetic"
+
+
+@pytest.mark.parametrize(("before", "loaded"), [("", False), ("import wrapt; ", True)])
+def test_the_client_is_loaded_where_something_may_trace_it_and_else_not(server, before, loaded):
+    """In a process of its own, as a worker would judge."""
+    script = (
+        f"{before}import asyncio, sys; from assay.judges import JudgeSettings, build_judge; "
+        "from assay.records import Record, now; from assay.rubrics import load_rubrics; "
+        f"judge = build_judge(None, JudgeSettings(engine='openai', model='m', base_url={server.base_url!r})); "
+        "record = Record(record_id='1', timestamp=now(), input='a', output='b'); "
+        "rubric = next(r for r in load_rubrics() if r.name == 'relevance'); "
+        "(outcome,) = asyncio.run(judge.judge(record, [rubric])); "
+        "print(type(outcome).__name__, 'openai' in sys.modules)"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    done = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["Score", str(loaded)], done.stderr
 
 
 def test_a_redirect_is_not_followed(way, server):

@@ -1,36 +1,49 @@
 """How a request reaches an endpoint: over aiohttp, with the address and headers that the OpenAI client would use.
 
-The client itself takes several times the CPU of the same request over bare aiohttp, see docs/decisions/0017-wire.md.
-Where somebody instruments the client, so as to trace it, it carries the calls all the same.
+The client itself takes several times the CPU of the same request over bare aiohttp, and a second to load, see
+docs/decisions/0017-wire.md. It is asked where it may know more than is known here (`_client`).
 """
 
 from __future__ import annotations
 
-import importlib
+import os
 import socket
-import types
+import sys
 import urllib.request
 import zlib
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
-import openai
 from pydantic_core import to_json
 
 from assay.loopguard import HEADERS, judging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-# openai 2 is built on httpx, openai 3 on httpx2: take the one it uses.
-_httpx: Any = importlib.import_module(type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0])
+    import ssl
+    from collections.abc import Mapping
 
 MAX_BODY_BYTES = 2_000_000
 #: Of a compressed body, which nobody asked for and which may be a thousand times as long.
-_MAX_PACKED_BYTES = 100_000
+MAX_PACKED_BYTES = 100_000
 #: Below the 5 s after which common servers close an idle connection, so that we seldom send into a closed one.
-_KEEPALIVE_SECONDS = 4.0
+KEEPALIVE_SECONDS = 4.0
+
+#: Modules that put themselves round the client, at once or when it is imported.
+_TRACERS = ("openai", "wrapt", "ddtrace", "newrelic", "weave", "agentops")
+#: What the environment says to the client, and is either heeded here or not of a request with a key of its own.
+_KNOWN_VARIABLES = frozenset(
+    {"OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"}
+)
+
+
+#: A local endpoint needs no key, the client wants one all the same.
+NO_KEY = "none"
+#: What we add to the client's headers.
+OWN_HEADERS: Mapping[str, str] = {"accept-encoding": "identity", **HEADERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,70 +81,30 @@ class Wire(Protocol):
 
 def connect(base_url: str, api_key: str | None, *, connections: int) -> Wire:
     """The wire to this endpoint, with at most so many connections."""
-    if _is_instrumented():
-        kind = type(openai.DEFAULT_CONNECTION_LIMITS)
-        limits = kind(
-            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEPALIVE_SECONDS
-        )
-        http = openai.DefaultAioHttpClient(
-            # A redirect is a wrong base URL; following it could hand the key to another host.
-            limits=limits,
-            timeout=None,
-            follow_redirects=False,
-            event_hooks={"response": [_bound]},
-        )
-        return _Traced(_client(base_url, api_key, http))
-    # Asked for its address and headers alone: a transport that carries nothing spares loading the certificates twice.
-    nothing = _httpx.AsyncClient(transport=_httpx.AsyncBaseTransport(), trust_env=False)
-    return _Direct(_client(base_url, api_key, nothing), connections)
+    variables = {name for name in os.environ if name.startswith("OPENAI_")}
+    if not variables <= _KNOWN_VARIABLES or any(name in sys.modules for name in _TRACERS):
+        from assay.judges import _client
+
+        return _client.connect(base_url, api_key, connections=connections)
+    headers = {
+        "authorization": f"Bearer {api_key or NO_KEY}",
+        "accept": "application/json",
+        "content-type": "application/json",
+        "user-agent": f"AsyncOpenAI/Python {version('openai')}",
+        **OWN_HEADERS,
+    }
+    for header, variable in (("openai-organization", "OPENAI_ORG_ID"), ("openai-project", "OPENAI_PROJECT_ID")):
+        if (value := os.environ.get(variable)) is not None:
+            headers[header] = value
+    return Direct(base_url, headers, connections)
 
 
-def _client(base_url: str, api_key: str | None, http: Any) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        # A local endpoint needs no key, the client wants one all the same.
-        api_key=api_key or "none",
-        base_url=base_url,
-        default_headers={"accept-encoding": "identity", **HEADERS},
-        max_retries=0,
-        timeout=None,
-        http_client=http,
-    )
+class Direct:
+    """The request of the client, without the client's own work on it."""
 
-
-def _is_instrumented() -> bool:
-    """Whether a library has put itself around the client's requests, as those do that trace it."""
-    return type(openai.AsyncOpenAI.request) is not types.FunctionType
-
-
-class _Traced:
-    """The OpenAI client, for those who watch it."""
-
-    def __init__(self, client: openai.AsyncOpenAI) -> None:
-        self._client = client
-
-    async def post(self, path: str, body: Mapping[str, Any]) -> Response:
-        try:
-            with judging():
-                response = await self._client.post(path, cast_to=_httpx.Response, body=body)
-        except openai.APIStatusError as error:
-            response = error.response
-        except (openai.APIConnectionError, aiohttp.ClientError, _httpx.HTTPError, OSError) as error:
-            raise UnreachableError(error) from None
-        return Response(response.status_code, response.headers, response.content)
-
-    async def aclose(self) -> None:
-        await self._client.close()
-
-
-class _Direct:
-    """The same request, without the client's own work on it."""
-
-    def __init__(self, client: openai.AsyncOpenAI, connections: int) -> None:
-        self._client = client
-        self._base_url = str(client.base_url).rstrip("/")
-        given = {"authorization": f"Bearer {client.api_key}", **client.default_headers}
-        # What the client would leave out is not text.
-        self._headers = {name: value for name, value in given.items() if isinstance(value, str)}
+    def __init__(self, base_url: str, headers: Mapping[str, str], connections: int) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = dict(headers)
         if "@" in self._base_url.partition("://")[2].partition("/")[0]:
             # A user in the URL is sent in this header, as the client does it; both at once cannot be.
             self._headers = {n: value for n, value in self._headers.items() if n.lower() != "authorization"}
@@ -152,9 +125,8 @@ class _Direct:
         secure = self._base_url.startswith("https:")
         connector = aiohttp.TCPConnector(
             limit=self._connections,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
-            # The certificates that the client trusts.
-            ssl=_httpx.create_ssl_context() if secure else True,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            ssl=_trusted() if secure else True,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -169,7 +141,14 @@ class _Direct:
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
-        await self._client.close()
+
+
+def _trusted() -> ssl.SSLContext:
+    """The certificates that the client trusts."""
+    # openai 2 is built on httpx, openai 3 on httpx2.
+    library = import_module("httpx2" if find_spec("httpx2") else "httpx")
+    context: ssl.SSLContext = library.create_ssl_context()
+    return context
 
 
 def _proxy_for(url: str) -> str | None:
@@ -184,7 +163,7 @@ def _proxy_for(url: str) -> str | None:
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
     """The body, which ends when it goes over its bound."""
     encoding = answer.headers.get("content-encoding", "identity").lower()
-    limit = MAX_BODY_BYTES if encoding == "identity" else _MAX_PACKED_BYTES
+    limit = MAX_BODY_BYTES if encoding == "identity" else MAX_PACKED_BYTES
     parts, seen = [], 0
     async for chunk in answer.content.iter_any():
         seen += len(chunk)
@@ -207,30 +186,6 @@ def _unpacked(content: bytes, encoding: str) -> bytes:
     if unpacker.unconsumed_tail:
         raise OversizedError
     return unpacked
-
-
-class _BoundedStream(_httpx.AsyncByteStream):  # type: ignore[misc]  # either of two modules
-    """Ends a body that goes over its bound."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream = stream
-        self._limit = limit
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        seen = 0
-        async for chunk in self._stream:
-            seen += len(chunk)
-            if seen > self._limit:
-                raise OversizedError
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _bound(response: Any) -> None:
-    packed = response.headers.get("content-encoding", "identity").lower() != "identity"
-    response.stream = _BoundedStream(response.stream, _MAX_PACKED_BYTES if packed else MAX_BODY_BYTES)
 
 
 def _never_sent(error: BaseException) -> bool:

@@ -69,7 +69,7 @@ def client_markdown() -> str:
         "",
         "`from assay import Client`. It needs the standard library and `redis`, and loads redis on its own thread.",
         "It reads these environment variables, each of which an argument overrides: `ASSAY_REDIS_URL`, `ASSAY_QUEUE`,",
-        "`ASSAY_SAMPLE_RATE`, `ASSAY_USER_ID_SALT`, `ASSAY_MAX_BATCHES`, `ASSAY_ENABLED`.",
+        "`ASSAY_SAMPLE_RATE`, `ASSAY_USER_ID_SALT`, `ASSAY_MAX_BATCHES`, `ASSAY_MAX_RECORD_BYTES`, `ASSAY_ENABLED`.",
         "",
     ]
     for name in assay.__all__:

@@ -64,7 +64,8 @@ class Client:
         buffer_bytes: about the most bytes that they take.
         batch_records: records to a batch, 1 to 25; eight full ones are sent at once.
         flush_seconds: how long a record waits for that.
-        max_record_bytes: larger records are dropped; the workers refuse them too.
+        max_record_bytes: larger records are dropped; the workers refuse them too. `ASSAY_MAX_RECORD_BYTES`, else
+            1,000,000.
         close_seconds: how long closing waits for what is still in the buffer.
         thin_above: when the queue is fuller than this, 0 to 1, fewer records are taken, down to one in a hundred, with
             their probabilities recorded; what a rule takes at rate 1 is taken still. 1: never.
@@ -93,7 +94,7 @@ class Client:
         buffer_bytes: int = 64_000_000,
         batch_records: int = MAX_BATCH_RECORDS,
         flush_seconds: float = 1.0,
-        max_record_bytes: int = MAX_RECORD_BYTES,
+        max_record_bytes: int | None = None,
         close_seconds: float = 2.0,
         thin_above: float = 0.8,
         max_batches: int | None = None,
@@ -106,12 +107,16 @@ class Client:
         _check(0 < flush_seconds < math.inf, "flush_seconds: must be more than 0")
         _check(0 <= close_seconds < math.inf, "close_seconds: must be 0 or more")
         _check(0 <= thin_above <= 1, "thin_above: must be 0 to 1")
-        _check(0 < max_record_bytes <= MAX_BATCH_BYTES // 2, f"max_record_bytes: must be 1 to {MAX_BATCH_BYTES // 2:,}")
+        largest = max_record_bytes
+        if largest is None:
+            # Workers may take larger ones than fit into a batch, out of files.
+            largest = min(_environment_number("ASSAY_MAX_RECORD_BYTES", MAX_RECORD_BYTES), MAX_BATCH_BYTES // 2)
+        _check(0 < largest <= MAX_BATCH_BYTES // 2, f"max_record_bytes: must be 1 to {MAX_BATCH_BYTES // 2:,}")
         url = redis_url or (os.environ.get("ASSAY_REDIS_URL") or "").strip() or "redis://localhost:6379/0"
         if transport is None:
             parse(url)
         name = queue or os.environ.get("ASSAY_QUEUE") or "assay"
-        bound = _environment_bound() if max_batches is None else max_batches
+        bound = _environment_number("ASSAY_MAX_BATCHES", MAX_BATCHES) if max_batches is None else max_batches
         _check(bound >= 1, "max_batches: must be 1 or more")
         self._buffer = Buffer(
             app,
@@ -120,7 +125,7 @@ class Client:
                 buffer_bytes=buffer_bytes,
                 batch_records=batch_records,
                 flush_seconds=flush_seconds,
-                max_record_bytes=max_record_bytes,
+                max_record_bytes=largest,
                 close_seconds=close_seconds,
                 thin_above=thin_above,
             ),
@@ -515,12 +520,12 @@ def _environment_rate() -> float:
         raise SettingsError(f"ASSAY_SAMPLE_RATE: {text!r} is not a number") from None
 
 
-def _environment_bound() -> int:
-    text = os.environ.get("ASSAY_MAX_BATCHES") or str(MAX_BATCHES)
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
     try:
         return int(text)
     except ValueError:
-        raise SettingsError(f"ASSAY_MAX_BATCHES: {text!r} is not a whole number") from None
+        raise SettingsError(f"{name}: {text!r} is not a whole number") from None
 
 
 def _environment_enabled() -> bool:

@@ -229,7 +229,11 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(
         25.0, ge=0, description="After SIGTERM: how long to finish what is in flight before it is handed back."
     )
-    max_record_bytes: int = Field(1_000_000, ge=1_000, description="A larger record is set aside as `too_large`.")
+    max_record_bytes: int = Field(
+        1_000_000,
+        ge=1_000,
+        description="A larger record is set aside as `too_large`. Clients read it where they run, and drop it.",
+    )
 
     # -- time series
     windows: _List = Field(("5m", "1h", "24h"), description="Rolling windows of the gauges, separated by commas.")

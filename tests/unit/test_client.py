@@ -450,6 +450,37 @@ def test_wrong_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSAY_MAX_BATCHES", "0")
     with pytest.raises(SettingsError, match="max_batches"):
         Client()
+    monkeypatch.delenv("ASSAY_MAX_BATCHES")
+    monkeypatch.setenv("ASSAY_MAX_RECORD_BYTES", "1 MB")
+    with pytest.raises(SettingsError, match="ASSAY_MAX_RECORD_BYTES: '1 MB'"):
+        Client()
+
+
+@pytest.mark.parametrize(
+    ("said", "size", "taken"), [(None, 1_100_000, 0), ("2000000", 1_100_000, 1), ("5000", 9_000, 0)]
+)
+def test_the_environment_says_how_large_a_record_may_be(
+    monkeypatch: pytest.MonkeyPatch, transport: MemoryTransport, said: str | None, size: int, taken: int
+) -> None:
+    if said is not None:
+        monkeypatch.setenv("ASSAY_MAX_RECORD_BYTES", said)
+    with Client(transport=transport, redact=None) as client:
+        client.record(input="a", output="x" * size)
+        client.flush(10)
+        assert client.stats().sent == taken
+        assert sum(client.stats().dropped.values()) == 1 - taken
+    with Client(transport=transport, redact=None, max_record_bytes=500_000) as client:
+        client.record(input="a", output="x" * 400_000)
+        client.flush(10)
+        assert client.stats().sent == 1, "an argument goes before the environment"
+
+
+def test_what_workers_take_beyond_a_batch_is_no_mistake_here(
+    monkeypatch: pytest.MonkeyPatch, transport: MemoryTransport
+) -> None:
+    monkeypatch.setenv("ASSAY_MAX_RECORD_BYTES", str(10 * MAX_BATCH_BYTES))
+    with Client(transport=transport) as client:
+        assert client.record(input="a")
 
 
 # interaction

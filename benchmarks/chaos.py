@@ -554,6 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", default="1,3", help="numbers of worker processes, such as 1,3")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule and the judge (default 0)")
     parser.add_argument("--stopped-seconds", type=float, default=20.0, help="how long Redis is held by SIGSTOP")
+    parser.add_argument("--kill-seconds", type=float, default=5.0, help="about how long a worker lives once all are up")
     parser.add_argument("--json", type=Path, help="write what was found here too")
     given = parser.parse_args(arguments)
     databases = [name for name in given.only.split(",") if name]
@@ -572,6 +573,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     records=given.records,
                     seed=given.seed,
                     stopped_seconds=given.stopped_seconds,
+                    kill_seconds=given.kill_seconds,
                 )
                 outcomes.append(run(plan, postgres, lambda line: print(line, file=sys.stderr, flush=True)))
     print(table(outcomes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,7 +42,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output. What would steer a terminal is escaped, and reads back as it was."""
-    print(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+    print(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=_as_text)))
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

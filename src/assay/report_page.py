@@ -454,6 +454,10 @@ def _clusters(report: Report) -> Markup:
     )
 
 
+#: Where no rubric has enough of them.
+NO_DEFECTS = f"No rubric has {ENOUGH} answers that did not pass. The command assay defects list shows those there are."
+
+
 def cluster_sentence(report: Report) -> str:
     """How the clusters were found, and how many of them chance would bring."""
     return (
@@ -463,9 +467,10 @@ def cluster_sentence(report: Report) -> str:
     )
 
 
-def _defects(report: Report) -> Markup | None:
+def _defects(report: Report) -> Markup:
+    title = element("h2", "What was wrong")
     if not report.defects:
-        return None
+        return element("section", title, element("p", NO_DEFECTS))
     rows = [
         (
             join(_name(one.series.app), ", ", _name(one.series.rubric)),
@@ -479,7 +484,7 @@ def _defects(report: Report) -> Markup | None:
     header = ("app and rubric", "defect", "of what did not pass", "a week before", "answers")
     return element(
         "section",
-        element("h2", "What was wrong"),
+        title,
         element("div", _table(header, rows, caption="Defects"), class_="card scroll", tabindex="0"),
     )
 

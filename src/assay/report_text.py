@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from assay._markup import clipped, visible
 from assay.calibration_plots import percent
-from assay.report import ENOUGH, FALL
-from assay.report_page import cluster_sentence, day, interval, money, points
+from assay.report import FALL
+from assay.report_page import NO_DEFECTS, cluster_sentence, day, interval, money, points
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -126,7 +126,7 @@ def _markdown_rest(report: Report) -> list[str]:
                 )
                 for one in report.defects
             ),
-            none=f"No rubric has {ENOUGH} answers that did not pass: `assay defects list` shows those there are.",
+            none=NO_DEFECTS,
         ),
         "## Cost",
         _rows(

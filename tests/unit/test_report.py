@@ -456,6 +456,12 @@ def test_the_page_says_what_fell_first() -> None:
     assert "Fell this week" not in render_html(a_report(falls=(chance,)))
 
 
+def test_page_and_text_both_say_where_too_few_are_wrong_to_be_told_apart() -> None:
+    assert "No rubric has 30 answers that did not pass" in render_html(a_report(defects=()))
+    assert "No rubric has 30 answers that did not pass" in render_markdown(a_report(defects=()))
+    assert "No rubric has" not in render_html(a_report())
+
+
 def test_few_records_are_marked_and_not_called_below_the_objective() -> None:
     text = render_html(a_report(falls=()))
     row = next(row for row in re.findall(r"<tr>.*?</tr>", text) if "too few" in row)

@@ -7,6 +7,8 @@ plan says.
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -32,19 +34,24 @@ if TYPE_CHECKING:
     from assay.rubrics import Rubric
     from assay.store import Stored
 
+_log = logging.getLogger(__name__)
+
 #: How often an older worker looks at what a newer client wrote, in seconds.
 NEWER_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A record, the rubrics to judge it under, and, by rubric hash, the probability of that where it is below 1."""
+    """A record, and the rubrics to judge it under."""
 
     record: Record
     #: its bytes as they came
     raw: bytes
     rubrics: list[Rubric]
-    probabilities: dict[str, float]
+    #: rubric hash -> the probability of judging it, where that is below 1
+    probabilities: dict[str, float] = field(default_factory=dict)
+    #: the part of it that budgets drew, which goes along with the record
+    drawn: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -53,12 +60,14 @@ class Plan:
 
     records: list[tuple[Record, str]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    #: outcomes that come out alike whenever they are looked at: they are kept with the others, and need not be before
+    passed_over: list[Evaluation] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     #: what is to be tried again; and batches that this worker goes on with
     again: list[Again] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     duplicates: int = 0
-    #: whether a record is judged with a probability that its batch, as it came, does not tell of
+    #: whether budgets drew a record with a probability that its batch, as it came, does not tell of
     drawn: bool = False
     #: what records owe that this process does not ask, by their raw form; they move on once they are done with here
     elsewhere: dict[bytes, list[Rubric]] = field(default_factory=dict)
@@ -70,7 +79,7 @@ class Plan:
 
     def hand_back(self, batch: Batch, task: Task) -> None:
         """Nobody judged this record: it comes again as it was, and that counts as no try."""
-        self._try_again(Again(raw=task.raw, attempt=batch.attempt, probabilities=task.probabilities))
+        self._try_again(Again(raw=task.raw, attempt=batch.attempt, probabilities=task.drawn))
 
     def _try_again(self, again: Again) -> None:
         self.again.append(again)
@@ -81,10 +90,13 @@ class Plan:
         """Take one record out of this plan: a batch of it alone, and the plan of that."""
         entry = (task.record, task.raw.decode())
         self.records.remove(entry)
-        own = Plan(records=[entry])
+        own, record_id = Plan(records=[entry]), task.record.record_id
+        for whole, part in ((self.evaluations, own.evaluations), (self.passed_over, own.passed_over)):
+            part += [evaluation for evaluation in whole if evaluation.record_id == record_id]
+            whole[:] = [evaluation for evaluation in whole if evaluation.record_id != record_id]
         if (others := self.elsewhere.pop(task.raw, None)) is not None:
             own.elsewhere[task.raw] = others
-        return single(batch, task.raw, "late", probabilities=task.probabilities), own
+        return single(batch, task.raw, "late", probabilities=task.drawn), own
 
 
 class Planner:
@@ -142,10 +154,9 @@ class Planner:
                 ours = [rubric for rubric in todo if self._judges.serves(rubric)]
                 if len(ours) < len(todo):
                     plan.elsewhere[raw] = [rubric for rubric in todo if not self._judges.serves(rubric)]
-                task, left_out = self._thin(batch, Task(record, raw, ours, {}), known)
-                for reason, rubrics in left_out.items():
-                    plan.evaluations.extend(self.alike(record, rubrics, NotApplicable(reason=reason)))
-                plan.drawn |= not task.probabilities.items() <= batch.probabilities.items()
+                task, left_out = self._thin(batch, Task(record, raw, ours), known)
+                self._leave_out(plan, record, left_out)
+                plan.drawn |= not task.drawn.items() <= batch.probabilities.items()
                 if task.rubrics:
                     tasks.append(task)
             elif owed:
@@ -163,7 +174,7 @@ class Planner:
         if passing and (is_unasked or batch.attempt + 1 < self._policy.max_attempts):
             failures = [failure for _, failure in passing]
             attempt = batch.attempt if is_unasked else batch.attempt + 1
-            plan._try_again(Again(raw=task.raw, attempt=attempt, probabilities=task.probabilities, failures=failures))
+            plan._try_again(Again(raw=task.raw, attempt=attempt, probabilities=task.drawn, failures=failures))
             left_open = {id(e) for e, _ in passing}
             evaluations = [e for e in evaluations if id(e) not in left_open]
         else:
@@ -180,7 +191,8 @@ class Planner:
             plan.dead_letters.append(letter)
 
     def close(self, batch: Batch, plan: Plan) -> None:
-        """Into the plan: the batches of what is tried again, and of what is owed elsewhere."""
+        """Into the plan: the batches of what is tried again, of what is owed elsewhere, and what was passed over."""
+        plan.evaluations.extend(plan.passed_over)
         plan.retries.extend(self._policy.retries(batch, plan.again))
         if plan.elsewhere:
             plan.retries.append(for_ragas(batch, plan.elsewhere))
@@ -203,9 +215,12 @@ class Planner:
             plan.records.append((record, raw.decode()))
             known = self._existing([record_id])
             todo = self._left_to_judge(record, known, self._owed(batch, record, known, roster), replay=False)
-            failures = self.alike(record, todo, Failure(kind=reason, message=message[:500]))
             # A replay's score takes a failure's place with the weight of that.
-            plan.evaluations.extend(_weighed(failures, batch.probabilities))
+            task, left_out = self._thin(batch, Task(record, raw, todo), known)
+            self._leave_out(plan, record, left_out)
+            failures = self.alike(record, task.rubrics, Failure(kind=reason, message=message[:500]))
+            plan.evaluations.extend(_weighed(failures, task.probabilities))
+            plan.evaluations.extend(plan.passed_over)
         letter = dead_letter(raw, reason=reason, message=message, attempts=attempts, record_id=record_id)
         plan.dead_letters.append(letter)
         return plan, letter
@@ -224,43 +239,54 @@ class Planner:
                 outcome=outcome,
             )
 
-    def _thin(
-        self, batch: Batch, task: Task, known: Mapping[uuid.UUID, Stored]
-    ) -> tuple[Task, dict[str, list[Rubric]]]:
-        """What of the task is judged, and what is not, by the reason: the one counts for the other."""
-        kept = replace(task, rubrics=[], probabilities=dict(batch.probabilities))
+    def _leave_out(self, plan: Plan, record: Record, left_out: Mapping[str, Sequence[Rubric]]) -> None:
+        for reason, rubrics in left_out.items():
+            into = plan.passed_over if reason == PASSED_OVER else plan.evaluations
+            into.extend(self.alike(record, rubrics, NotApplicable(reason=reason)))
+
+    def _thin(self, batch: Batch, task: Task, known: Collection[uuid.UUID]) -> tuple[Task, dict[str, list[Rubric]]]:
+        """What of the task is judged, and what is not, by the reason: the one counts for the other.
+
+        What a cascade says of a record it says each time. What a budget says depends on the moment, so it is asked
+        once, before the first try, and goes along with the record.
+        """
+        kept = replace(task, rubrics=[], probabilities={}, drawn=dict(batch.probabilities))
         left_out: dict[str, list[Rubric]] = {}
-        record = task.record
+        record, versions = task.record, Counter(rubric.hash for rubric in task.rubrics)
         for rubric in task.rubrics:
-            chance = batch.probabilities.get(rubric.hash, 1.0)
-            # Decided once: what is tried or replayed again was taken already. Where the rubric does not apply, there is
-            # nothing to be saved.
-            if (
-                chance == 1.0
-                and batch.attempt == 0
-                and self._identity(record, rubric) not in known
-                and rubric.missing(record) is None
-            ):
-                chance, reason = self._drawn(record, rubric)
-                if reason is not None:
-                    left_out.setdefault(reason, []).append(rubric)
+            first, drawn = 1.0, batch.probabilities.get(rubric.hash, 1.0)
+            # Where the rubric does not apply, there is nothing to be saved; a replay's score has the weight of what is
+            # there; and the same rubric by two judges is asked of both, since what is drawn is kept by its hash.
+            draws = self._identity(record, rubric) not in known and rubric.missing(record) is None
+            if draws and versions[rubric.hash] == 1:
+                first = self._first_look(record, rubric)
+                # One number decides both, so what is left after both is a part of what is left after one.
+                if first < 1.0 and is_thinned(record.record_id, first * drawn):
+                    left_out.setdefault(PASSED_OVER, []).append(rubric)
                     continue
+                if self._budgets is not None and drawn == 1.0 and batch.attempt == 0:
+                    judge = self._judges.of(rubric).name
+                    drawn = self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge)
+                    if is_thinned(record.record_id, first * drawn):
+                        left_out.setdefault(THINNED, []).append(rubric)
+                        continue
             kept.rubrics.append(rubric)
-            if chance < 1.0:
-                kept.probabilities[rubric.hash] = chance
+            if drawn < 1.0:
+                kept.drawn[rubric.hash] = drawn
+            if first * drawn < 1.0:
+                kept.probabilities[rubric.hash] = first * drawn
         return kept, left_out
 
-    def _drawn(self, record: Record, rubric: Rubric) -> tuple[float, str | None]:
-        """The probability of judging this, by its cascade and what the budgets leave, and why it is not judged."""
-        judge, cascade, chance = self._judges.of(rubric), rubric.cascade, 1.0
-        if cascade is not None and judge.name not in FREE_JUDGES:
-            chance = cascade.probability(look(cascade.first, record, rubric))
-            if is_thinned(record.record_id, chance):
-                return chance, PASSED_OVER
-        if self._budgets is not None:
-            chance *= self._budgets.probability(app=record.app, rubric=rubric.name, judge=judge.name)
-        # One number decides both, so what is left after both is a part of what is left after one.
-        return chance, THINNED if is_thinned(record.record_id, chance) else None
+    def _first_look(self, record: Record, rubric: Rubric) -> float:
+        """The probability, by the rubric's cascade, that its judge is asked for the record."""
+        cascade = rubric.cascade
+        if cascade is None or self._judges.of(rubric).name in FREE_JUDGES:
+            return 1.0
+        try:
+            return cascade.probability(look(cascade.first, record, rubric))
+        except Exception:  # noqa: BLE001 - a bug in the first look costs a call, and no record
+            _log.exception("the first look failed", extra={"record_id": record.record_id, "rubric": rubric.name})
+            return 1.0
 
     def _owed(self, batch: Batch, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:
         """The rubrics that the record owes an outcome to; none while all of them wait for their calibrations."""

@@ -441,12 +441,18 @@ def _check_cascade(node: Node) -> Iterator[Mistake]:
         return
     yield from _check_band(cascade.get("band"))
     first, own = cascade.get("first"), dimension or node.get("name")
-    if first is not None and first.value in _KNOWN_TO and own is not None and own.value not in _KNOWN_TO[first.value]:
+    if (
+        first is not None
+        and first.kind == "string"
+        and first.value in _KNOWN_TO
+        and own is not None
+        and own.value not in _KNOWN_TO[first.value]
+    ):
         known = ", ".join(_KNOWN_TO[first.value])
         message = f"{first.value} knows nothing of this rubric: write `dimension:` with one of {known}, or no cascade"
         yield Mistake(first.line, first.field, message)
     engine = judge.get("engine") if judge is not None and judge.kind == "object" else None
-    if engine is not None and engine.value in get_args(First):
+    if engine is not None and engine.kind == "string" and engine.value in get_args(First):
         message = f"{engine.value} is free, and is asked for every record: remove cascade, or name a judge that costs"
         yield Mistake(cascade.line, "cascade", message)
 

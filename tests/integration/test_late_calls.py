@@ -15,6 +15,7 @@ import pytest
 
 import bench as bench_of_workers
 from assay import late_calls
+from assay.cascade import Cascade
 from assay.deliveries import DeliveryPolicy
 from assay.errors import JudgeError, StoreError
 from assay.limits import waiting
@@ -121,6 +122,24 @@ def test_what_is_judged_is_committed_while_a_mate_hangs(bench: Bench) -> None:
 
     bench.end(judge, 25)
     assert Counter(judge.calls) == Counter(f"record-{i}" for i in range(25))
+
+
+def test_one_that_hangs_takes_along_what_a_cascade_passed_over_of_it(bench: Bench) -> None:
+    """Else the batch that it leaves speaks of a record that it has not, and is made once more as a whole."""
+    cascade = Cascade(first="lexical", share=0.3)
+    rubrics = [replace(rubric, cascade=cascade) if rubric.name == "relevance" else rubric for rubric in load_rubrics()]
+    judge = Hanging(*(f"record-{index}" for index in range(3)))
+    worker = bench.start(judge, rubrics=rubrics, policy=POLICY)
+    worker.work(bench.push_batch(25))
+    assert len(judge.calls) == 25
+    judge.release()
+    bench.work_off(worker)
+    until(lambda: not bench.ids)
+    assert len(judge.calls) == 25
+    totals = {total.rubric: total for total in bench.store.totals()}
+    assert totals["relevance"].scored + totals["relevance"].not_applicable == 25 == totals["safety"].scored
+    assert 0 < totals["relevance"].scored < 25
+    assert not bench.store.dead_letters()
 
 
 def test_a_single_record_that_hangs_holds_no_thread(bench: Bench) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assay import plans
 from assay.budgets import THINNED, is_thinned
 from assay.cascade import PASSED_OVER, Cascade
 from assay.deliveries import DeliveryPolicy
-from assay.gate import Roster
+from assay.gate import Line, Roster
 from assay.judges import JudgeSettings
 from assay.pipeline import Judges
 from assay.plans import Plan, Planner, Task, dead_letter
@@ -243,39 +245,63 @@ MADE_UP = "You can return an order within 400 days, and Mr. Smith in Madrid pays
 SURE, DOUBTED = [[a_record(record_id=f"{n}", **more) for n in range(200)] for more in ({}, {"output": MADE_UP})]
 
 
-def test_of_what_is_not_in_doubt_a_share_is_judged_and_the_probability_is_kept() -> None:
-    _, plan, tasks = planned(a_batch(*SURE), [CASCADED], settings=ASKING)
-    passed_over = {record.record_id for record in SURE if is_thinned(record.record_id, 0.25)}
-    assert 120 < len(passed_over) < 180
-    assert {task.record.record_id for task in tasks} == {record.record_id for record in SURE} - passed_over
+def ids(records: Sequence[Record], chance: float) -> set[str]:
+    """Of those that are drawn with this chance."""
+    return {record.record_id for record in records if not is_thinned(record.record_id, chance)}
+
+
+def left_out(made: Planner, batch: Batch, plan: Plan) -> dict[str, Outcome]:
+    """What is stored of records that nobody is asked for."""
+    made.close(batch, plan)
+    return {e.record_id: e.outcome for e in plan.evaluations}
+
+
+def test_of_what_is_not_in_doubt_a_share_is_judged() -> None:
+    batch = a_batch(*SURE)
+    made, plan, tasks = planned(batch, [CASCADED], settings=ASKING)
+    drawn = ids(SURE, 0.25)
+    assert 20 < len(drawn) < 80
+    assert {task.record.record_id for task in tasks} == drawn
     assert all(task.probabilities == {CASCADED.hash: 0.25} for task in tasks)
-    assert {(e.record_id, e.outcome) for e in plan.evaluations} == {
-        (i, NotApplicable(reason=PASSED_OVER)) for i in passed_over
-    }
+    rest = {record.record_id for record in SURE} - drawn
+    assert left_out(made, batch, plan) == dict.fromkeys(rest, NotApplicable(reason=PASSED_OVER))
     assert {e.judge for e in plan.evaluations} == {"openai:m"}
 
 
+def test_a_score_has_the_probability_of_its_draw() -> None:
+    record = next(record for record in SURE if record.record_id in ids(SURE, 0.25))
+    batch = a_batch(record)
+    made, plan, (task,) = planned(batch, [CASCADED], settings=ASKING)
+    made.settle(batch, plan, task, made.alike(task.record, task.rubrics, GOOD))
+    assert [e.probability for e in plan.evaluations] == [0.25]
+
+
 def test_what_is_in_doubt_is_always_judged() -> None:
-    _, plan, tasks = planned(a_batch(*DOUBTED), [CASCADED], settings=ASKING)
+    batch = a_batch(*DOUBTED)
+    made, plan, tasks = planned(batch, [CASCADED], settings=ASKING)
     assert len(tasks) == 200
     assert all(task.probabilities == {} for task in tasks)
-    assert plan.is_empty
+    assert left_out(made, batch, plan) == {}
 
 
 def test_a_rubric_without_a_cascade_is_not_held_back_by_one_beside_it() -> None:
-    _, plan, tasks = planned(a_batch(*SURE), [ordinal(), CASCADED], settings=ASKING)
+    batch = a_batch(*SURE)
+    made, plan, tasks = planned(batch, [ordinal(), CASCADED], settings=ASKING)
     assert len(tasks) == 200
     assert {len(task.rubrics) for task in tasks} == {1, 2}
+    made.close(batch, plan)
     assert {e.rubric for e in plan.evaluations} == {CASCADED.name}
 
 
 def test_near_a_cap_both_probabilities_count_and_each_left_out_bears_its_reason() -> None:
-    _, plan, tasks = planned(a_batch(*SURE), [CASCADED], settings=ASKING, chance=0.5)
-    kept = {r.record_id for r in SURE if not is_thinned(r.record_id, 0.125)}
+    batch = a_batch(*SURE)
+    made, plan, tasks = planned(batch, [CASCADED], settings=ASKING, chance=0.5)
+    kept = ids(SURE, 0.125)
     assert {task.record.record_id for task in tasks} == kept
     assert all(task.probabilities == {CASCADED.hash: 0.125} for task in tasks)
-    thinned = {r.record_id for r in SURE if not is_thinned(r.record_id, 0.25)} - kept
-    reasons = {e.record_id: e.outcome for e in plan.evaluations}
+    assert all(task.drawn == {CASCADED.hash: 0.5} for task in tasks), "what a budget said goes along"
+    thinned = ids(SURE, 0.25) - kept
+    reasons = left_out(made, batch, plan)
     assert thinned
     assert {i for i, outcome in reasons.items() if outcome == NotApplicable(reason=THINNED)} == thinned
     assert len(reasons) + len(kept) == 200
@@ -286,24 +312,92 @@ def test_near_a_cap_both_probabilities_count_and_each_left_out_bears_its_reason(
 def test_a_judge_that_is_free_is_asked_for_every_record() -> None:
     _, plan, tasks = planned(a_batch(*SURE), [CASCADED])
     assert len(tasks) == 200
+    assert not plan.passed_over
+
+
+@pytest.mark.parametrize("fields", [{}, {"attempt": 1}, {"probabilities": {CASCADED.hash: 0.5}, "attempt": 1}])
+def test_it_is_drawn_alike_whenever_it_is_looked_at(fields: dict[str, Any]) -> None:
+    """So batches need not tell of it, and one that was not asked for goes back as it came."""
+    drawn_by_budget = fields.get("probabilities", {}).get(CASCADED.hash, 1.0)
+    kept = [record for record in SURE if record.record_id in ids(SURE, 0.25 * drawn_by_budget)]
+    batch = a_batch(*kept, **fields)
+    made, plan, tasks = planned(batch, [CASCADED], settings=ASKING, chance=0.001 if fields else None)
+    assert [task.record for task in tasks] == kept
+    assert {task.probabilities[CASCADED.hash] for task in tasks} == {0.25 * drawn_by_budget}
+    assert plan.is_empty
+    for task in tasks:
+        made.settle(batch, plan, task, made.alike(task.record, task.rubrics, BUSY))
+    made.close(batch, plan)
+    (again,) = plan.retries
+    assert decode_batch(again.payload).probabilities == fields.get("probabilities", {})
+
+
+def test_what_a_cascade_passed_over_is_no_reason_to_part_a_batch_that_waits() -> None:
+    _, plan, tasks = planned(a_batch(*SURE), [ordinal(), CASCADED], settings=ASKING)
+    assert plan.passed_over
+    assert len(tasks) == 200
     assert plan.is_empty
 
 
-@pytest.mark.parametrize("fields", [{"attempt": 1}, {"probabilities": {CASCADED.hash: 0.25}}, {"known": True}])
-def test_who_was_asked_for_once_is_not_drawn_for_again(fields: dict[str, object]) -> None:
-    passed_over = next(record for record in SURE if is_thinned(record.record_id, 0.25))
-    known = stored(passed_over, CASCADED, "failed", [CASCADED], ASKING) if fields.pop("known", False) else None
-    batch = a_batch(passed_over, replay=known is not None, **fields)  # type: ignore[arg-type]
-    _, plan, (task,) = planned(batch, [CASCADED], settings=ASKING, known=known)
-    assert task.probabilities == fields.get("probabilities", {})
-    assert plan.is_empty
+def test_one_that_moves_out_takes_along_what_is_known_of_it() -> None:
+    batch = a_batch(*SURE[:50])
+    made, plan, tasks = planned(batch, [ordinal(), CASCADED], settings=ASKING)
+    late = next(task for task in tasks if len(task.rubrics) == 1)
+    retry, own = plan.move_out(batch, late)
+    made.close(decode_batch(retry.payload), own)
+    assert {e.record_id for e in own.evaluations} == {late.record.record_id}
+    made.close(batch, plan)
+    assert plan.evaluations
+    assert late.record.record_id not in {e.record_id for e in plan.evaluations}
+    assert {e.record_id for e in plan.evaluations} <= {record.record_id for record, _ in plan.records}
+
+
+def test_a_replay_is_not_drawn_for() -> None:
+    passed_over = next(record for record in SURE if record.record_id not in ids(SURE, 0.25))
+    known = stored(passed_over, CASCADED, "failed", [CASCADED], ASKING)
+    _, plan, (task,) = planned(a_batch(passed_over, replay=True), [CASCADED], settings=ASKING, known=known)
+    assert task.probabilities == {}
+    assert not plan.passed_over
+
+
+@pytest.mark.parametrize("reason", ["crashed", "internal"])
+def test_what_is_set_aside_was_drawn_too(reason: Any) -> None:
+    drawn = next(record for record in SURE if record.record_id in ids(SURE, 0.25))
+    over = next(record for record in SURE if record.record_id not in ids(SURE, 0.25))
+    made, roster = planner([CASCADED], settings=ASKING), Roster.of([CASCADED])
+    for record, chance, kind in ((drawn, 0.25, Failure), (DOUBTED[0], 1.0, Failure), (over, 1.0, NotApplicable)):
+        plan, letter = made.set_aside(a_batch(record), roster, reason=reason, message="x", attempts=3)
+        assert [(e.probability, type(e.outcome)) for e in plan.evaluations] == [(chance, kind)]
+        assert letter.record_id == record.record_id
+
+
+def test_one_rubric_by_two_judges_is_asked_of_both() -> None:
+    """What is drawn is kept by the rubric's hash: the one must not get the other's weight."""
+    before = replace(CASCADED, cascade=None, judge=JudgeSpec(engine="openai", model="old"))
+    after = replace(CASCADED, judge=JudgeSpec(engine="openai", model="new"))
+    made = planner([after, before], settings=ASKING)
+    roster = Roster(lines=(Line(own=after, previous=before, is_open=False, bridged=True),), bridge_share=1.0)
+    plan, tasks = made.plan(a_batch(*SURE[:20]), roster, 0.0)
+    assert [len(task.rubrics) for task in tasks] == [2] * 20
+    assert all(task.probabilities == {} for task in tasks)
+    assert not plan.passed_over
+
+
+def test_a_bug_of_the_first_look_costs_a_call_and_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Outcome:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(plans, "look", broken)
+    _, plan, tasks = planned(a_batch(*SURE), [CASCADED], settings=ASKING)
+    assert len(tasks) == 200
+    assert not plan.passed_over
 
 
 def test_where_a_rubric_does_not_apply_nobody_looks_first() -> None:
     records = [a_record(record_id=f"{n}", contexts=()) for n in range(25)]
     _, plan, tasks = planned(a_batch(*records), [CASCADED], settings=ASKING)
     assert len(tasks) == 25
-    assert plan.is_empty
+    assert not plan.passed_over
 
 
 # -- what becomes of an outcome

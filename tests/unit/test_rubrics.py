@@ -501,6 +501,8 @@ class TestCascade:
             ("{first: lexical, share: 0.3, below: 1}", "below"),
             ("{first: rules, share: 0.3}", "rules knows nothing of this rubric: write `dimension:`"),
             ("lexical", "first"),
+            ("{first: [lexical], share: 0.3}", "first"),
+            ("{first: {a: 1}, share: 0.3}", "first"),
         ],
     )
     def test_a_mistake_in_it_is_said(self, load, cascade, message):

@@ -40,9 +40,9 @@ class Batch:
     `enqueued_at` is in seconds since the epoch; `attempt` counts the judge retries of all its records;
     `replay` means that stored failures of these records may be superseded. `records` are raw JSON, one each, just
     as they were received: `codec.decode_record` reads them one by one, so that a bad one never fails its mates.
-    `probabilities` is what was decided of these records already: rubric hash -> with which probability, below 1, the
-    record is judged under it. `rubrics` is all that the records still owe, rubric hash -> name, of a batch that waits
-    for a worker that has ragas; empty: whatever a record owes.
+    `probabilities` is what budgets have drawn of these records already: rubric hash -> with which probability, below 1,
+    the record is judged under it. `rubrics` is all that the records still owe, rubric hash -> name, of a batch that
+    waits for a worker that has ragas; empty: whatever a record owes.
     """
 
     batch_id: str

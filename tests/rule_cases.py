@@ -336,9 +336,15 @@ def _blind() -> Iterator[Case]:
         return {**labels, "severity": "page", "about": "evaluator", "cause": cause}
 
     rule = {"cause": "no_scores"}
-    base = {_ACCEPTED: _SLOW, _SCORED: 5.0, _NOT_APPLICABLE: 5.0, _FAILED: _SLOW, _LAST: 0.0}
+    inapplicable, over, thinned = (
+        f'assay_not_applicable_total{{rubric="r", judge="j", reason="{reason}"}}'
+        for reason in ("missing_contexts", "passed_over_by_cascade", "thinned_by_budget")
+    )
+    base = {_ACCEPTED: _SLOW, _SCORED: 5.0, inapplicable: 5.0, _FAILED: _SLOW, _LAST: 0.0}
+    # Nobody was asked for these, so they tell of no judge that lives.
+    base |= {over: _SLOW, thinned: _SLOW, _NOT_APPLICABLE: _SLOW}
     yield Case(alert=alert, rule=rule, series=steady(base), at={39: [], 40: [fires("no_scores")]})
-    for other in ({_ACCEPTED: 5.0}, {_SCORED: _SLOW}, {_NOT_APPLICABLE: _SLOW}, {_LAST: 1e6}):
+    for other in ({_ACCEPTED: 5.0}, {_SCORED: _SLOW}, {inapplicable: _SLOW}, {_LAST: 1e6}):
         yield Case(alert=alert, rule=rule, series=steady({**base, **other}), at={90: []})
 
     rule, oldest = {"cause": "backlog"}, "assay_oldest_pending_seconds"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.alerts._rules import Alert, AlertPolicy, Group, Recording, number
+from assay.budgets import THINNED
+from assay.cascade import PASSED_OVER
 from assay.windows import DAY, HOUR, MINUTE
 
 if TYPE_CHECKING:
@@ -41,12 +43,15 @@ def _blind(policy: AlertPolicy) -> Iterator[Alert]:
         )
 
     half_hour = 30 * MINUTE
-    judged = 'assay_evaluations_total{outcome=~"scored|not_applicable"}'
+    scored = 'assay_evaluations_total{outcome="scored"}'
+    # Records that nobody was asked for, to spend less, are no sign of a judge that lives.
+    not_applicable = f'assay_not_applicable_total{{reason!~"{PASSED_OVER}|{THINNED}"}}'
     yield blind(
         "no_scores",
         f"""
             sum(increase(assay_queue_accepted_total[{span(half_hour)}])) > 0
-            unless on () sum(increase({judged}[{span(half_hour)}])) > 0
+            unless on () sum(increase({scored}[{span(half_hour)}])) > 0
+            unless on () sum(increase({not_applicable}[{span(half_hour)}])) > 0
             unless on () time() - max(assay_last_score_timestamp_seconds) < {policy.seconds(half_hour)}""",
         10 * MINUTE,
         f"Records come ({_COUNT} in the last half hour), and none is scored",

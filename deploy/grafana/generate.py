@@ -20,6 +20,8 @@ JUDGE, PEOPLE, OBJECTIVE, BAD, QUIET = "blue", "purple", "green", "red", "gray"
 
 #: The label set of scores, as the dashboards narrow it down.
 SCORE = 'app=~"$app", rubric=~"$rubric"'
+#: Evaluations that somebody was asked for.
+ASKED = 'outcome=~"scored|failed"'
 WINDOW = f'{SCORE}, window="$window"'
 
 
@@ -475,10 +477,10 @@ def health() -> dict[str, Any]:
         ),
         stat(
             "Failures",
-            "Share of evaluations that got no verdict, of all that were stored in the time shown.",
+            "Share of what judges were asked for that got no verdict, of all that was stored in the time shown.",
             now(
                 'sum(increase(assay_evaluations_total{outcome="failed"}[$__range]))'
-                " / (sum(increase(assay_evaluations_total[$__range])) > 0)"
+                ' / (sum(increase(assay_evaluations_total{outcome=~"scored|failed"}[$__range])) > 0)'
             ),
             unit="percentunit",
             width=4,
@@ -573,7 +575,8 @@ def health() -> dict[str, Any]:
         ),
         lines(
             "Not applicable",
-            "Evaluations of records that a rubric does not apply to, a second. A jump means that records changed.",
+            "Evaluations of records that a rubric does not apply to, or that nobody was asked for to spend less, a "
+            "second. A jump means that records changed, or a cascade or a budget at its cap.",
             target(f"sum by (rubric, reason) (rate(assay_not_applicable_total{rate}))", "{{rubric}} {{reason}}"),
             unit="cps",
             width=8,
@@ -791,8 +794,8 @@ def cost() -> dict[str, Any]:
         ),
         stat(
             "Per evaluation",
-            "Cost of one evaluation, over the time shown.",
-            now(f"sum({spent}) / (sum(increase(assay_evaluations_total{{{score}}}[$__range])) > 0)"),
+            "Cost of one evaluation that a judge was asked for, over the time shown.",
+            now(f"sum({spent}) / (sum(increase(assay_evaluations_total{{{score}, {ASKED}}}[$__range])) > 0)"),
             unit="currencyUSD",
             width=6,
             height=5,
@@ -827,7 +830,7 @@ def cost() -> dict[str, Any]:
             "Twice its usual value means that prompts, answers or prices grew.",
             target(
                 f"sum by (rubric) (rate(assay_evaluation_cost_usd_total{{{score}}}[$__rate_interval]))"
-                f" / (sum by (rubric) (rate(assay_evaluations_total{{{score}}}[$__rate_interval])) > 0)",
+                f" / (sum by (rubric) (rate(assay_evaluations_total{{{score}, {ASKED}}}[$__rate_interval])) > 0)",
                 "{{rubric}}",
             ),
             unit="currencyUSD",

@@ -222,7 +222,7 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     _exporter(
         "assay_not_applicable_total",
         "counter",
-        "Evaluations of records that the rubric does not apply to.",
+        "Evaluations of records that the rubric does not apply to, or that a cascade or a budget left out.",
         *SCORE_LABELS,
         "reason",
         cohort=True,

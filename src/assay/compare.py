@@ -119,7 +119,7 @@ class _Columns:
             self.failed += 1
         if row.cost_usd is not None:
             self.cost_records.append(number)
-            self.cost_weights.append(row.weight)
+            self.cost_weights.append(row.cost_weight)
             self.costs.append(row.cost_usd)
 
     @property

@@ -399,11 +399,18 @@ def _audit(store: Store, labels: LabelSet, stored: StoredCalibration, margin: fl
     columns = labels.columns()
     method = _method(calibration)
     index = np.array(fresh, dtype=np.int64)
-    passed = np.array([verdicts[labels.items[at].item_id] for at in fresh], dtype=np.float64)
+    found = [verdicts[labels.items[at].item_id] for at in fresh]
+    passed = np.array([verdict.passed for verdict in found], dtype=np.float64)
+    # Picked records were picked among those judged, and their probability knows it; a sample of one's own does not.
+    picked = {request.record_id for request in store.label_requests(labels.rubric)}
+    judged_with = [
+        1.0 if labels.items[at].item_id in picked else verdict.judged_with
+        for at, verdict in zip(fresh, found, strict=True)
+    ]
     result = audit(
         columns.y_true[index],
         predict_labels(passed, calibration.rates, method) if fresh else [],
-        sample_weight=columns.sample_weight[index],
+        sample_weight=columns.sample_weight[index] / np.array(judged_with, dtype=np.float64),
         clusters=[columns.clusters[at] for at in fresh],
         # Where nothing is corrected, nothing was promised that could fail.
         margin=None if method == "none" else margin,

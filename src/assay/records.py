@@ -297,7 +297,8 @@ class Evaluation:
     judge: str
     judge_fingerprint: str
     outcome: Outcome
-    #: in (0, 1]: with which probability the record was judged at all, once it was sampled; below 1 near a budget's cap
+    #: in (0, 1]: with which probability the record was judged at all, once it was sampled; below 1 behind a cascade and
+    #: near a budget's cap
     probability: float = 1.0
 
     @property

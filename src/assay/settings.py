@@ -172,7 +172,11 @@ class Settings(BaseSettings):
         "judged counts for what is not. 1: all are judged until it is spent.",
     )
     budget_thin_least: float = Field(
-        0.1, gt=0, le=1, description="Least share of records that are judged then; it bounds their weights."
+        0.1,
+        gt=0,
+        le=1,
+        description="Least share of records that are judged then; it bounds their weights (times those of a "
+        "rubric's cascade).",
     )
     budget_judge: Literal["openai", "lexical", "rules"] | None = Field(
         None,

@@ -319,7 +319,7 @@ def test_every_evaluation_comes_with_its_group(store: Store, by: str, group: str
     commit(store, (record, bad("selection")))
     (row,) = store.compared_scores(by, HOUR_START, HOUR_START + timedelta(seconds=1))
     assert (row.record_id, row.group, row.outcome, row.weight) == ("one", group, "scored", 4.0)
-    assert (row.value, row.passed, row.cost_usd) == (0.2, False, 0.002)
+    assert (row.value, row.passed, row.cost_usd, row.cost_weight) == (0.2, False, 0.002, 4.0)
     assert (row.rubric, row.rubric_version, row.judge) == ("relevance", "1-0a1b2c3d", "lexical")
 
 

@@ -45,7 +45,7 @@ def test_verdicts_are_those_of_one_judge_under_one_question(store: Store) -> Non
     store.commit(with_payloads([good]), [other])
     ids = ["good", "bad", "failed", "none"]
     asked = {"rubric_hash": HASH, "judge_fingerprint": FINGERPRINT}
-    assert store.verdicts(ids, **asked) == {"good": True, "bad": False}
-    assert store.verdicts(ids, **asked | {"judge_fingerprint": "e" * 64}) == {"good": False}
+    assert store.verdicts(ids, **asked) == {"good": (True, 1.0), "bad": (False, 1.0)}
+    assert store.verdicts(ids, **asked | {"judge_fingerprint": "e" * 64}) == {"good": (False, 1.0)}
     assert store.verdicts(ids, **asked | {"rubric_hash": "c" * 64}) == {}
     assert store.verdicts([], **asked) == {}

@@ -91,10 +91,13 @@ def test_spending_is_by_app_and_judge_and_counts_what_is_priced(store: Store) ->
             for record, usage in zip(records, usages, strict=True)
         ],
     )
+    # Nobody was asked for the one; the other is what a judge said of it.
+    asked = NotApplicable(reason="no_claims", usage=Usage(prompt_tokens=7, completion_tokens=1))
+    commit(store, (a_record(seconds=8), NotApplicable(reason="passed_over_by_cascade")), (a_record(seconds=9), asked))
     (spent,) = store.spending(HOUR_START, END)
-    assert (spent.app, spent.judge, spent.evaluations, spent.priced) == ("shop", "lexical", 3, 1)
+    assert (spent.app, spent.judge, spent.evaluations, spent.priced) == ("shop", "lexical", 4, 1)
     assert spent.cost_usd == pytest.approx(0.25)
-    assert (spent.prompt_tokens, spent.completion_tokens) == (150, 10)
+    assert (spent.prompt_tokens, spent.completion_tokens) == (157, 11)
     assert isinstance(spent.prompt_tokens, int)
     assert store.spending(END, END + timedelta(days=7)) == []
 

@@ -23,6 +23,7 @@ def rows(group: str | None, n: int, passing: float, *, first: int = 0, **fields:
         "outcome": "scored",
         "weight": 1.0,
         "cost_usd": None,
+        "cost_weight": 1.0,
     }
     passes = [int((i + 1) * passing) > int(i * passing) for i in range(n)]
     return [
@@ -135,6 +136,17 @@ def test_two_configurations_of_one_judge_are_two_groups() -> None:
     data = rows("lexical", 100, 0.9) + rows("lexical", 80, 0.8, judge_fingerprint="e" * 64)
     assert [g.group for g in only(compare(data, "judge")).groups] == ["lexical@ffffffff", "lexical@eeeeeeee"]
     assert [g.group for g in only(compare(rows("lexical", 100, 0.9), "judge")).groups] == ["lexical"]
+
+
+def test_what_an_interaction_cost_is_known_whether_it_was_judged_or_not() -> None:
+    """Where a cascade judges a tenth of the cheap and all of the dear, those left out are there too."""
+    cheap, dear = ({"cost_usd": cost, "cost_weight": 2.0} for cost in (0.01, 0.04))
+    drawn = rows("a", 30, 0.9, weight=20.0, **cheap)
+    over = rows("a", 270, 0.0, first=1000, weight=2.0, outcome="not_applicable", value=None, passed=None, **cheap)
+    (group,) = only(compare(drawn + over + rows("a", 100, 0.5, first=5000, weight=2.0, **dear), "model")).groups
+    assert group.cost_usd is not None
+    assert group.cost_usd.value == pytest.approx(0.0175)
+    assert group.pass_rate.value == pytest.approx((300 * 0.9 + 100 * 0.5) / 400)
 
 
 def test_cost_is_of_every_interaction_that_has_one() -> None:

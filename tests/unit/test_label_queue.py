@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -491,6 +492,24 @@ def test_labels_that_this_judge_has_not_scored_tell_nothing(store: Store) -> Non
     score(store, records, [0.9] * 40, fingerprint="e" * 64)
     (found,) = audit_calibrations(store, labelled(records, [0.0] * 40))
     assert found.audit.state == "not_checked"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.1])
+def test_labels_of_ones_own_sample_are_weighed_by_the_chance_of_judging(store: Store, share: float) -> None:
+    """Of what a cascade left out there is no verdict, and the rest is not like it. The calibration holds."""
+    calibrated(store, flip=20)
+    draw = random.Random(3)
+    records = many(2000, probability=1.0)
+    verdicts = [number % 4 != 0 for number in range(2000)]
+    people = [passed != (number % 20 == 1) for number, passed in enumerate(verdicts)]
+    for record, passed, truth in zip(records, verdicts, people, strict=True):
+        doubted = draw.random() < (0.24 if truth else 0.0 if passed else 0.85)
+        if doubted or draw.random() < share:
+            score(store, [record], [0.9 if passed else 0.1], probability=1.0 if doubted else share)
+    (found,) = audit_calibrations(store, labelled(records, [float(truth) for truth in people]))
+    assert found.labels < 1500
+    assert abs(found.audit.shift.value) < 0.025
+    assert not found.made_stale
 
 
 def test_audits_take_labels_picked_by_chance(store: Store) -> None:

@@ -71,6 +71,7 @@ from assay.store._rows import (
     Settled,
     Stored,
     StoredCalibration,
+    StoredVerdict,
     Total,
     VersionState,
     WriteOutcome,
@@ -134,6 +135,7 @@ __all__ = [
     "Store",
     "Stored",
     "StoredCalibration",
+    "StoredVerdict",
     "StreamKey",
     "StreamName",
     "StreamPhase",
@@ -541,8 +543,10 @@ class Store:
         """
         return _decoded(_label_requests.read_payloads_called(self._database, names))
 
-    def verdicts(self, record_ids: Iterable[str], *, rubric_hash: str, judge_fingerprint: str) -> dict[str, bool]:
-        """Whether this judge passed these records, by record id; without those that it has not scored."""
+    def verdicts(
+        self, record_ids: Iterable[str], *, rubric_hash: str, judge_fingerprint: str
+    ) -> dict[str, StoredVerdict]:
+        """What this judge made of these records, by record id; without those that it has not scored."""
         return _label_requests.read_verdicts(self._database, record_ids, rubric_hash, judge_fingerprint)
 
     # -- changes: what `assay.changes` and `assay.canary` keep

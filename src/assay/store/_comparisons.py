@@ -31,13 +31,15 @@ class ComparedScore(NamedTuple):
     judge: str
     judge_fingerprint: str
     outcome: str
-    #: 1 / sampling probability, at least 1
+    #: 1 / probability with which the record was taken and judged, at least 1
     weight: float
     #: score in [0, 1]; None unless it was scored
     value: float | None
     passed: bool | None
     #: what the interaction cost its app, in USD; None where it is not known
     cost_usd: float | None
+    #: 1 / probability with which it was taken: what it cost is known whether it was judged or not
+    cost_weight: float
 
 
 def read_scores(
@@ -57,6 +59,7 @@ def read_scores(
             *(instruments.c[name] for name in names),
             *(evaluations.c[name] for name in ("outcome", "weight", "value", "passed")),
             records.c.cost_usd,
+            (1.0 / records.c.probability).label("cost_weight"),
         )
         .join(records, records.c.record_id == evaluations.c.record_id)
         .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)

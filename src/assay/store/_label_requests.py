@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from assay.records import now
 from assay.store._insert import if_new, insert_rows
 from assay.store._purge import chunks
-from assay.store._rows import LabelCandidate, LabelRequest
+from assay.store._rows import LabelCandidate, LabelRequest, StoredVerdict
 from assay.store._tables import evaluations, instruments, label_requests, payloads, records, text
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def read_candidates(
             records.c.session_id,
             scored.c.timestamp,
             records.c.probability,
-            # A score's weight is 1 / (sampling x judging).
-            _at_most_1(1.0 / (scored.c.weight * records.c.probability)).label("judged_with"),
+            _judged_with(scored.c.weight).label("judged_with"),
             instruments.c.rubric_version,
             instruments.c.rubric_hash,
             instruments.c.judge,
@@ -89,8 +88,10 @@ def read_candidates(
         return [LabelCandidate(**row) for row in connection.execute(statement).mappings()]
 
 
-def _at_most_1(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """What rounding, and the least probability that a weight knows, may have taken above it."""
+def _judged_with(weight: sa.ColumnElement[float]) -> sa.ColumnElement[Any]:
+    """The probability of judging a record, once it was sampled, out of its score's weight."""
+    # A score's weight is 1 / (sampling x judging); rounding, and the least that a weight knows, may take it above 1.
+    value = 1.0 / (weight * records.c.probability)
     return sa.case((value > 1.0, 1.0), else_=value)
 
 
@@ -179,13 +180,14 @@ def read_payloads_called(database: Database, names: Iterable[str]) -> dict[str, 
 
 def read_verdicts(
     database: Database, record_ids: Iterable[str], rubric_hash: str, judge_fingerprint: str
-) -> dict[str, bool]:
+) -> dict[str, StoredVerdict]:
     """See `Store.verdicts`."""
-    found: dict[str, bool] = {}
+    found: dict[str, StoredVerdict] = {}
     with database.read() as connection:
         for chunk in chunks(sorted({text(record_id) for record_id in record_ids})):
             statement = (
-                sa.select(evaluations.c.record_id, evaluations.c.passed)
+                sa.select(evaluations.c.record_id, evaluations.c.passed, _judged_with(evaluations.c.weight))
+                .join(records, records.c.record_id == evaluations.c.record_id)
                 .join(instruments, instruments.c.instrument_id == evaluations.c.instrument_id)
                 .where(
                     evaluations.c.record_id.in_(chunk),
@@ -194,5 +196,6 @@ def read_verdicts(
                     instruments.c.judge_fingerprint == judge_fingerprint,
                 )
             )
-            found.update((record_id, passed) for record_id, passed in connection.execute(statement))
+            rows = connection.execute(statement)
+            found |= {record_id: StoredVerdict(passed, judged_with) for record_id, passed, judged_with in rows}
     return found

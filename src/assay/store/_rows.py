@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import uuid
@@ -220,6 +220,14 @@ class RubricVersion:
     activated_at: datetime | None = None
 
 
+class StoredVerdict(NamedTuple):
+    """What a judge made of a record."""
+
+    passed: bool
+    #: with which it was judged, once it was sampled, in (0, 1]
+    judged_with: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelCandidate:
     """A scored record whose text is still there, so that people can label it."""
@@ -230,7 +238,7 @@ class LabelCandidate:
     timestamp: datetime
     #: with which it was sampled for judging, in (0, 1]
     probability: float
-    #: with which it was judged, once it was sampled, in (0, 1]: below 1 near a budget's cap
+    #: with which it was judged, once it was sampled, in (0, 1]: below 1 behind a cascade, or near a budget's cap
     judged_with: float
     rubric_version: str
     rubric_hash: str

@@ -134,6 +134,8 @@ def read_spending(database: Database, start: datetime, end: datetime) -> list[Sp
         .join(series, series.c.series_id == e.series_id)
         .join(instruments, instruments.c.instrument_id == e.instrument_id)
         .where(e.timestamp >= start, e.timestamp < end)
+        # Of what nobody was asked for, since it does not apply or to spend less, no price is missing.
+        .where(sa.or_(e.outcome != "not_applicable", e.cost_usd.is_not(None), e.prompt_tokens.is_not(None)))
         .group_by(series.c.app, instruments.c.judge)
         .order_by(series.c.app, instruments.c.judge)
     )

@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 #: How often an older worker looks at what a newer client wrote, in seconds.
 NEWER_PAUSE_SECONDS = 5.0
+#: A first look at a larger record would take too long, with other records waiting: it is in doubt.
+_MOST_LOOKED_AT_BYTES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,7 @@ class Planner:
             # there; and the same rubric by two judges is asked of both, since what is drawn is kept by its hash.
             draws = self._identity(record, rubric) not in known and rubric.missing(record) is None
             if draws and versions[rubric.hash] == 1:
-                first = self._first_look(record, rubric)
+                first = self._first_look(task, rubric)
                 # One number decides both, so what is left after both is a part of what is left after one.
                 if first < 1.0 and is_thinned(record.record_id, first * drawn):
                     left_out.setdefault(PASSED_OVER, []).append(rubric)
@@ -277,15 +279,15 @@ class Planner:
                 kept.probabilities[rubric.hash] = first * drawn
         return kept, left_out
 
-    def _first_look(self, record: Record, rubric: Rubric) -> float:
+    def _first_look(self, task: Task, rubric: Rubric) -> float:
         """The probability, by the rubric's cascade, that its judge is asked for the record."""
         cascade = rubric.cascade
-        if cascade is None or self._judges.of(rubric).name in FREE_JUDGES:
+        if cascade is None or self._judges.of(rubric).name in FREE_JUDGES or len(task.raw) > _MOST_LOOKED_AT_BYTES:
             return 1.0
         try:
-            return cascade.probability(look(cascade.first, record, rubric))
+            return cascade.probability(look(cascade.first, task.record, rubric))
         except Exception:  # noqa: BLE001 - a bug in the first look costs a call, and no record
-            _log.exception("the first look failed", extra={"record_id": record.record_id, "rubric": rubric.name})
+            _log.exception("the first look failed", extra={"record_id": task.record.record_id, "rubric": rubric.name})
             return 1.0
 
     def _owed(self, batch: Batch, record: Record, known: Collection[uuid.UUID], roster: Roster) -> list[Rubric]:

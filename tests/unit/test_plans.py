@@ -383,6 +383,13 @@ def test_one_rubric_by_two_judges_is_asked_of_both() -> None:
     assert not plan.passed_over
 
 
+def test_a_large_record_is_in_doubt_without_a_look() -> None:
+    large = [replace(r, metadata={"note": "x" * 100_000}) for r in SURE]
+    _, plan, tasks = planned(a_batch(*large), [CASCADED], settings=ASKING)
+    assert len(tasks) == 200
+    assert not plan.passed_over
+
+
 def test_a_bug_of_the_first_look_costs_a_call_and_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Outcome:
         raise ZeroDivisionError

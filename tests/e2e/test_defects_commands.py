@@ -106,7 +106,11 @@ def test_a_cohort_key_that_is_no_metric_label_can_be_compared(site: Site) -> Non
 def test_mistakes_are_one_line(site: Site, arguments: list[str], message: str) -> None:
     said = site.run("compare", *arguments, code=2)
     assert message in said
-    assert len(said.strip().splitlines()) == 1
+    warnings, rest = [], []
+    for line in said.strip().splitlines():
+        (warnings if line.startswith("warning: ") else rest).append(line)
+    assert len(rest) == 1
+    assert len(warnings) == ("other" in arguments), "that nothing has come from an app is told besides"
 
 
 def test_defects_are_listed_and_set(site: Site) -> None:

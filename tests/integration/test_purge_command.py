@@ -109,7 +109,7 @@ def test_verdicts_kept_for_reuse_quote_the_user_and_go_too(
         store.upgrade()
     subject = ("--user", "u1", "--trace", "ab" * 16, "--record", "r3", "--record", "r5")
     tried, first, second = (run(*subject, *more) for more in (["--dry-run"], ["--app", "shop"], []))
-    counts = [json.loads(done.output)["deleted"]["reusable_verdicts"] for done in (tried, first, second)]
+    counts = [json.loads(done.stdout)["deleted"]["reusable_verdicts"] for done in (tried, first, second)]
     assert counts == [4, 3, 1], "the last is of another app"
     assert tried.exit_code == first.exit_code == second.exit_code == 0
     asked.clear()

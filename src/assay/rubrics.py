@@ -145,18 +145,13 @@ class Rubric:
         values["defects"] = list(self.defects)
         values["scale"] = self.scale.to_dict()
         values["pass_threshold"] = float(self.pass_threshold)
-        if self.repeats is None:
-            # Workers of the release before read this out of the store, and know no such field.
-            del values["repeats"]
-        else:
-            values["repeats"] = _given({"most": self.repeats.most, "band": self.repeats.band and [*self.repeats.band]})
-        if self.cascade is None:
-            del values["cascade"]
-        else:
-            asked = self.cascade
-            values["cascade"] = _given(
-                {"first": asked.first, "share": asked.share, "band": asked.band and [*asked.band]}
-            )
+        for name in ("repeats", "cascade"):
+            part = values[name]
+            if part is None:
+                # Workers of a release before read this out of the store, and know no such field.
+                del values[name]
+            else:
+                values[name] = _given({k: [*v] if isinstance(v, tuple) else v for k, v in asdict(part).items()})
         for name in ("judge", "cheaper_judge", "fallback_judge"):
             values[name] = None if values[name] is None else _given(asdict(values[name]))
         return values

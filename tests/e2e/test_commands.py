@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.rubrics import load_rubrics
+from assay.rubrics import SHIPPED, load_rubrics
 from assay.store import DeadLetter
 from assay.testing import FakeJudgeServer
 from command import assay, clean_environment
@@ -213,6 +213,15 @@ def test_a_letter_over_the_bound_is_replayed_once_the_bound_is_raised(deployment
     deployment.settings |= {"max_record_bytes": 2_000_000}
     assert deployment.run("dead", "replay", "--all").stdout == b"1 of 1 back on the queue.\n"
     assert deployment.queue.depth().records == 1
+
+
+def test_a_check_of_rubrics_shows_who_looks_first(deployment: Deployment) -> None:
+    file = deployment.directory / "faithfulness.yaml"
+    shipped = (SHIPPED / "faithfulness.yaml").read_text()
+    file.write_text(shipped)
+    assert b"after" not in deployment.run("rubrics", "check", str(file)).stdout
+    file.write_text(f"{shipped}cascade: {{first: lexical, share: 0.3}}\n")
+    assert b"together, after lexical: 30% of the rest" in deployment.run("rubrics", "check", str(file)).stdout
 
 
 def test_purge_says_what_it_deleted(deployment: Deployment) -> None:

@@ -62,8 +62,15 @@ def check(
         print_table(
             f"{len(rubrics)} rubrics, no mistakes",
             ("rubric", "version", "scale", "passes at>", "needs", "asked"),
-            ((r.name, r.revision, r.scale.type, r.pass_threshold, ", ".join(r.requires), r.ask) for r in rubrics),
+            ((r.name, r.revision, r.scale.type, r.pass_threshold, ", ".join(r.requires), _asked(r)) for r in rubrics),
         )
+
+
+def _asked(rubric: Rubric) -> str:
+    """How it is asked, in a few words."""
+    if rubric.cascade is None:
+        return rubric.ask
+    return f"{rubric.ask}, after {rubric.cascade.first}: {rubric.cascade.share:.0%} of the rest"
 
 
 def _check_gates(rubrics: Sequence[Rubric], directory: Path | None, *, as_json: bool) -> None:

@@ -68,6 +68,15 @@ _KNOWS_NOTHING = re.compile(
 )
 
 _OPENING_CHARACTERS = 300
+#: One of them is in whatever the patterns match, if that is ASCII.
+_HINTS_OF_DECLINING = (
+    *("sorry", "able to", "allowed to", "cannot", "can't", "cant", "can not", "won't", "will not", "decline", "refuse"),
+    *("as an ai", "ich kann", "tut mir leid", "je ne peux", "lo siento", "no puedo"),
+)
+_HINTS_OF_NOTHING = (
+    *("do not", "n't", "unable to", "could not", "information", "is not", "are not", "does not"),
+    *("ich weiss", "je ne sais"),
+)
 
 #: A turn with fewer words that say something is read with those before it.
 _LEAST_WORDS = 3
@@ -144,12 +153,22 @@ def asked(record: Record) -> str:
 
 def declines(text: str) -> bool:
     """Whether the text opens by declining to do what was asked."""
-    return _DECLINES.search(text[:_OPENING_CHARACTERS]) is not None
+    return _opens_with(_DECLINES, _HINTS_OF_DECLINING, text)
 
 
 def knows_nothing(text: str) -> bool:
     """Whether the text opens by saying that it has no answer."""
-    return _KNOWS_NOTHING.search(text[:_OPENING_CHARACTERS]) is not None
+    return _opens_with(_KNOWS_NOTHING, _HINTS_OF_NOTHING, text)
+
+
+def _opens_with(pattern: re.Pattern[str], hints: tuple[str, ...], text: str) -> bool:
+    opening = text[:_OPENING_CHARACTERS]
+    if opening.isascii():
+        # To look for each of them takes a fifth of the time of the pattern, which most texts do not have.
+        plain = " ".join(opening.lower().split())
+        if not any(hint in plain for hint in hints):
+            return False
+    return pattern.search(opening) is not None
 
 
 def sentences(text: str) -> list[str]:

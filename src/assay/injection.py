@@ -421,9 +421,12 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,4000}={0,2}")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ :]?){16,2000}")
 _LEET = str.maketrans("0134578@$!", "oieastbasi")
 _LEET_WORD = re.compile(r"[a-z@$!]{1,12}[0134578@$!][a-z0-9@$!]{1,12}")
-#: In each match of the one above, and the bytes of all but what stands for a letter there.
-_LEET_WITHIN = re.compile(r"[0134578@$!](?<=[a-z@$!].)(?=[a-z0-9@$!])")
-_NOT_LEET = bytes(code for code in range(256) if code not in _LEET)
+#: In each match of the one above: after a letter (a) or a sign that may be one (s), what stands for one (l or s).
+_LEET_WITHIN = (b"sl", b"as", b"ss")
+_LEET_SHAPE = bytes(
+    ord("l" if chr(code) in "0134578" else "s" if chr(code) in "@$!" else "a" if chr(code).islower() else " ")
+    for code in range(128)
+).ljust(256)
 _MANY_LEET = 3
 _SPACED = re.compile(r"\b(?:[a-z][ .\-_*|]){8,400}[a-z]\b")
 #: What is in the shape of each match of it: nine letters, each parted from the next.
@@ -459,10 +462,12 @@ def signs_of(record: Record) -> frozenset[Sign]:
 
     Looks at input, contexts, tool events and output; never raises, whatever stands in them.
     """
-    found: set[Sign] = set()
-    for text in _texts(record):
-        found |= signs_in(text)
-    return frozenset(found)
+    texts = list(_texts(record))
+    # Nearly all have none, and to see that of all texts as one takes half the time. What one has, the whole has.
+    whole = "\n".join(texts)
+    if len(whole) <= _LOOKED_AT and not signs_in(whole):
+        return frozenset()
+    return frozenset().union(*map(signs_in, texts))
 
 
 def signs_in(text: str) -> frozenset[Sign]:
@@ -567,7 +572,7 @@ def _decoded(lower: str, text: str) -> Iterator[str]:
     in_bytes = lower.encode("ascii", "replace")
     shape = _shape_of(text)
     long = " ".join(word for word in text.split() if len(word) >= _LONG) if b"x" * _LONG in shape else ""
-    spread = b" x" * 7 + b" " in shape or b" xx" * 14 + b" " in shape
+    spread = _is_spread(shape)
     for found in islice(_BASE64.finditer(long), _DECODED):
         stretch = found[0].rstrip("=").replace("-", "+").replace("_", "/")
         yield from _readable(_from_base64(stretch))
@@ -576,7 +581,7 @@ def _decoded(lower: str, text: str) -> Iterator[str]:
             yield from _readable(bytes.fromhex(re.sub(r"[ :]", "", found[0])))
         except ValueError:
             continue
-    if len(in_bytes.translate(None, _NOT_LEET)) >= _MANY_LEET and _many(_LEET_WITHIN, lower, _MANY_LEET):
+    if _may_be_leet(in_bytes.translate(_LEET_SHAPE)):
         mixed = " ".join(word for word in lower.split() if not word[1:-1].isalpha())
         leet = [match[0].translate(_LEET) for match in islice(_LEET_WORD.finditer(mixed), 200)]
         if len(leet) >= _MANY_LEET:
@@ -587,6 +592,23 @@ def _decoded(lower: str, text: str) -> Iterator[str]:
         joined = re.sub(r"[ .\-_*|]", "", found[0])
         if any(word in joined for word in ("ignore", "instruction", "verdict", "score", "rubric", "pass", "grade")):
             yield "ignore instructions"
+
+
+def _is_spread(shape: bytes) -> bool:
+    """Whether seven words of one letter, or fourteen of two, follow each other."""
+    # Every second or third character is then a space, and those alone are looked through faster.
+    return any(
+        b" " * (words + 1) in shape[start :: letters + 1]
+        for letters, words in ((1, 7), (2, 14))
+        for start in range(letters + 1)
+    )
+
+
+def _may_be_leet(shape: bytes) -> bool:
+    found = shape.count(b"al")
+    if b"s" in shape:
+        found += sum(shape.count(pair) for pair in _LEET_WITHIN)
+    return found >= _MANY_LEET
 
 
 def _from_base64(stretch: str) -> bytes:

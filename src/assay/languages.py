@@ -9,6 +9,7 @@ count as one.
 from __future__ import annotations
 
 import re
+import string
 from typing import Literal, get_args
 
 Language = Literal[
@@ -97,8 +98,8 @@ _MARKS: dict[Language, str] = {
 _MARK_OF = {character: language for language, marks in _MARKS.items() for character in marks}
 
 _WORD = re.compile(r"[^\W\d_]+")
-#: The same, of small letters where all are ASCII.
-_ASCII_WORD = re.compile(r"[a-z]+")
+#: Of bytes: a letter stays, all else parts words. Many times faster than the pattern, where all is ASCII.
+_LETTERS = bytes(code if chr(code) in string.ascii_lowercase else ord(" ") for code in range(256))
 
 #: Ranges of letters, and what a letter of them counts for: one that is a syllable or a word more than one of many, and
 #: Latin letters least, because names of products stand in texts of all scripts.
@@ -172,7 +173,8 @@ _RUSSIAN = frozenset(_RUSSIAN_WORDS.split())
 
 
 def _latin(text: str) -> Language | None:
-    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
+    lower = text.lower()
+    words = lower.encode().translate(_LETTERS).decode().split() if text.isascii() else _WORD.findall(lower)
     if not words:
         return None
     hits: dict[Language, int] = {}

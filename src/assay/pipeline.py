@@ -202,9 +202,9 @@ async def evaluate(
 async def _ask(record: Record, wanted: Sequence[_Asked], judges: Judges) -> dict[int, Outcome]:
     """The outcomes of these, by index and in their order."""
     groups = _groups(record, wanted)
-    answers = await asyncio.gather(
-        *(_answers(judge, record, [rubric for _, rubric in members], judges) for judge, members in groups)
-    )
+    calls = [_answers(judge, record, [rubric for _, rubric in members], judges) for judge, members in groups]
+    # Mostly one, which needs no task of its own.
+    answers = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
     outcomes: dict[int, Outcome] = {}
     for (_, members), answer in zip(groups, answers, strict=True):
         outcomes.update((index, outcome) for (index, _), outcome in zip(members, answer, strict=True))

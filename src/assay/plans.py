@@ -252,6 +252,8 @@ class Planner:
         What a cascade says of a record it says each time. What a budget says depends on the moment, so it is asked
         once, before the first try, and goes along with the record.
         """
+        if self._budgets is None and not batch.probabilities and not any(rubric.cascade for rubric in task.rubrics):
+            return task, {}
         kept = replace(task, rubrics=[], probabilities={}, drawn=dict(batch.probabilities))
         left_out: dict[str, list[Rubric]] = {}
         record, versions = task.record, Counter(rubric.hash for rubric in task.rubrics)
@@ -302,6 +304,8 @@ class Planner:
         self, record: Record, known: Mapping[uuid.UUID, Stored], owed: Sequence[Rubric], *, replay: bool
     ) -> list[Rubric]:
         """The rubrics without an outcome; in a replay also those without a verdict."""
+        if not known:
+            return list(owed)
         stored = ((rubric, self._found(record, rubric, known)) for rubric in owed)
         return [rubric for rubric, found in stored if found is None or (replay and found.outcome == "failed")]
 

@@ -129,6 +129,10 @@ class Rubric:
         canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def __hash__(self) -> int:
+        # Of all that is kept by rubrics, one is looked for at every record: the fields' own hashes would take a while.
+        return hash((self.name, self.hash))
+
     @property
     def revision(self) -> str:
         """Version and hash in short, such as `2-1f3a09bc`: the value of the label `rubric_version`."""

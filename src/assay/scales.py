@@ -237,7 +237,8 @@ class Checklist:
         """See `Scale.parse`."""
         answer = _mapping(verdict)
         written = _required(answer, "items", Mapping)
-        given = {item.id: self._answer(item.id, written) for item in self.items}
+        answers = self._answers
+        given = {item.id: self._answer(item.id, written, answers) for item in self.items}
         asked = math.fsum(item.weight for item in self.items if given[item.id] != "na")
         if not asked:
             return NotApplicable(reason="no_items")
@@ -246,15 +247,17 @@ class Checklist:
         label = f"{sum(1 for reply in given.values() if reply == 'yes')}/{answered}"
         return _score(answer, good / asked, pass_threshold, raw=good, label=label, details={"items": given})
 
-    def _answer(self, item: str, written: Mapping[str, Any]) -> str:
+    def _answer(self, item: str, written: Mapping[str, Any], answers: Sequence[str]) -> str:
         if item not in written:
             raise VerdictError("off_scale", f"items.{item} is missing")
         reply = written[item]
+        if reply in answers:
+            return str(reply)
         # true and false are what judges without structured output write for yes and no.
         word = {True: "yes", False: "no"}[reply] if isinstance(reply, bool) else reply
         word = _word(word).replace("/", "") if isinstance(word, str) else ""
-        if word not in self._answers:
-            raise VerdictError("off_scale", f"items.{item} is {_short(reply)}, not one of {', '.join(self._answers)}")
+        if word not in answers:
+            raise VerdictError("off_scale", f"items.{item} is {_short(reply)}, not one of {', '.join(answers)}")
         return word
 
 
@@ -418,7 +421,7 @@ def _text(value: object, limit: int) -> str:
     if not isinstance(value, str):
         return ""
     cut = value if len(value) <= limit else value[: limit - 1] + "…"
-    return _UNSTORABLE.sub("\ufffd", cut)
+    return cut if cut.isascii() and "\0" not in cut else _UNSTORABLE.sub("\ufffd", cut)
 
 
 def _score(
@@ -503,15 +506,22 @@ def _unstack(match: re.Match[str]) -> str:
 
 
 class _Sources:
-    """The contexts of a record, folded once for all its quotes."""
+    """The contexts of a record, each folded once for all its quotes."""
 
     #: occurrences of a quote looked at, and pieces of an elided one: bounds that keep the search linear
     _TRIES = 100
     _PIECES = 20
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = dict(enumerate(map(_fold, texts), 1))
-        self.any = any(self._texts.values())
+        self._texts = texts
+        #: folded so far: a judge mostly says in which one a quote is
+        self._folded: dict[int, str] = {}
+        self.any = any(map(self._text, range(1, len(texts) + 1)))
+
+    def _text(self, number: int) -> str:
+        if number not in self._folded:
+            self._folded[number] = _fold(self._texts[number - 1])
+        return self._folded[number]
 
     def find(self, quote: str, stated: object = None) -> int | None:
         """Number (from 1) of the context in which the quote occurs, the stated one if it does there; None if nowhere.
@@ -519,24 +529,27 @@ class _Sources:
         A quote never spans two contexts. "..." stands for anything within one.
         """
         folded = _fold(quote)
-        whole = folded.strip(_EDGES)
-        pieces = [piece.strip(_EDGES) for piece in _ELLIPSIS.split(folded, self._PIECES)]
-        cut = (not pieces[0], not pieces[-1])
-        pieces = [piece for piece in pieces if piece]
-        # Each piece must say something, or "a ... b ... c" would be found in any text.
-        elided = len(pieces) <= self._PIECES and all(
-            len(piece.encode("utf-8", "replace")) >= 10 or any(char.isdigit() for char in piece) for piece in pieces
-        )
-        for number in sorted(self._texts, key=lambda number: number != stated):
-            text = self._texts[number]
-            if self._occurs([whole], text, (False, False)) or (elided and self._occurs(pieces, text, cut)):
+        ways = [([folded.strip(_EDGES)], (False, False))]
+        if ".." in folded or ". ." in folded:
+            pieces = [piece.strip(_EDGES) for piece in _ELLIPSIS.split(folded, self._PIECES)]
+            cut = (not pieces[0], not pieces[-1])
+            pieces = [piece for piece in pieces if piece]
+            # Each piece must say something, or "a ... b ... c" would be found in any text.
+            if len(pieces) <= self._PIECES and all(
+                len(piece.encode("utf-8", "replace")) >= 10 or any(char.isdigit() for char in piece) for piece in pieces
+            ):
+                ways.append((pieces, cut))
+        ways = [(pieces, cut) for pieces, cut in ways if any(char.isalnum() for piece in pieces for char in piece)]
+        if not ways:
+            return None
+        numbers = range(1, len(self._texts) + 1)
+        for number in sorted(numbers, key=lambda number: number != stated):
+            if any(self._occurs(pieces, self._text(number), cut) for pieces, cut in ways):
                 return number
         return None
 
     def _occurs(self, pieces: Sequence[str], text: str, cut: tuple[bool, bool]) -> bool:
         """Whether the pieces occur in this order; an edge at a cut may lie within a word, no other may."""
-        if not any(char.isalnum() for piece in pieces for char in piece):
-            return False
         end = 0
         for index, piece in enumerate(pieces):
             is_open = (index > 0 or cut[0], index < len(pieces) - 1 or cut[1])

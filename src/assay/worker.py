@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from anyio.from_thread import start_blocking_portal
@@ -111,7 +112,8 @@ class Worker:
         """
         if self._gate is not None:
             self._gate.start()
-        self._portal_context = start_blocking_portal()
+        options = {"use_uvloop": find_spec("uvloop") is not None}
+        self._portal_context = start_blocking_portal(backend_options=options)
         self._portal: BlockingPortal = self._portal_context.__enter__()
         self._judges = self._portal.call(self._make_judges)
         self._planner = Planner(

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assay._text import revealed
-from assay.injection import _PATTERNS, _seen_in, signs_in, signs_of
+from assay.injection import _PATTERNS, _is_spread, _seen_in, _shape_of, signs_in, signs_of
 from assay.labels import read_labels
 from assay.records import Message, ToolEvent
 from assay.rubrics import load_rubrics
@@ -134,6 +134,27 @@ def test_what_spares_a_search_takes_nothing_from_what_is_found(known, data):
     plain = revealed(text)
     found = known.pattern.search(plain) is not None and (not known.words or any(word in plain for word in known.words))
     assert known.is_in(plain, _seen_in(plain)) == found
+
+
+@pytest.mark.parametrize("known", _PATTERNS, ids=lambda known: f"{known.sign}-{_PATTERNS.index(known)}")
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_record_has_what_each_of_its_texts_has(known, data):
+    pieces = st.one_of(
+        st.from_regex(known.pattern), st.text(max_size=30), st.sampled_from([a["text"] for a in ATTACKS])
+    )
+    first, second, third = (data.draw(pieces) for _ in range(3))
+    record = a_record(input=first, contexts=(second,), output=third)
+    assert signs_of(record) == signs_in(first) | signs_in(second) | signs_in(third)
+
+
+@pytest.mark.parametrize("character", ["a", "ü"])
+@pytest.mark.parametrize(("letters", "words"), [(1, 7), (2, 14)])
+def test_short_words_in_a_row_are_seen_wherever_they_are(character, letters, words):
+    for before in ("", "a", "word", "other words"):
+        text = f"{before} {' '.join([character * letters] * words)} and others"
+        assert _is_spread(_shape_of(text)), text
+        assert not _is_spread(_shape_of(text.replace(f" {character * letters} ", " word ", 1))), text
 
 
 def test_words_that_were_seen_before_change_nothing():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.languages import LANGUAGES, language_of
+from assay.languages import _LETTERS, _WORD, LANGUAGES, language_of
 
 TEXTS = {
     "en": [
@@ -101,3 +101,8 @@ def test_only_the_opening_is_read() -> None:
     language_of("ß" * 10_000_000)
     # Loose on purpose: reading all of it takes seconds.
     assert time.thread_time() - started < 1.0
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=200))
+def test_words_of_ascii_are_what_the_pattern_finds(text: str) -> None:
+    assert text.lower().encode().translate(_LETTERS).decode().split() == _WORD.findall(text.lower())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.defects import CLASSES
-from assay.judges._prompt import DEFECTS, PROTOCOL, render, repair, schema, shape, spelled_out, system
+from assay.judges._prompt import DEFECTS, PROTOCOL, _contexts, render, repair, schema, shape, spelled_out, system
 from assay.records import Message, ToolEvent
 from assay.rubrics import load_rubrics, rubric_schema
 from judging import a_record, binary, checklist, claims, ordinal
@@ -51,6 +51,24 @@ def test_a_passage_that_came_twice_is_shown_once_under_both_numbers():
     user = user_part(record)
     assert fences(user)[1:4] == ["context 1, 3, 5", "context 2", "context 4"]
     assert user.count("open on Sundays") == 1
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda space, words, tail: space.join(words) + tail,
+            st.sampled_from([" ", "\n", "  ", " " * 60]),
+            st.lists(st.sampled_from(["word", "a", "somewhat longer", "x" * 30]), max_size=8),
+            st.sampled_from(["", " ", ".", "x"]),
+        ),
+        max_size=5,
+    )
+)
+def test_passages_are_told_apart_by_all_of_their_words(passages):
+    shown: dict[str, list[int]] = {}
+    for number, passage in enumerate(passages, start=1):
+        shown.setdefault(" ".join(passage.split()), []).append(number)
+    assert [numbers for numbers, _ in _contexts(a_record(contexts=tuple(passages)))] == list(shown.values())
 
 
 def test_a_passage_shown_once_still_answers_for_its_quotes():

@@ -4,8 +4,10 @@ import asyncio
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from assay._text import declines, knows_nothing
+from assay._text import _DECLINES, _KNOWS_NOTHING, _OPENING_CHARACTERS, declines, knows_nothing
 from assay.faults import completeness_faults, leaks
 from assay.judges._rules import RulesJudge
 from assay.records import NotApplicable, ToolEvent
@@ -178,3 +180,13 @@ def test_hostile_text_takes_no_time_to_speak_of():
         record = a_record(output=text, required_fields=("a",))
         completeness_faults(record)
         leaks(record)
+
+
+@pytest.mark.parametrize(
+    ("says", "pattern"), [(declines, _DECLINES), (knows_nothing, _KNOWS_NOTHING)], ids=["declines", "knows nothing"]
+)
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_spares_the_pattern_changes_no_answer(says, pattern, data):
+    text = data.draw(st.text(max_size=5)) + data.draw(st.from_regex(pattern))
+    assert says(text) == (pattern.search(text[:_OPENING_CHARACTERS]) is not None)

@@ -41,6 +41,9 @@ _ROLES = frozenset({"system", "developer", "user", "human", "assistant", "tool"}
 
 _MOST_ROLES = 8
 
+#: So much of a context, white space aside, shows mostly that it is not another one; and where to look for that.
+_OPENING, _SEEN = 20, 120
+
 #: What closes the criteria.
 _FORM = "JSON: each criterion's fields under its name; explanations under 30 words."
 #: What closes the record.
@@ -213,6 +216,9 @@ def _sections(record: Record, *, guarded: bool = True) -> Iterator[tuple[str, st
 
 def _contexts(record: Record) -> list[tuple[list[int], str]]:
     """Each text once, where it first stands, with the numbers of all the contexts that hold it, white space aside."""
+    openings = ["".join(context.text[:_SEEN].split())[:_OPENING] for context in record.contexts]
+    if len(set(openings)) == len(openings) and all(len(opening) == _OPENING for opening in openings):
+        return [([number], context.text) for number, context in enumerate(record.contexts, start=1)]
     shown: dict[str, tuple[list[int], str]] = {}
     for number, context in enumerate(record.contexts, start=1):
         numbers, _ = shown.setdefault(" ".join(context.text.split()), ([], context.text))
@@ -236,4 +242,4 @@ def _part(text: str, labels: Collection[str], guarded: bool) -> str:
 
 def sendable(text: str) -> str:
     """Lone surrogates, which UTF-8 cannot carry, become question marks."""
-    return text.encode("utf-8", errors="replace").decode()
+    return text if text.isascii() else text.encode("utf-8", errors="replace").decode()

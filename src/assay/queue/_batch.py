@@ -29,7 +29,9 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 #: Text of JSON: a string, a run of brackets that open or close, a value that is neither text nor has brackets.
 _STRING = r'"(?>(?:[^"\\]++|\\.)*)"'
-_PARTS = re.compile(rf"{_STRING}|[\[{{]++|[\]}}]++|\"", re.DOTALL)
+#: What is neither bracket nor the beginning of a text without an end, as far as it is looked through at once, and what
+#: comes then.
+_PARTS = re.compile(rf'(?>(?:[^"\[\]{{}}]++|{_STRING}){{0,500}})([\[{{]++|[\]}}]++|")?', re.DOTALL)
 _PLAIN = re.compile(rf'{_STRING}|[^][{{}}",: \t\n\r]++', re.DOTALL)
 
 
@@ -202,17 +204,20 @@ def _end(text: str, at: int) -> int:
             raise ValueError(f"a value expected at character {at}")
         return plain.end()
     depth = 0
-    for part in _PARTS.finditer(text, at):
-        mark = text[part.start()]
-        length = part.end() - part.start()
+    end = at
+    while (part := _PARTS.match(text, end)) is not None and part.end() > end:
+        start, end = part.start(1), part.end()
+        if start < 0:
+            continue
+        mark, length = text[start], end - start
         if mark in "[{":
             depth += length
-        elif mark in "]}":
-            if depth <= length:
-                return part.start() + depth
+        elif mark == '"':
+            raise ValueError(f"the text that begins at character {start} does not end")
+        elif depth <= length:
+            return start + depth
+        else:
             depth -= length
-        elif length == 1:
-            raise ValueError(f"the text that begins at character {part.start()} does not end")
     raise ValueError(f"the value that begins at character {at} does not end")
 
 

@@ -246,10 +246,10 @@ class Batch:
             for letter in self._dead.values()
         ]
         counted = insert_rows(connection, dead_letters, rows, _again)
-        for row in counted:
-            additions.count("dead_total", row.reason)
-            additions.count("dead_kept", row.reason)
-        known = {row.dead_id for row in counted}
+        for _, reason in counted:
+            additions.count("dead_total", reason)
+            additions.count("dead_kept", reason)
+        known = {dead_id for dead_id, _ in counted}
         # The statement before has locked these rows, so they wait still.
         renewed = [
             {"key": row["dead_id"], **{name: row[name] for name in _RENEWED}}
@@ -265,7 +265,7 @@ class Batch:
 
 def _insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[_Row]) -> set[Any]:
     """Insert those rows whose key is not stored, and return their keys."""
-    return {tuple(row) for row in insert_rows(connection, table, rows, if_new)}
+    return set(insert_rows(connection, table, rows, if_new))
 
 
 def _plainly(insert: sa.Insert) -> sa.Insert:

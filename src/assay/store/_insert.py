@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -18,28 +21,39 @@ if TYPE_CHECKING:
     #: Adds ON CONFLICT and RETURNING to an INSERT. The two databases' have the same methods, but no common type.
     Finish = Callable[[Any], sa.Insert]
 
+#: Rows of one statement of SQLite, which keeps those that it has read: each number of rows is another one.
+_ROWS = 100
+
 
 def insert_rows(
     connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]], finish: Finish
-) -> list[sa.Row[Any]]:
+) -> list[tuple[Any, ...]]:
     """Insert `rows`, all with the same columns, in their order. Returns what the statement returns.
 
     `finish` is a module-level function: the statement is built once for each.
     """
     if not rows:
         return []
-    postgresql = connection.dialect.name == "postgresql"
-    statement = _statement(table, tuple(rows[0]), finish, postgresql=postgresql)
-    if not postgresql:
-        result = connection.execute(statement, rows)
-    else:
-        sealed = [column for column in sealed_columns(table) if column.name in rows[0]]
-        stored = [
-            row | {column.name: stored_value(column, row[column.name], connection.dialect) for column in sealed}
-            for row in rows
-        ]
-        result = connection.execute(statement, {"rows": dumps(stored)})
-    return list(result) if result.returns_rows else []
+    names = tuple(rows[0])
+    values = [tuple(row.values()) for row in rows] if len(names) == 1 else list(map(itemgetter(*names), rows))
+    return insert_values(connection, table, names, values, finish)
+
+
+def insert_values(
+    connection: sa.Connection, table: sa.Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]], finish: Finish
+) -> list[tuple[Any, ...]]:
+    """The same of rows that are values of the columns `names`, in that order."""
+    if not rows:
+        return []
+    if connection.dialect.name == "sqlite":
+        return _into_sqlite(connection, table, names, rows, finish)
+    stored = [dict(zip(names, row, strict=True)) for row in rows]
+    for column in sealed_columns(table):
+        if column.name in names:
+            for row in stored:
+                row[column.name] = stored_value(column, row[column.name], connection.dialect)
+    result = connection.execute(_of_json(table, names, finish), {"rows": dumps(stored)})
+    return [tuple(row) for row in result] if result.returns_rows else []
 
 
 def if_new(insert: Any) -> sa.Insert:
@@ -49,9 +63,7 @@ def if_new(insert: Any) -> sa.Insert:
 
 
 @lru_cache
-def _statement(table: sa.Table, names: tuple[str, ...], finish: Finish, *, postgresql: bool) -> sa.Insert:
-    if not postgresql:
-        return finish(sqlite_insert(table))
+def _of_json(table: sa.Table, names: tuple[str, ...], finish: Finish) -> sa.Insert:
     # All rows in one parameter: the same short statement for any number of them. A list of VALUES is parsed anew each
     # time, by the driver and by the server, and that costs more than all the rest of a commit.
     rows = (
@@ -60,3 +72,70 @@ def _statement(table: sa.Table, names: tuple[str, ...], finish: Finish, *, postg
         .render_derived(with_types=True)
     )
     return finish(pg_insert(table).from_select(names, sa.select(*(rows.c[name] for name in names))))
+
+
+class _Text(NamedTuple):
+    """A statement in SQLite's words, about the values of one row."""
+
+    before: str
+    row: str
+    after: str
+    #: of each value of a row, which column it is of
+    order: tuple[str, ...]
+    #: parameters that come after those of the rows
+    constants: tuple[Any, ...]
+    returned: tuple[sa.ColumnElement[Any], ...]
+
+
+@lru_cache
+def _sqlite_text(table: sa.Table, names: tuple[str, ...], finish: Finish) -> _Text:
+    statement = finish(sqlite_insert(table))
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=list(names))
+    order = tuple(compiled.positiontup or ())
+    row = f"({', '.join('?' * len(names))})"
+    before, _, after = str(compiled).partition(row)
+    constants = tuple(compiled.params[name] for name in order[len(names) :])
+    return _Text(before, row, after, order[: len(names)], constants, tuple(statement.exported_columns))
+
+
+def _into_sqlite(
+    connection: sa.Connection, table: sa.Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]], finish: Finish
+) -> list[tuple[Any, ...]]:
+    """By columns and in statements of our own: what SQLAlchemy does to each value takes longer than SQLite does."""
+    text, dialect = _sqlite_text(table, names, finish), connection.dialect
+    by_name = dict(zip(names, zip(*rows, strict=True), strict=True))
+    try:
+        stored = list(zip(*(_stored(table.c[name], by_name[name], dialect) for name in text.order), strict=True))
+    except Exception as error:
+        # As SQLAlchemy has it: what a column does not take.
+        raise sa.exc.StatementError(str(error), f"INSERT INTO {table.name}", None, error) from error
+    found: list[Any] = []
+    for start in range(0, len(stored), _ROWS):
+        some = stored[start : start + _ROWS]
+        words = text.before + ", ".join([text.row] * len(some)) + text.after
+        result = connection.exec_driver_sql(words, (*chain.from_iterable(some), *text.constants))
+        if text.returned:
+            found += result.all()
+    if not found:
+        return []
+    columns = zip(text.returned, zip(*found, strict=True), strict=True)
+    return list(zip(*(_read(column, values, dialect) for column, values in columns), strict=True))
+
+
+def _stored(column: sa.Column[Any], values: Sequence[Any], dialect: sa.Dialect) -> Sequence[Any]:
+    """What SQLite is given for these."""
+    process = column.type.dialect_impl(dialect).bind_processor(dialect)
+    if process is None:
+        return values
+    found, value, stored = [], None, process(None)
+    for given in values:
+        # Moments, above all, are of many rows.
+        if given is not value:
+            value, stored = given, process(given)
+        found.append(stored)
+    return found
+
+
+def _read(column: sa.ColumnElement[Any], values: Sequence[Any], dialect: sa.Dialect) -> Sequence[Any]:
+    process = column.type.dialect_impl(dialect).result_processor(dialect, None)
+    return values if process is None else list(map(process, values))

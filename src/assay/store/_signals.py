@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from assay.records import Score
 from assay.signals import (
@@ -21,7 +19,7 @@ from assay.signals import (
     shown_by,
     signal_terms,
 )
-from assay.store._insert import insert_rows
+from assay.store._insert import insert_rows, insert_values
 from assay.store._tables import LEAST_PROBABILITY, _count, _key, _sum, metadata, rollups, utc
 from assay.windows import DAY, HOUR, MINUTE, SUM_FIELDS, cover
 
@@ -220,7 +218,8 @@ class SignalAdditions:
             for (start, *rest), terms in sums.items():
                 _add_terms(spans, (start // coarse * coarse, *rest), terms)
             rows = [(finest, *key, *sums[key]) for key in sorted(sums)]
-            _insert(connection, table, rows + [(coarse, *key, *spans[key]) for key in sorted(spans)])
+            rows += [(coarse, *key, *spans[key]) for key in sorted(spans)]
+            insert_values(connection, table, tuple(table.c.keys()), rows, _add)
         added = {*minutes, *(start for start, *_ in self._signals)}
         version = secrets.randbits(63)
         versions = [
@@ -368,21 +367,6 @@ def _add_terms(known: dict[_Key, list[float]], key: _Key, terms: Sequence[float]
 def _add_to(known: dict[Any, _Sums], key: Hashable, sums: _Sums) -> None:
     before = known.get(key)
     known[key] = sums if before is None else before + sums
-
-
-def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Add rows of all columns in their order to what is stored."""
-    if connection.dialect.name == "sqlite" and rows:
-        # Hundreds of rows of plain numbers and words: SQLAlchemy's handling of each would take longer than SQLite.
-        connection.exec_driver_sql(_sqlite_statement(table), list(rows))
-        return
-    names = [column.name for column in table.c]
-    insert_rows(connection, table, [dict(zip(names, row, strict=True)) for row in rows], _add)
-
-
-@lru_cache
-def _sqlite_statement(table: sa.Table) -> str:
-    return str(_add(sqlite.insert(table)).compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
 def _replace(insert: Any) -> sa.Insert:

@@ -76,14 +76,14 @@ def dumps(value: object) -> str:
     return _encode(_plain(value)) if "\\u0000" in encoded else encoded
 
 
-def _encode(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_text)
-
-
 def _as_text(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+
+
+#: One for all: to make it takes longer than most of what it encodes.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_text).encode
 
 
 def _plain(value: Any) -> Any:

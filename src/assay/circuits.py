@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,7 +103,7 @@ class Circuits:
     def __init__(self, share: Callable[[str, list[float]], Awaitable[Any]], policy: CircuitPolicy) -> None:
         self._share = share
         self._policy = policy
-        self._seen: dict[str, _Seen] = {}
+        self._seen: defaultdict[str, _Seen] = defaultdict(_Seen)
 
     def is_open(self, endpoint: str) -> bool:
         """Whether the circuit was open when last looked at."""
@@ -114,7 +115,7 @@ class Circuits:
         Raises:
             JudgeError: `unavailable`, and nothing was asked: the circuit is open.
         """
-        seen = self._seen.setdefault(endpoint, _Seen())
+        seen = self._seen[endpoint]
         moment = asyncio.get_running_loop().time()
         if moment < seen.fresh_until:
             if seen.is_open:
@@ -128,7 +129,7 @@ class Circuits:
         """A call that began at a moment of the event loop's time ended so: `ok`, a failure kind, or `cancelled`."""
         if outcome in _SAYS_NOTHING:
             return
-        seen = self._seen.setdefault(endpoint, _Seen())
+        seen = self._seen[endpoint]
         seen.away += outcome in DOWN
         seen.answered += outcome not in DOWN
         is_probe = seen.probing_since is not None and began >= seen.probing_since

@@ -17,6 +17,7 @@ import logging
 import math
 import re
 import time
+from collections import defaultdict
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -165,7 +166,7 @@ class Limits:
     circuits: Circuits = field(init=False)
     _redis: Any = None
     _scripts: dict[str, Any] = field(default_factory=dict)
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: defaultdict[str, _Known] = field(default_factory=lambda: defaultdict(_Known))
     _is_away: bool = False
 
     def __post_init__(self) -> None:
@@ -181,7 +182,7 @@ class Limits:
         Raises:
             JudgeError: `rate_limited`, and nothing was asked: the turn is too far off; it says how far.
         """
-        known = self._known.setdefault(endpoint, _Known())
+        known = self._known[endpoint]
         tokens = max(1.0, tokens * known.ratio)
         moment = time.monotonic()
         if moment < known.free_until:
@@ -216,7 +217,7 @@ class Limits:
 
     async def settle(self, endpoint: str, counted: float, used: float | None) -> None:
         """A call took so many tokens, where `counted` were counted; None: not known."""
-        known = self._known.setdefault(endpoint, _Known())
+        known = self._known[endpoint]
         if used is None:
             return
         known.ratio = min(20.0, max(0.05, known.ratio * (1 + 0.1 * (used / counted - 1))))
@@ -226,7 +227,7 @@ class Limits:
     async def learn(self, endpoint: str, headers: Mapping[str, str]) -> None:
         """What an answer's headers tell of limits; it is told to all workers when it is news."""
         told = read_limits(headers)
-        known = self._known.setdefault(endpoint, _Known())
+        known = self._known[endpoint]
         if told == (None, None) or told == known.told:
             return
         if await self._ask("learn", endpoint, [told[0] or 0, told[1] or 0]) is not None:
@@ -235,7 +236,7 @@ class Limits:
     async def limited(self, endpoint: str, retry_after_seconds: float | None) -> None:
         """The endpoint has answered 429. Where it does so often, nobody asks it before the time that it asked for."""
         seconds = _PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds
-        known = self._known.setdefault(endpoint, _Known())
+        known = self._known[endpoint]
         known.free_until = 0.0
         known.next_at = time.monotonic() + seconds
         unasked, known.unasked = known.unasked, 0

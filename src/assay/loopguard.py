@@ -25,13 +25,17 @@ JUDGE_OPENING: Final = "Grade one interaction with an AI application by each cri
 SERVICES: Final = frozenset({"assay", "assay-worker", "assay-judge"})
 
 
-@contextlib.contextmanager
-def judging() -> Iterator[None]:
+def judging() -> contextlib.AbstractContextManager[None]:
     """Mark the spans that start within, in this thread or task."""
     # Where OpenTelemetry is not loaded nothing traces, and it need not be imported for this.
-    if "opentelemetry.context" not in sys.modules:
-        yield
-        return
+    return _marked() if "opentelemetry.context" in sys.modules else _UNTRACED
+
+
+_UNTRACED = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _marked() -> Iterator[None]:
     from opentelemetry import baggage, context
 
     token = context.attach(baggage.set_baggage(MARK, "true"))

@@ -236,7 +236,7 @@ class Checklist:
     ) -> Score | NotApplicable:
         """See `Scale.parse`."""
         answer = _mapping(verdict)
-        written = _required(answer, "items", Mapping)
+        written = _required(answer, "items", (dict, Mapping))
         answers = self._answers
         given = {item.id: self._answer(item.id, written, answers) for item in self.items}
         asked = math.fsum(item.weight for item in self.items if given[item.id] != "na")
@@ -385,7 +385,8 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mapping(value: object, where: str = "the verdict") -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    # First for what it mostly is: the other takes longer to tell.
+    if not isinstance(value, dict | Mapping):
         raise VerdictError("unparsable", f"{where} is {_short(value)}, not an object")
     return value
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +29,7 @@ from assay.limits import endpoint_id, waiting
 from assay.records import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._wire import Wire
@@ -370,7 +369,7 @@ class Endpoint:
             raise self._error("unavailable", f"the endpoint answered with {what}") from None
         if not isinstance(reply, dict):
             raise self._error("unavailable", "the endpoint answered with JSON that is no completion")
-        if isinstance(reply.get("error"), Mapping):
+        if isinstance(reply.get("error"), dict):
             code = reply["error"].get("code")
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
             raise self._status_failure(status, {}, content)
@@ -379,14 +378,14 @@ class Endpoint:
     def _read_vectors(self, content: bytes, is_json: bool, *, count: int, model: str) -> Vectors:
         reply = self._decode(content, is_json)
         data = reply.get("data")
-        entries = data if isinstance(data, list) and all(isinstance(entry, Mapping) for entry in data) else []
+        entries = data if isinstance(data, list) and all(isinstance(entry, dict) for entry in data) else []
         entries = sorted(entries, key=lambda entry: entry.get("index") if isinstance(entry.get("index"), int) else 0)
         vectors = [entry.get("embedding") for entry in entries]
         if len(vectors) != count or not all(_is_vector(vector) for vector in vectors):
             raise self._error("unparsable", f"the endpoint answered with no embeddings of {count} texts")
         counted = reply.get("usage")
         # Embeddings have no completion, and most endpoints do not say so.
-        counted = {**counted, "completion_tokens": 0} if isinstance(counted, Mapping) else None
+        counted = {**counted, "completion_tokens": 0} if isinstance(counted, dict) else None
         return Vectors(vectors=vectors, usage=self._usage(counted, model, model))
 
     def _read(self, content: bytes, is_json: bool, *, messages: Sequence[Mapping[str, str]]) -> Answer:
@@ -397,13 +396,13 @@ class Endpoint:
         model = reply["model"][:200] if isinstance(reply.get("model"), str) else None
         usage = self._usage(reply.get("usage"), self._model, model)
         self._check_uncut(reply.get("usage"), messages, usage)
-        choice = choices[0] if choices and isinstance(choices[0], Mapping) else {}
-        message = choice["message"] if isinstance(choice.get("message"), Mapping) else {}
+        choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+        message = choice["message"] if isinstance(choice.get("message"), dict) else {}
         self._check_finished(choice.get("finish_reason"), message, usage)
         logprobs = choice.get("logprobs")
         return Answer(
             content=_text(message.get("content")),
-            logprobs=logprobs.get("content") if isinstance(logprobs, Mapping) else None,
+            logprobs=logprobs.get("content") if isinstance(logprobs, dict) else None,
             usage=usage,
             model=model,
         )
@@ -423,7 +422,7 @@ class Endpoint:
 
     def _check_uncut(self, counted: object, messages: Sequence[Mapping[str, str]], usage: Usage) -> None:
         """Some servers (Ollama) cut a prompt that is too long and say nothing: their own count gives them away."""
-        if usage.prompt_tokens is None or not isinstance(counted, Mapping):
+        if usage.prompt_tokens is None or not isinstance(counted, dict):
             return
         characters = sum(len(message["content"]) for message in messages)
         # Some count what was cached beside the prompt and not in it: the more of both is held against it.
@@ -440,7 +439,7 @@ class Endpoint:
             )
 
     def _usage(self, counted: object, asked: str, model: str | None) -> Usage:
-        if not isinstance(counted, Mapping):
+        if not isinstance(counted, dict):
             return Usage()
         prompt, completion = _count(counted.get("prompt_tokens")), _count(counted.get("completion_tokens"))
         # A prompt of no tokens is a server that does not count.
@@ -465,7 +464,7 @@ class Endpoint:
 def _text(content: object) -> str:
     """The text of a message; some servers send it in parts."""
     if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, Mapping))
+        parts = (part.get("text") for part in content if isinstance(part, dict))
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
 
@@ -487,7 +486,7 @@ def _written(counted: Mapping[str, Any]) -> int:
     """Prompt tokens that were put into the provider's cache; 0 where it does not say."""
     details = counted.get("prompt_tokens_details")
     named = [counted.get("cache_creation_input_tokens")]
-    if isinstance(details, Mapping):
+    if isinstance(details, dict):
         named += [details.get("cache_creation_tokens"), details.get("cache_write_tokens")]
     return max((count for count in map(_count, named) if count is not None), default=0)
 
@@ -495,7 +494,7 @@ def _written(counted: Mapping[str, Any]) -> int:
 def _cached(counted: Mapping[str, Any]) -> int | None:
     """Prompt tokens from the provider's cache, by the names that endpoints have for them; None: it does not say."""
     details = counted.get("prompt_tokens_details")
-    named = [details.get("cached_tokens")] if isinstance(details, Mapping) else []
+    named = [details.get("cached_tokens")] if isinstance(details, dict) else []
     named += [counted.get("prompt_cache_hit_tokens"), counted.get("cache_read_input_tokens")]
     counts = [count for count in map(_count, named) if count is not None]
     # An adapter may fill in one of them and leave 0 in another.

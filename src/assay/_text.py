@@ -70,7 +70,8 @@ _KNOWS_NOTHING = re.compile(
 _OPENING_CHARACTERS = 300
 #: One of them is in whatever the patterns match, if that is ASCII.
 _HINTS_OF_DECLINING = (
-    *("sorry", "able to", "allowed to", "cannot", "can't", "cant", "can not", "won't", "will not", "decline", "refuse"),
+    "cant",  # codespell:ignore cant
+    *("sorry", "able to", "allowed to", "cannot", "can't", "can not", "won't", "will not", "decline", "refuse"),
     *("as an ai", "ich kann", "tut mir leid", "je ne peux", "lo siento", "no puedo"),
 )
 _HINTS_OF_NOTHING = (

@@ -12,7 +12,7 @@ import socket
 import threading
 import warnings
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import redis
 from amqp.exceptions import AMQPError
@@ -131,6 +131,8 @@ def _transport(url: str, queue: Queue | None) -> type[Transport]:
             return reply
 
     class DoorbellChannel(Channel):
+        _shared: Client | None = None
+
         def _get_client(self) -> type[Client]:
             return Client
 
@@ -146,6 +148,15 @@ def _transport(url: str, queue: Queue | None) -> type[Transport]:
             if asynchronous:
                 pool.connection_class = _told_of_its_end(pool.connection_class, self)
             return pool
+
+        def _create_client(self, asynchronous: bool = False) -> Client:
+            if asynchronous:
+                return cast("Client", super()._create_client(asynchronous=True))  # type: ignore[misc]
+            # kombu makes one for every message that comes and for every one that is done with. It is but a pool and a
+            # table, which takes longer to fill than the message.
+            if self._shared is None or self._shared.connection_pool is not self.pool:
+                self._shared = cast("Client", super()._create_client())  # type: ignore[misc]
+            return self._shared
 
     class DoorbellTransport(Transport):
         Channel = DoorbellChannel

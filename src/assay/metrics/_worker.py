@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import version
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
@@ -51,31 +52,33 @@ class WorkerMetrics:
         self._commit = Histogram(*_declare("assay_commit_seconds"), buckets=_COMMIT_SECONDS, registry=registry)
         Info(*_declare("assay_build_info"), registry=registry).labels(version("assay"))
         ProcessCollector(registry=self._registry)
+        #: to look a child up by its labels takes several times as long
+        self._child = lru_cache(maxsize=4096)(_child)
 
     # -- the JudgeObserver
 
     def call_started(self, judge: str) -> None:
         """`judge` (its name) has sent a request."""
-        self._in_flight.labels(label(judge)).inc()
+        self._child(self._in_flight, label(judge)).inc()
 
     def call_ended(self, judge: str, seconds: float, outcome: str, usage: Usage, trace_id: str | None) -> None:
         """The request ended after `seconds`: `ok`, a failure kind, or `cancelled`."""
         judge = label(judge)
-        self._in_flight.labels(judge).dec()
-        self._requests.labels(judge, outcome).observe(max(0.0, seconds), exemplar_labels(trace_id))
+        self._child(self._in_flight, judge).dec()
+        self._child(self._requests, judge, outcome).observe(max(0.0, seconds), exemplar_labels(trace_id))
         # What an endpoint says of itself may be anything; a counter only grows.
         used = 0
         for direction, tokens in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
             if tokens is not None and tokens > 0:
                 used += tokens
-                self._tokens.labels(judge, direction).inc(tokens)
+                self._child(self._tokens, judge, direction).inc(tokens)
         if usage.cached_prompt_tokens is not None and usage.cached_prompt_tokens >= 0:
             # From 0 on: an endpoint that tells of its cache and never uses it is worth seeing.
-            self._cached.labels(judge).inc(usage.cached_prompt_tokens)
+            self._child(self._cached, judge).inc(usage.cached_prompt_tokens)
         if usage.cost_usd is not None and isfinite(usage.cost_usd) and usage.cost_usd > 0:
-            self._cost.labels(judge).inc(usage.cost_usd)
+            self._child(self._cost, judge).inc(usage.cost_usd)
         elif usage.cost_usd is None and used:
-            self._unpriced.labels(judge).inc()
+            self._child(self._unpriced, judge).inc()
 
     def repeated(self, judge: str, outcome: str) -> None:
         """One more verdict was asked for where a rubric has repeats, and this came of it."""
@@ -126,3 +129,7 @@ class WorkerMetrics:
 def _declare(name: str) -> tuple[str, str, tuple[str, ...]]:
     doc = _BY_NAME[name]
     return doc.family, doc.help, doc.labels
+
+
+def _child(metric: Any, *labels: str) -> Any:
+    return metric.labels(*labels)

@@ -29,18 +29,20 @@ LABELS = {
 
 
 def throughput(rows: list[dict[str, Any]]) -> str:
-    """Markdown of floors and whole systems, with ratios to the first floor of the run."""
+    """Markdown of floors and whole systems, with ratios to two floors of the run."""
     base = next((row["records_per_second"] for row in rows if row["name"] == "raw"), None)
+    client = next((row["cpu_ms_per_record"] for row in rows if row["name"] == "openai"), None)
     lines = [
-        "| client | processes | records/s | of the floor | CPU ms/record | tokens in + out | MB |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| client | processes | records/s | of the floor | CPU ms/record | of OpenAI client | tokens in + out | MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         ratio = "" if base is None else f"{row['records_per_second'] / base:.2f}"
+        cpu = "" if client is None else f"{row['cpu_ms_per_record'] / client:.2f}"
         tokens = f"{row['prompt_tokens_per_record']:,.0f} + {row['completion_tokens_per_record']:,.0f}"
         lines.append(
             f"| {LABELS[row['name']]} | {row['processes']} | {row['records_per_second']:,.1f} | {ratio} "
-            f"| {row['cpu_ms_per_record']:.2f} | {tokens} | {row['rss_mb']:,.0f} |"
+            f"| {row['cpu_ms_per_record']:.2f} | {cpu} | {tokens} | {row['rss_mb']:,.0f} |"
         )
     return "\n".join(lines)
 

@@ -39,6 +39,9 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from performance_page import LABELS
+from performance_page import throughput as table
+
 from assay.enqueue import enqueue
 from assay.judges._prompt import render, schema
 from assay.records import Context, Record, now
@@ -486,32 +489,6 @@ def _shows(metrics: str, app: str) -> bool:
 
 
 # -- what is said
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, with ratios to the first floor of the run."""
-    base = next((row["records_per_second"] for row in rows if row["name"] == "raw"), None)
-    lines = [
-        "| client | processes | records/s | of the floor | CPU ms/record | tokens in + out | MB |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        ratio = "" if base is None else f"{row['records_per_second'] / base:.2f}"
-        tokens = f"{row['prompt_tokens_per_record']:,.0f} + {row['completion_tokens_per_record']:,.0f}"
-        lines.append(
-            f"| {LABELS[row['name']]} | {row['processes']} | {row['records_per_second']:,.1f} | {ratio} "
-            f"| {row['cpu_ms_per_record']:.2f} | {tokens} | {row['rss_mb']:,.0f} |"
-        )
-    return "\n".join(lines)
-
-
-LABELS = {
-    "raw": "floor: bare asyncio",
-    "aiohttp": "floor: aiohttp",
-    "openai": "floor: AsyncOpenAI over aiohttp",
-    "sqlite": "assay, whole system, SQLite",
-    "postgresql": "assay, whole system, PostgreSQL",
-}
 
 
 def conditions(given: argparse.Namespace) -> dict[str, Any]:

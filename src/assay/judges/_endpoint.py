@@ -112,8 +112,6 @@ class Endpoint:
         #: whether the dialect has been understood: only then is a vague refusal the record's own fault
         self._proven = False
         self._wire: Wire | None = None
-        #: what the observer was told of the circuit last
-        self._shown: bool | None = None
 
     async def ask(
         self,
@@ -254,12 +252,9 @@ class Endpoint:
                 self._show_circuit()
 
     def _show_circuit(self) -> None:
-        if self._observer is None or self._limits is None:
-            return
-        is_open = self._limits.circuits.is_open(self._id)
-        if is_open != self._shown:
-            self._shown = is_open
-            self._observer.circuit(self._judge, is_open=is_open)
+        # Always: others of the same name tell of it too, and may have seen it last when it was otherwise.
+        if self._observer is not None and self._limits is not None:
+            self._observer.circuit(self._judge, is_open=self._limits.circuits.is_open(self._id))
 
     async def _tell_circuit(self, started: float, outcome: str, failure: JudgeError | None) -> None:
         if self._limits is None:

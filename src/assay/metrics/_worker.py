@@ -86,7 +86,7 @@ class WorkerMetrics:
 
     def circuit(self, judge: str, *, is_open: bool) -> None:
         """Whether the judge's endpoint counts as down."""
-        self._circuits.labels(label(judge)).set(is_open)
+        self._child(self._circuits, label(judge)).set(is_open)
 
     # -- the worker
 

@@ -30,6 +30,7 @@ TOGETHER = {
     "test_pull_servers.py": "trace stores",
     "test_alerts.py": "alerts",
     "test_dashboards.py": "dashboards",
+    "test_real_model.py": "real model",
 }
 
 

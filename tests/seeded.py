@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from assay.budgets import THINNED, Budget, Budgets, Ledger, Purse
+from assay.budgets import THINNED, Budget, Budgets, Ledger, RedisPurse
 from assay.changes import ChangePolicy, watch
 from assay.client import Client
 from assay.collect import Collector, CollectorLimits
@@ -180,7 +180,7 @@ def seed_budget(url: str) -> Ledger:
     budgets = Budgets(budgets=(Budget(name="total", per="month", usd=10.0),))
 
     async def spend() -> None:
-        purse, used = Purse(budgets, url, "assay"), Usage(cost_usd=2.5)
+        purse, used = RedisPurse(budgets, url, "assay"), Usage(cost_usd=2.5)
         held = await purse.reserve(app="shop", rubrics=["relevance"], judge="m", bound=used, lease_seconds=60)
         await purse.settle(held, used)
         await purse.aclose()

@@ -14,7 +14,7 @@ import sys
 import redis
 import redis.asyncio  # before the fork: once for all
 
-from assay.budgets import Budget, Budgets, Purse
+from assay.budgets import Budget, Budgets, RedisPurse
 from assay.errors import BudgetSpentError
 from assay.records import Usage
 
@@ -32,7 +32,7 @@ def usage(tokens: int) -> Usage:
 
 
 async def spend(url: str, limit: int, draw: random.Random) -> None:
-    purse = Purse(budgets(limit), url, QUEUE, wait_seconds=2 * LEASE_SECONDS)
+    purse = RedisPurse(budgets(limit), url, QUEUE, wait_seconds=2 * LEASE_SECONDS)
     provider = redis.asyncio.Redis.from_url(url)
 
     async def one_line() -> None:

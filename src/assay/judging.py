@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from assay.budgets import LocalPurse
 from assay.errors import SettingsError
 from assay.judged import JudgedOutcomes
-from assay.judges import ASKING, describe_judge, preview, resolve
+from assay.judges import ASKING, describe_judge, models_of, preview, resolve
 from assay.judges._prices import load_prices
 from assay.pipeline import Judges, evaluate
 from assay.records import Failure, NotApplicable, Usage
@@ -213,8 +213,8 @@ async def judge_items(
     """Judge what the plan says is to be judged, each plan once; every outcome is kept as soon as it is there.
 
     The budget is never passed: a call is made only if the most that it can cost is left, what is in flight counted at
-    that. A record is begun only if the most is left that all its calls can cost. Transient failures are tried again;
-    when the key is refused, or the judge is away, the rest is left.
+    that. A record is begun only if the most is left that all its calls can cost, where that is known. Transient
+    failures are tried again; when the key is refused, or the judge is away, the rest is left.
 
     Args:
         plan: see `plan_judging`.
@@ -336,20 +336,22 @@ def _purse(instrument: Instrument, budget_usd: float | None) -> LocalPurse:
         return LocalPurse()
     if not budget_usd >= 0:
         raise SettingsError(f"a budget of {budget_usd} is none: give USD, such as 0.50")
-    if instrument.judge.engine == "ragas":
-        raise SettingsError("how much a metric of ragas asks is not known beforehand: leave the budget out")
-    if not instrument.is_free and instrument.price is None:
+    prices = load_prices(instrument.judge.prices_path)
+    if unknown := [model for model in models_of(instrument.judge) if prices.of(model) is None]:
         raise SettingsError(
-            f"a budget needs prices, and that of {instrument.judge.model} is unknown: list it in a price table and "
+            f"a budget needs prices, and that of {' and '.join(unknown)} is unknown: list it in a price table and "
             "point ASSAY_PRICES at it"
         )
     return LocalPurse(budget_usd)
 
 
 def _most(instrument: Instrument, record: Record) -> float:
-    """The most that judging a record can cost in USD, repairs and repeats included."""
+    """The most that judging a record can cost in USD, repairs and repeats included.
+
+    How often a metric of ragas asks is not known beforehand: nothing is set aside for it, and each request reserves.
+    """
     price = instrument.price
-    if instrument.is_free or price is None:
+    if instrument.is_free or price is None or instrument.judge.engine == "ragas":
         return 0.0
     messages, schema = preview(instrument.asked, record, guarded=instrument.judge.guarded)
     prompt = _FRAME_TOKENS + len(json.dumps(schema))

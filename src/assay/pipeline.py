@@ -24,7 +24,7 @@ from assay.scales import Binary
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from assay.budgets import AnyPurse
+    from assay.budgets import Purse
     from assay.judges import Engine, Judge, JudgeObserver, JudgeSettings
     from assay.limits import Limits
     from assay.records import Outcome, Record
@@ -56,7 +56,7 @@ class Judges:
         self._by_spec: dict[JudgeSpec | None, Judge] = {}
         #: by why, the judge's spec, and the rubric's own spec of who stands in for it
         self._stand_ins: dict[tuple[Refusal, JudgeSpec | None, JudgeSpec | None], Judge] = {}
-        self._purse: AnyPurse | None = None
+        self._purse: Purse | None = None
         self._limits: Limits | None = None
         self._observer: JudgeObserver | None = None
         #: verdicts that are known already; None: every record is asked about
@@ -69,7 +69,7 @@ class Judges:
         settings: JudgeSettings,
         observer: JudgeObserver | None = None,
         *,
-        purse: AnyPurse | None = None,
+        purse: Purse | None = None,
         limits: Limits | None = None,
         cheaper: JudgeSpec | None = None,
         reuse: Reuse | None = None,

@@ -347,7 +347,7 @@ def build_worker(
     Raises:
         ConfigError: rubrics or the judge are not configured rightly.
     """
-    from assay.budgets import Purse
+    from assay.budgets import RedisPurse
     from assay.deliveries import DeliveryPolicy
     from assay.gate import Gate
     from assay.queue import MAX_BATCH_RECORDS
@@ -361,7 +361,7 @@ def build_worker(
     if budgets is not None:
         # What others hold is settled, or has lapsed, by the time that a request and its lease may take.
         waits = settings.judge_timeout_seconds + 10.0
-        purse = Purse(budgets, settings.queue_url, settings.queue, wait_seconds=waits)
+        purse = RedisPurse(budgets, settings.queue_url, settings.queue, wait_seconds=waits)
     reuse = None
     # They quote texts, and go when texts go.
     reuse_seconds = min(settings.reuse_seconds, settings.keep_payload_days * 86_400)

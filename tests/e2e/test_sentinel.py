@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assay import Client
-from assay.budgets import Budget, Budgets, Ledger, Purse
+from assay.budgets import Budget, Budgets, Ledger, RedisPurse
 from assay.connections import connect
 from assay.errors import JudgeError, QueueError
 from assay.queue import Queue
@@ -27,7 +27,7 @@ def test_a_run_outlives_its_primary(tmp_path: Path, sentinels: Sentinels) -> Non
         worker = deployment.start_worker("--concurrency", "2")
         metrics = deployment.start_exporter()
         budgets = Budgets(budgets=(Budget(name="all", per="day", tokens=100_000),))
-        purse = Purse(budgets, sentinels.url, "assay", wait_seconds=1.0, timeout_seconds=2.0)
+        purse = RedisPurse(budgets, sentinels.url, "assay", wait_seconds=1.0, timeout_seconds=2.0)
         ledger = Ledger.from_url(budgets, sentinels.url, "assay")
         runner.run(spend(purse, 40))
         client = Client(app="shop", redis_url=sentinels.url, sample_rate=1.0)
@@ -62,7 +62,7 @@ def test_a_run_outlives_its_primary(tmp_path: Path, sentinels: Sentinels) -> Non
         assert "Redis is away" not in status
 
 
-async def spend(purse: Purse, requests: int) -> None:
+async def spend(purse: RedisPurse, requests: int) -> None:
     """More at once than there are connections; while Redis is away, each tries again."""
 
     async def one() -> None:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import spender
-from assay.budgets import THINNED, Budget, Budgets, Ledger, Purse
+from assay.budgets import THINNED, Budget, Budgets, Ledger, RedisPurse
 from assay.deliveries import DeliveryPolicy
 from assay.embedded import RedisServer
 from assay.enqueue import enqueue, replay
@@ -53,7 +53,7 @@ class Till:
         self.now = NOON
         self.budgets = Budgets(budgets=budgets)
         self.runner = asyncio.Runner()
-        self.purse = Purse(self.budgets, url, "q", clock=lambda: self.now, **({"wait_seconds": 0.0} | options))
+        self.purse = RedisPurse(self.budgets, url, "q", clock=lambda: self.now, **({"wait_seconds": 0.0} | options))
         self.ledger = Ledger.from_url(self.budgets, url, "q")
 
     def __enter__(self) -> Till:
@@ -404,7 +404,7 @@ def ask(url: str, budgets: Budgets, server: FakeJudgeServer, rubrics: list[Rubri
     """The evaluations of one record, asked of the server within these budgets."""
 
     async def run() -> list[Any]:
-        purse = Purse(budgets, url, "q", wait_seconds=0.0, timeout_seconds=1.0)
+        purse = RedisPurse(budgets, url, "q", wait_seconds=0.0, timeout_seconds=1.0)
         judge = JudgeSettings(engine="openai", model="gpt-5-mini", base_url=server.base_url, **fields)
         judges = Judges.build(rubrics, judge, purse=purse)
         try:
@@ -564,7 +564,7 @@ class Works:
     def run(self, budgets: Budgets, *, cheaper: JudgeSpec | None = None) -> None:
         """Work the queue off."""
         ledger = Ledger.from_url(budgets, self.url, self.queue.name)
-        purse = Purse(budgets, self.url, self.queue.name, wait_seconds=5.0)
+        purse = RedisPurse(budgets, self.url, self.queue.name, wait_seconds=5.0)
         judge = JudgeSettings(engine="openai", model="gpt-5-mini", base_url=self.server.base_url, max_tokens=200)
         worker = Worker(
             queue=self.queue,

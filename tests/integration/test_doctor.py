@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from assay import doctor, wiring
-from assay.budgets import Budgets, Purse
+from assay.budgets import Budgets, RedisPurse
 from assay.doctor import _machine
 from assay.embedded import RedisServer
 from assay.exporter import serve
@@ -357,7 +357,7 @@ def test_file_systems_of_a_table() -> None:
 
 async def spend(budgets: Budgets, url: str, queue: str, tokens: int) -> None:
     """Have so many tokens spent, as a judge call does."""
-    purse = Purse(budgets, url, queue, wait_seconds=1.0)
+    purse = RedisPurse(budgets, url, queue, wait_seconds=1.0)
     used = Usage(prompt_tokens=tokens, completion_tokens=0)
     held = await purse.reserve(app="shop", rubrics=["relevance"], judge="openai:m", bound=used, lease_seconds=60.0)
     await purse.settle(held, used)

@@ -6,13 +6,17 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("ragas", reason="ragas is not installed: pip install 'assay[ragas]'")
 
-from assay.budgets import Budget, Budgets, Purse
+from assay.budgets import Budget, Budgets, RedisPurse
+from assay.errors import SettingsError
 from assay.judges import JudgeSettings, build_judge, describe_judge
+from assay.judges._prices import load_prices
+from assay.judging import Instrument, judge_items, plan_judging
 from assay.limits import Limits
 from assay.records import Failure, NotApplicable, Score
 from assay.rubrics import JudgeSpec
@@ -249,8 +253,44 @@ def test_records_are_judged_at_once(server):
 
 def test_a_spent_budget_stops_it(server, redis_url):
     budgets = Budgets(budgets=(Budget(name="total", per="day", tokens=10),))
-    outcome = judged(server, "aspect_critic", purse=Purse(budgets, redis_url, "assay"))
+    outcome = judged(server, "aspect_critic", purse=RedisPurse(budgets, redis_url, "assay"))
     assert outcome.kind == "budget"
+    assert server.traffic.calls == 0
+
+
+def budgeted(server, metric, directory, usd, records=60, **settings):
+    """What `assay calibrate --budget` does, by gpt-5-mini's prices."""
+    given = JudgeSettings(engine="openai", model="gpt-5-mini", base_url=server.base_url, max_tokens=256, **settings)
+    rubric = replace(METRICS[metric], judge=JudgeSpec(engine="ragas", metric=metric))
+    items = [(str(n), replace(RECORD, record_id=str(n), output=f"{RECORD.output} {n}")) for n in range(records)]
+    plan = plan_judging(items, Instrument(rubric=rubric, settings=given), directory)
+    return asyncio.run(judge_items(plan, budget_usd=usd))
+
+
+@pytest.mark.parametrize("metric", ["faithfulness", "answer_relevancy"])
+def test_a_budget_of_judging_by_hand_is_never_passed(server, tmp_path, metric):
+    result = budgeted(server, metric, tmp_path, 0.02, max_in_flight=4)
+    traffic = server.traffic
+    price = load_prices(None).of("gpt-5-mini")
+    # As if embeddings, of which one of the two asks for, cost as much as replies.
+    most = price.cost_usd(prompt_tokens=traffic.prompt_tokens, completion_tokens=traffic.completion_tokens)
+    assert 0.95 * most < result.spent_usd <= most + 1e-9
+    assert most <= 0.02
+    assert "budget" in result.stopped
+    assert 0 < len(result.outcomes) < 60
+    assert all(isinstance(outcome, Score) for outcome in result.outcomes.values())
+    # It ends for want of a request's bound, not before.
+    assert result.spent_usd > 0.02 - 0.006
+
+
+def test_a_budget_that_is_enough_is_not_felt(server, tmp_path):
+    result = budgeted(server, "faithfulness", tmp_path, 1.0, records=5)
+    assert (result.stopped, len(result.outcomes)) == (None, 5)
+
+
+def test_a_budget_needs_the_price_of_each_model(server, tmp_path):
+    with pytest.raises(SettingsError, match=r"my-vectors is unknown.*ASSAY_PRICES"):
+        budgeted(server, "answer_relevancy", tmp_path, 1.0, embedding_model="my-vectors")
     assert server.traffic.calls == 0
 
 

@@ -16,16 +16,13 @@ The clock is the server's. Windows are hours, days and months in UTC; a request 
 from assay.budgets._file import check_budgets_file, load_budgets
 from assay.budgets._limits import FREE_JUDGES, THINNED, TOTAL, Budget, Budgets, Meter, is_thinned, thinning
 from assay.budgets._local import LocalPurse
-from assay.budgets._redis import Balance, Ledger, Purse, Reservation
-
-#: Whoever is asked before each request, and told after it.
-AnyPurse = Purse | LocalPurse
+from assay.budgets._purse import Purse, Reservation
+from assay.budgets._redis import Balance, Ledger, RedisPurse
 
 __all__ = [
     "FREE_JUDGES",
     "THINNED",
     "TOTAL",
-    "AnyPurse",
     "Balance",
     "Budget",
     "Budgets",
@@ -33,6 +30,7 @@ __all__ = [
     "LocalPurse",
     "Meter",
     "Purse",
+    "RedisPurse",
     "Reservation",
     "check_budgets_file",
     "is_thinned",

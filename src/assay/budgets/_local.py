@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assay.budgets._redis import Reservation
+from assay.budgets._purse import Reservation
 from assay.errors import BudgetSpentError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _allowance: ContextVar[Allowance] = ContextVar("assay_allowance")
 
 
 class LocalPurse:
-    """Reserves before a request and settles after it, as `Purse` does, within one event loop; amounts are in USD.
+    """A `Purse` within one event loop, in US dollars.
 
     Requests are made within an `allowance` only. The budget bounds what is spent and what is held together; a request
     of which nobody knows the price costs nothing here.
@@ -80,6 +80,7 @@ class LocalPurse:
             _allowance.reset(token)
             self._open.discard(allowance)
             self.spent += math.fsum(allowance.under_way.values())
+            allowance.under_way.clear()
             async with self._changed:
                 self._changed.notify_all()
 
@@ -91,31 +92,42 @@ class LocalPurse:
         judge: str,  # noqa: ARG002
         bound: Usage,
         lease_seconds: float,  # noqa: ARG002 - nothing outlives its allowance
-        wait_seconds: float | None = None,  # noqa: ARG002 - what there is to wait for was waited for
+        wait_seconds: float | None = None,
     ) -> Reservation:
-        """Hold the most that one request can take, of the allowance, or of what is left where that is not enough.
-
-        Raises:
-            BudgetSpentError: it is more than that.
-        """
+        """See `Purse.reserve`: of the allowance, or of what is left where that is not enough."""
         allowance, most = _allowance.get(), bound.cost_usd or 0.0
-        if most > allowance.left and not self._fits(most - allowance.left):
-            allowance.refused = most
-            raise BudgetSpentError(f"one request may cost {most:.6f} USD, more than is left", rubrics=rubrics)
+        if not self._has(allowance, most):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds), self._changed:
+                    # Requests end; what others hold for those that they have yet to make may be waiting for ours.
+                    await self._changed.wait_for(lambda: self._has(allowance, most) or not self._is_asking)
+            if not self._has(allowance, most):
+                allowance.refused = most
+                raise BudgetSpentError(f"one request may cost {most:.6f} USD, more than is left", rubrics=rubrics)
         reservation = Reservation(id=uuid.uuid4().hex, shares=(), bound=bound)
         allowance.left = max(0.0, allowance.left - most)
         allowance.under_way[reservation.id] = most
         return reservation
 
     async def settle(self, reservation: Reservation | None, used: Usage | None) -> None:
-        """The request ended and cost this much; None, or a cost that is None: not known, and counted at its bound."""
-        if reservation is None:
+        """See `Purse.settle`. What outlived its allowance was counted at its end."""
+        most = None if reservation is None else _allowance.get().under_way.pop(reservation.id, None)
+        if most is None:
             return
-        most = _allowance.get().under_way.pop(reservation.id)
         self.spent += most if used is None or used.cost_usd is None else used.cost_usd
+        async with self._changed:
+            self._changed.notify_all()
 
     async def aclose(self) -> None:
         """Nothing is to be closed."""
+
+    def _has(self, allowance: Allowance, amount: float) -> bool:
+        """Whether a request of it may cost so much."""
+        return allowance in self._open and (amount <= allowance.left or self._fits(amount - allowance.left))
+
+    @property
+    def _is_asking(self) -> bool:
+        return any(allowance.under_way for allowance in self._open)
 
     def _fits(self, amount: float) -> bool:
         return self.spent + math.fsum(allowance.held for allowance in self._open) + amount <= self.budget

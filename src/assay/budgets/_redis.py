@@ -1,4 +1,4 @@
-"""What is spent and reserved, in Redis: `Purse` for whoever asks a judge, `Ledger` for those who only look."""
+"""What is spent and reserved, in Redis: `RedisPurse` for whoever asks a judge, `Ledger` for those who only look."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.budgets._limits import FREE_JUDGES, thinning
+from assay.budgets._purse import Reservation
 from assay.connections import connect, connect_async
 from assay.errors import BudgetSpentError, JudgeError, QueueError
 
@@ -135,18 +136,8 @@ class Ledger:
             return self._known[1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """What is held for one request: to be settled once."""
-
-    id: str
-    #: each limit that covers it, and which share of the request it covers
-    shares: tuple[tuple[Meter, float], ...]
-    bound: Usage
-
-
-class Purse:
-    """Reserves before a request and settles after it. It belongs to the event loop of its first call.
+class RedisPurse:
+    """A `Purse` that all processes share. It belongs to the event loop of its first call.
 
     Args:
         budgets: the limits.
@@ -186,22 +177,7 @@ class Purse:
         lease_seconds: float,
         wait_seconds: float | None = None,
     ) -> Reservation | None:
-        """Hold the most that one request for these rubrics can take; None where no budget covers it.
-
-        While only requests under way stand in the way, it waits for them.
-
-        Args:
-            app: of the record.
-            rubrics: names; each has an equal share of the request.
-            judge: its name.
-            bound: the most tokens, and dollars.
-            lease_seconds: after which it counts as spent unless it was settled: longer than the request can take.
-            wait_seconds: instead of the purse's own.
-
-        Raises:
-            BudgetSpentError: a budget does not allow it; the error names the rubrics that it is about.
-            JudgeError: Redis is away (kind `unavailable`): nothing is judged without asking.
-        """
+        """See `Purse.reserve`. None where no budget covers it."""
         shares = self._shares(app, rubrics, judge)
         if not shares:
             return None
@@ -228,10 +204,7 @@ class Purse:
             pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.6)
 
     async def settle(self, reservation: Reservation | None, used: Usage | None) -> None:
-        """The request ended and took this much; None, or a part that is None: not known, and counted at its bound.
-
-        Where Redis is away the reservation lapses, and counts as spent in full: never an error.
-        """
+        """See `Purse.settle`. Where Redis is away the reservation lapses and counts in full: never an error."""
         if reservation is None:
             return
         args: list[Any] = [reservation.id]

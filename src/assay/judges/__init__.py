@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from assay.budgets import AnyPurse
+    from assay.budgets import Purse
     from assay.cascade import First
     from assay.limits import Limits
     from assay.records import Outcome, Usage
@@ -143,7 +143,7 @@ def build_judge(
     spec: JudgeSpec | None,
     settings: JudgeSettings,
     observer: JudgeObserver | None = None,
-    purse: AnyPurse | None = None,
+    purse: Purse | None = None,
     limits: Limits | None = None,
 ) -> Judge:
     """The judge that `spec` (a rubric's own, or None) and `settings` come to; limits and purse are heeded.

@@ -10,7 +10,7 @@ from assay.records import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay.budgets import AnyPurse, Reservation
+    from assay.budgets import Purse, Reservation
     from assay.judges._endpoint import Answer, Vectors
     from assay.records import Record
     from assay.rubrics import Rubric
@@ -23,7 +23,7 @@ _NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 class Account:
     """The requests for one record, by one judge. Without a purse nothing limits what they may take."""
 
-    def __init__(self, purse: AnyPurse | None, record: Record, judge: str, timeout_seconds: float) -> None:
+    def __init__(self, purse: Purse | None, record: Record, judge: str, timeout_seconds: float) -> None:
         self._purse = purse
         self._record = record
         self._judge = judge

@@ -23,7 +23,7 @@ from assay.records import TRANSIENT, Failure, Score, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.budgets import AnyPurse, Reservation
+    from assay.budgets import Purse, Reservation
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer
     from assay.limits import Limits
@@ -46,7 +46,7 @@ class OpenAIJudge:
         self,
         settings: JudgeSettings,
         observer: JudgeObserver | None = None,
-        purse: AnyPurse | None = None,
+        purse: Purse | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model, a base URL that is none, no key for OpenAI's own, a broken price table."""

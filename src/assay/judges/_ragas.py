@@ -48,7 +48,7 @@ from assay.scales import Ordinal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from assay.budgets import AnyPurse
+    from assay.budgets import Purse
     from assay.judges import JudgeObserver, JudgeSettings
     from assay.judges._endpoint import Answer, Vectors
     from assay.limits import Limits
@@ -80,7 +80,7 @@ class RagasJudge:
         self,
         settings: JudgeSettings,
         observer: JudgeObserver | None = None,
-        purse: AnyPurse | None = None,
+        purse: Purse | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Raises SettingsError: no model or metric, a base URL that is none, no key, another ragas than we know."""

@@ -20,6 +20,7 @@ from assay.calibration.statistic import MIN_CLUSTERS
 from assay.calibration_figures import figures
 from assay.calibration_plots import Mark, interval_bar, percent
 from assay.calibration_summary import cost_sentence, statistics_table
+from assay.spelling import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -103,8 +104,8 @@ def _header(calibrated: Calibrated) -> Markup:
     made = calibrated.calibration
     facts = [
         f"rubric version {made.rubric_version}",
-        f"{_many(made.n, 'label')}, {made.rates.counts.fails:,} of them fail",
-        _many(made.annotators, "annotator"),
+        f"{many(made.n, 'label')}, {made.rates.counts.fails:,} of them fail",
+        many(made.annotators, "annotator"),
         _days(made.labelled_from, made.labelled_to),
     ]
     return element(
@@ -211,7 +212,7 @@ def _bias(report: AgreementReport, who: str) -> _Finding:
         return _Finding("Its pass ratio shows ", "no clear bias", after, interval, bar)
     off = round(100 * abs(found.value))
     way = "high" if found.value > 0 else "low"
-    return _Finding("Its pass ratio reads ", _many(off, "point"), f" too {way}{after}", interval, bar)
+    return _Finding("Its pass ratio reads ", many(off, "point"), f" too {way}{after}", interval, bar)
 
 
 def _verdict(calibrated: Calibrated) -> Markup:
@@ -370,7 +371,7 @@ def _record(record: Record | None) -> tuple[Child, ...]:
         left = len(record.contexts) - len(shown)
         contexts = element(
             "details",
-            element("summary", _many(len(record.contexts), "context")),
+            element("summary", many(len(record.contexts), "context")),
             *(_quoted(f"{at}", context.text, most=MOST_CONTEXT) for at, context in enumerate(shown, start=1)),
             element("p", f"{left:,} more.", class_="none") if left else None,
             class_="contexts",
@@ -466,10 +467,6 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
 def _mark(found: Statistic) -> Mark:
     return Mark(title="", value=found.value or 0.0, lower=found.lower, upper=found.upper)
 
@@ -477,8 +474,8 @@ def _mark(found: Statistic) -> Mark:
 def _interval(found: Statistic, write: Callable[[float], str] = percent, *, unit: str = "") -> str:
     """Such as `57% to 86%, from 31 labels`."""
     if found.lower is None or found.upper is None:
-        return f"no interval, from {_many(found.n, 'label')}"
-    return f"{write(found.lower)} to {write(found.upper)}{unit}, from {_many(found.n, 'label')}"
+        return f"no interval, from {many(found.n, 'label')}"
+    return f"{write(found.lower)} to {write(found.upper)}{unit}, from {many(found.n, 'label')}"
 
 
 def _points(value: float) -> str:

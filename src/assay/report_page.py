@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from assay._markup import Markup, clipped, element, join, number
 from assay.calibration_plots import WIDTH, Mark, Row, Scale, drawing, percent, rows_plot, symbol
 from assay.report import ENOUGH, FALL
+from assay.spelling import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -384,7 +385,7 @@ def _clusters(report: Report) -> Markup:
             element("h2", "Worst clusters"),
             element(
                 "p",
-                f"Of {_many(report.compared, 'group')} none passes clearly less often than the rest of its app.",
+                f"Of {many(report.compared, 'group')} none passes clearly less often than the rest of its app.",
                 class_="card",
             ),
         )
@@ -462,7 +463,7 @@ def cluster_sentence(report: Report) -> str:
     """How the clusters were found, and how many of them chance would bring."""
     return (
         f"Of the last week: groups of {ENOUGH} effective records or more that pass clearly less often than the rest of "
-        f"their app. {_many(report.compared, 'group')} were compared; chance alone would bring about "
+        f"their app. {many(report.compared, 'group')} were compared; chance alone would bring about "
         f"{report.compared / 40:.0f}."
     )
 
@@ -629,7 +630,3 @@ def _changes(report: Report) -> Markup:
     ]
     body = element("ul", *rows, class_="changes") if rows else element("p", "Nothing that is known of.", class_="none")
     return element("section", element("h2", "What changed"), element("div", body, class_="card"))
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

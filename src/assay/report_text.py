@@ -14,6 +14,7 @@ from assay._markup import clipped, visible
 from assay.calibration_plots import percent
 from assay.report import FALL
 from assay.report_page import NO_DEFECTS, cluster_sentence, day, interval, money, points
+from assay.spelling import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -199,7 +200,7 @@ def slack_message(report: Report) -> dict[str, Any]:
     clear = [fall for fall in report.falls if fall.clear]
     head = f"Quality, week to {day(last)} {last.year}"
     if clear:
-        text = f":rotating_light: {head}: {len(clear)} weekly average{'' if len(clear) == 1 else 's'} fell"
+        text = f":rotating_light: {head}: {many(len(clear), 'weekly average')} fell"
     else:
         text = f"{head}: no weekly average fell clearly"
     sections = [

@@ -1,4 +1,4 @@
-"""What somebody meant who wrote a name that there is not. Standard library only."""
+"""Words of messages: what somebody meant who wrote a name that there is not, and how many there are of a thing."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = closest(name, known)
     return f"known are {', '.join(known)}" if near is None else f"did you mean {near}?"
+
+
+def many(count: int, thing: str) -> str:
+    """`1 record`, `2,000 records`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -13,6 +13,7 @@ from assay.cli._options import Apps, settings_of
 from assay.cli._screen import Json, output, print_json, print_table
 from assay.errors import ConfigError
 from assay.settings import load_settings
+from assay.spelling import many
 from assay.store import CanaryRun, ChangeEvent
 
 app = typer.Typer(
@@ -54,7 +55,7 @@ def list_(
         output.print("No changes.")
         return
     print_table(
-        f"{len(events)} events",
+        many(len(events), "event"),
         ("id", "when", "what", "of", "verdict", "state", "message"),
         (
             (

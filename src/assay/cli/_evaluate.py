@@ -14,6 +14,7 @@ from assay.cli._screen import Json, errors, output, print_json, print_table, rat
 from assay.errors import ConfigError, FileError
 from assay.golden import describe, read_golden, summarise
 from assay.settings import load_settings
+from assay.spelling import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ def _print(golden: Path, records: Sequence[Record], results: Sequence[GoldenResu
     judges = {result.judge for result in results}
     same = f", judge {judges.pop()}" if len(judges) == 1 else ""
     print_table(
-        f"{golden.name}: {len(records)} records{same}",
+        f"{golden.name}: {many(len(records), 'record')}{same}",
         (
             "rubric",
             "version",

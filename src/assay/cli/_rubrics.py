@@ -18,6 +18,7 @@ from assay.cli._screen import Json, ago, errors, output, print_json, print_table
 from assay.records import now
 from assay.rubrics import Rubric, check_rubrics, diff_rubrics, load_rubrics
 from assay.settings import load_settings
+from assay.spelling import many
 
 app = typer.Typer(help="Rubric files: check them, show what is asked, compare two.", no_args_is_help=True)
 
@@ -60,7 +61,7 @@ def check(
         _check_gates(rubrics, calibrations, as_json=as_json)
     elif not as_json:
         print_table(
-            f"{len(rubrics)} rubrics, no mistakes",
+            f"{many(len(rubrics), 'rubric')}, no mistakes",
             ("rubric", "version", "scale", "passes at>", "needs", "asked"),
             ((r.name, r.revision, r.scale.type, r.pass_threshold, ", ".join(r.requires), _asked(r)) for r in rubrics),
         )

@@ -1,0 +1,100 @@
+"""What `benchmarks/agreement.py` says of two ways of asking: against scikit-learn, and on a judge that is known."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.agreement import Measured, Verdicts, mean_difference, table
+from sklearn.metrics import cohen_kappa_score
+
+from assay.calibration.statistic import Statistic
+from assay.testing import Ask, FakeJudgeServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def made(name: str, seed: int, *, alone: float, together: float, records: int = 80) -> Measured:
+    """A set whose judge is right so often, alone and together."""
+    draw, verdicts = random.Random(seed), []
+    for record in range(records):
+        label = draw.random() < 0.5
+        says = [label if draw.random() < right else not label for right in (alone, together)]
+        verdicts.append(Verdicts(f"{name}/{record // 4}", label, *says))
+    tokens = {"alone": (450.0, 90.0), "together": (220.0, 70.0)}
+    return Measured(name, verdicts, records, Statistic(value=0.0), tokens)
+
+
+def kappa(one: Measured, way: str) -> float:
+    return float(cohen_kappa_score([v.label for v in one.verdicts], [getattr(v, way) for v in one.verdicts]))
+
+
+def test_its_numbers_are_those_of_scikit_learn() -> None:
+    sets = [made(str(seed), seed, alone=0.8, together=0.7) for seed in range(4)]
+    for one in sets:
+        assert one.kappa("alone") == pytest.approx(kappa(one, "alone"))
+        assert one.kappa("together") == pytest.approx(kappa(one, "together"))
+        assert one.alike == sum(v.alone == v.together for v in one.verdicts) / 80
+    expected = sum(kappa(one, "together") - kappa(one, "alone") for one in sets) / 4
+    assert mean_difference(sets).value == pytest.approx(expected)
+
+
+def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
+    # Of a judge that is right with chance p and of labels that are even, kappa is 2p - 1.
+    held = 0
+    for seed in range(60):
+        sets = [made(str(n), 100 * seed + n, alone=0.85, together=0.75) for n in range(3)]
+        found = mean_difference(sets)
+        assert found.lower is not None
+        assert found.upper is not None
+        held += found.lower <= -0.2 <= found.upper
+    assert held >= 52
+
+
+def test_a_set_without_one_class_has_no_kappa_and_no_mean() -> None:
+    sets = [made("a", 1, alone=0.8, together=0.8), made("b", 2, alone=0.8, together=0.8)]
+    sets[1].verdicts[:] = [v for v in sets[1].verdicts if v.label]
+    last = table(sets).splitlines()[-1]
+    assert last.startswith("| all, mean | 160 |")
+    assert "| none | none |" in last
+
+
+def test_it_asks_each_record_once_in_both_ways_and_tells_them_apart(tmp_path: Path) -> None:
+    def verdict(ask: Ask) -> object:
+        if ask.rubric != "relevance":
+            return None
+        # The best level along with others, the worst alone.
+        asked = ask.request["response_format"]["json_schema"]["schema"]["properties"]
+        return {"explanation": "as it is asked", "level": "5" if "safety" in asked else "1"}
+
+    with FakeJudgeServer(verdict=verdict) as server:
+        settings = {
+            "ASSAY_JUDGE": "openai",
+            "ASSAY_JUDGE_MODEL": "fake",
+            "ASSAY_JUDGE_BASE_URL": server.base_url,
+            "ASSAY_JUDGE_API_KEY": "synthetic",
+            "ASSAY_DATA_DIR": str(tmp_path),
+        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ASSAY_")} | settings
+        command = [sys.executable, "benchmarks/agreement.py", "--every", "5"]
+        first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert first.returncode == 0, first.stderr
+        calls = server.traffic.calls
+        again = subprocess.run(
+            [*command, "--offline"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+    assert again.stdout == first.stdout
+    assert server.traffic.calls == calls
+    rows = [re.split(r" *\| *", line)[1:-1] for line in first.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["completeness", "faithfulness", "relevance", "safety", "all, mean"]
+    records = [int(row[1]) for row in rows]
+    assert sum(records[:4]) == records[4]
+    # All rubrics together in one call.
+    assert calls == 2 * records[4]
+    relevance = dict(zip(first.stdout.splitlines()[0].split(" | "), rows[2], strict=False))
+    assert relevance["say the same"] == "0%"

@@ -61,12 +61,14 @@ def judge_verdict(
 
 
 def clears(run: CanaryRun, changed: ChangeEvent) -> bool:
-    """Whether a run found that a judge reads as was read before it took another's place.
+    """Whether a run found that a judge reads as was read before it took another's place, or somebody accepted it.
 
     Once is enough, whatever later runs are compared with: what the judge itself read first.
     """
     after, compared = changed.happened_at, run.baseline_at
-    return run.cause == "product" and run.started_at > after and compared is not None and compared < after
+    # A run that was compared has no cause only once it was accepted.
+    found = run.cause in ("product", "none")
+    return found and run.started_at > after and compared is not None and compared < after
 
 
 def _onset(drop: ChangeEvent) -> datetime:

@@ -631,6 +631,22 @@ def test_a_judge_that_was_cleared_stays_so_when_the_canary_runs_again(store: Sto
     assert verdict() == "product"
 
 
+@pytest.mark.parametrize("cause", ["product", "judge"])
+def test_a_judge_whose_run_was_accepted_is_not_blamed_for_having_come(store: Store, cause: str) -> None:
+    moment, hours = datetime.now(UTC), timedelta(hours=1)
+    swapped = ChangeEvent(
+        event_id="swap", kind="judge_changed", instrument=NAME, happened_at=moment - 6 * hours, message="B for A"
+    )
+    assert store.save_changes(store.read_changes(EPOCH), [], [swapped])
+    assert settle_verdicts(store) == 1
+    given = {"trigger": "change", "cause": cause, "baseline": True, "baseline_at": moment - 72 * hours, "compared": 100}
+    store.save_canary(a_run("swapped", started_at=moment - hours, finished_at=moment - hours, **given))
+    (blamed,) = store.change_events(kinds=["verdict"])
+    assert store.acknowledge_change(blamed, note="", accept=True)
+    settle_verdicts(store)
+    assert store.drift_verdicts()[0].verdict == "none"
+
+
 def test_events_that_are_over_are_kept_for_so_long(store: Store) -> None:
     moment = datetime(2026, 3, 1, tzinfo=UTC)
     kinds = ("drop", "judge_changed", "rubric_changed", "model_changed", "verdict")

@@ -663,6 +663,7 @@ def test_whose_fault_it_is(drops, canary, changed, verdict):
     [
         (a_canary("product", trigger="change"), True),
         (a_canary("product", trigger="command"), True),  # whoever asked
+        (a_canary("none", trigger="change"), True),  # accepted since
         (a_canary("judge", trigger="change"), False),
         (a_canary("unknown", trigger="change"), False),
         (a_canary("product", -10), False),  # it ran before

@@ -255,7 +255,7 @@ def test_purge_says_what_it_deleted(deployment: Deployment) -> None:
         ),
         (["dead", "list", "--limit", "few"], {}, "'--limit'"),
         (["judge"], {}, "Missing argument 'file'; see assay judge --help"),
-        (["statsu"], {}, "No such command 'statsu'"),
+        (["statsu"], {}, "No such command 'statsu'. Did you mean 'status'? see assay --help"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -146,7 +146,10 @@ def _misused(error: typer.TyperException) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         return ""
     told = " ".join(str(error.format_message()).split()).removesuffix(".")
-    return told if context is None else f"{told}; see {context.command_path} --help"
+    if context is None:
+        return told
+    mark = "" if told.endswith("?") else ";"
+    return f"{told}{mark} see {context.command_path} --help"
 
 
 def _plain(error: AssayError) -> str:

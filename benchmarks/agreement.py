@@ -32,6 +32,7 @@ from assay.labels import LabelSet, read_labels
 from assay.records import Score
 from assay.rubrics import Rubric, load_rubrics
 from assay.settings import Settings, load_settings
+from assay.spelling import suggestion
 from assay.wiring import judge_settings
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class Measured:
     #: records in all
     records: int
     difference: Statistic
-    #: prompt and reply tokens of a verdict, by way
-    tokens: dict[str, tuple[float, float]]
+    #: mean prompt and reply tokens of a verdict, by way; None: the endpoint does not say
+    tokens: dict[str, tuple[float, float] | None]
 
     def kappa(self, way: str) -> float | None:
         """Agreement of one way with the labels."""
@@ -93,6 +94,8 @@ def asked(
     records = [(item.item_id, item.record) for item in labels.items if item.record is not None]
     plan = plan_judging(records, instrument, settings.data_dir / "judged")
     result = JudgingResult(outcomes=dict(plan.known)) if offline else asyncio.run(judge_items(plan))
+    if result.stopped is not None:
+        sys.stderr.write(f"{rubric.name}, {rubric.ask}: stopped: {result.stopped}\n")
     return calibrate(
         labels, rubric, judge=plan.judge, judge_fingerprint=plan.judge_fingerprint, outcomes=result.outcomes
     )
@@ -116,10 +119,10 @@ def measured(settings: Settings, rubric: Rubric, others: Sequence[Rubric], *, ev
     )
 
 
-def _tokens(calibrated: Calibrated) -> tuple[float, float]:
-    usages = [outcome.usage for outcome in calibrated.outcomes if outcome is not None]
-    prompt, reply = ([getattr(u, name) or 0 for u in usages] for name in ("prompt_tokens", "completion_tokens"))
-    return float(np.mean(prompt)), float(np.mean(reply))
+def _tokens(calibrated: Calibrated) -> tuple[float, float] | None:
+    usages = [outcome.usage for outcome in calibrated.outcomes if isinstance(outcome, Score)]
+    told = [(u.prompt_tokens, u.completion_tokens) for u in usages if u.prompt_tokens and u.completion_tokens]
+    return (float(np.mean([t[0] for t in told])), float(np.mean([t[1] for t in told]))) if told else None
 
 
 def mean_difference(sets: Sequence[Measured]) -> Statistic:
@@ -163,7 +166,8 @@ def table(sets: Sequence[Measured]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in sets:
-        tokens = " | ".join("{:,.0f} + {:,.0f}".format(*one.tokens[way]) for way in WAYS)
+        counts = [one.tokens[way] for way in WAYS]
+        tokens = " | ".join("unknown" if count is None else "{:,.0f} + {:,.0f}".format(*count) for count in counts)
         lines.append(
             f"| {one.name} | {one.records} | {len(one.verdicts)} | {_kappa(one.kappa('alone'))} | "
             f"{_kappa(one.kappa('together'))} | {_interval(one.difference)} | {one.alike:.0%} | {tokens} |"
@@ -184,9 +188,14 @@ def main() -> None:
     parser.add_argument("--offline", action="store_true", help="ask nobody: what is kept")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}")
     given = parser.parse_args()
+    if given.every < 1:
+        parser.error("--every: 1 or more")
     try:
         settings, rubrics = load_settings(), load_rubrics()
-        names = given.sets.split(",") if given.sets else [rubric.name for rubric in rubrics]
+        known = [rubric.name for rubric in rubrics]
+        names = given.sets.split(",") if given.sets else known
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f"--sets: {unknown[0]!r}: {suggestion(unknown[0], known)}")
         chosen = [rubric for rubric in rubrics if rubric.name in names]
         screen = Console(stderr=True)
         sets = [

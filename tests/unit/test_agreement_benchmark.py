@@ -26,7 +26,7 @@ def made(name: str, seed: int, *, alone: float, together: float, records: int = 
         label = draw.random() < 0.5
         says = [label if draw.random() < right else not label for right in (alone, together)]
         verdicts.append(Verdicts(f"{name}/{record // 4}", label, *says))
-    tokens = {"alone": (450.0, 90.0), "together": (220.0, 70.0)}
+    tokens: dict[str, tuple[float, float] | None] = {"alone": (450.0, 90.0), "together": None}
     return Measured(name, verdicts, records, Statistic(value=0.0), tokens)
 
 
@@ -62,6 +62,15 @@ def test_a_set_without_one_class_has_no_kappa_and_no_mean() -> None:
     last = table(sets).splitlines()[-1]
     assert last.startswith("| all, mean | 160 |")
     assert "| none | none |" in last
+    assert table(sets).splitlines()[2].endswith("| 450 + 90 | unknown |")
+
+
+@pytest.mark.parametrize("mistake", ["--sets=saftey", "--every=0"])
+def test_a_mistake_is_told_and_nobody_is_asked(mistake: str) -> None:
+    command = [sys.executable, "benchmarks/agreement.py", mistake]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"agreement.py: error: {mistake.partition('=')[0]}: ")
 
 
 def test_it_asks_each_record_once_in_both_ways_and_tells_them_apart(tmp_path: Path) -> None:

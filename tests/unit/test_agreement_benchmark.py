@@ -65,7 +65,7 @@ def test_a_set_without_one_class_has_no_kappa_and_no_mean() -> None:
     assert table(sets).splitlines()[2].endswith("| 450 + 90 | unknown |")
 
 
-@pytest.mark.parametrize("mistake", ["--sets=saftey", "--every=0"])
+@pytest.mark.parametrize("mistake", ["--sets=safty", "--every=0"])
 def test_a_mistake_is_told_and_nobody_is_asked(mistake: str) -> None:
     command = [sys.executable, "benchmarks/agreement.py", mistake]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -35,20 +35,28 @@ def insert_rows(
     if not rows:
         return []
     names = tuple(rows[0])
-    values = [tuple(row.values()) for row in rows] if len(names) == 1 else list(map(itemgetter(*names), rows))
-    return insert_values(connection, table, names, values, finish)
+    if connection.dialect.name == "sqlite":
+        values = [tuple(row.values()) for row in rows] if len(names) == 1 else list(map(itemgetter(*names), rows))
+        return _into_sqlite(connection, table, names, values, finish)
+    # What is left out is NULL.
+    stored = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return _into_postgresql(connection, table, names, stored, finish)
 
 
 def insert_values(
     connection: sa.Connection, table: sa.Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]], finish: Finish
 ) -> list[tuple[Any, ...]]:
-    """The same of rows that are values of the columns `names`, in that order."""
+    """The same of rows that are values of the columns `names`, in that order; none of them is None."""
     if not rows:
         return []
     if connection.dialect.name == "sqlite":
         return _into_sqlite(connection, table, names, rows, finish)
-    # What is left out is NULL.
-    stored = [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
+    return _into_postgresql(connection, table, names, [dict(zip(names, row, strict=True)) for row in rows], finish)
+
+
+def _into_postgresql(
+    connection: sa.Connection, table: sa.Table, names: tuple[str, ...], stored: list[dict[str, Any]], finish: Finish
+) -> list[tuple[Any, ...]]:
     for column in sealed_columns(table):
         for row in stored:
             if column.name in row:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -76,7 +77,13 @@ def dumps(value: object) -> str:
     return _encode(_plain(value)) if "\\u0000" in encoded else encoded
 
 
+#: Moments above all are of many rows.
+_worded = lru_cache(maxsize=1024)(str)
+
+
 def _as_text(value: object) -> object:
+    if isinstance(value, datetime):
+        return _worded(value)
     if isinstance(value, Mapping):
         return dict(value)
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)

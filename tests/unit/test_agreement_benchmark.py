@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -10,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.agreement import Measured, Verdicts, mean_difference, table
+from benchmarks import agreement
+from benchmarks.agreement import Measured, Verdicts, difference, table
 from sklearn.metrics import cohen_kappa_score
 
-from assay.calibration.statistic import Statistic
+from assay.rubrics import load_rubrics
 from assay.testing import Ask, FakeJudgeServer
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +29,7 @@ def made(name: str, seed: int, *, alone: float, together: float, records: int = 
         says = [label if draw.random() < right else not label for right in (alone, together)]
         verdicts.append(Verdicts(f"{name}/{record // 4}", label, *says))
     tokens: dict[str, tuple[float, float] | None] = {"alone": (450.0, 90.0), "together": None}
-    return Measured(name, verdicts, records, Statistic(value=0.0), tokens)
+    return Measured(name, verdicts, records, tokens)
 
 
 def kappa(one: Measured, way: str) -> float:
@@ -41,7 +43,7 @@ def test_its_numbers_are_those_of_scikit_learn() -> None:
         assert one.kappa("together") == pytest.approx(kappa(one, "together"))
         assert one.alike == sum(v.alone == v.together for v in one.verdicts) / 80
     expected = sum(kappa(one, "together") - kappa(one, "alone") for one in sets) / 4
-    assert mean_difference(sets).value == pytest.approx(expected)
+    assert difference(sets).value == pytest.approx(expected)
 
 
 def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -49,7 +51,7 @@ def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
     held = 0
     for seed in range(60):
         sets = [made(str(n), 100 * seed + n, alone=0.85, together=0.75) for n in range(3)]
-        found = mean_difference(sets)
+        found = difference(sets)
         assert found.lower is not None
         assert found.upper is not None
         held += found.lower <= -0.2 <= found.upper
@@ -65,7 +67,76 @@ def test_a_set_without_one_class_has_no_kappa_and_no_mean() -> None:
     assert table(sets).splitlines()[2].endswith("| 450 + 90 | unknown |")
 
 
-@pytest.mark.parametrize("mistake", ["--sets=safty", "--every=0"])
+def test_where_no_verdict_differs_no_interval_is_claimed() -> None:
+    one = made("a", 1, alone=0.8, together=0.8)
+    one.verdicts[:] = [Verdicts(v.situation, v.label, v.alone, v.alone) for v in one.verdicts]
+    assert [line.split(" | ")[5] for line in table([one]).splitlines()[2:]] == ["none differs", "none differs"]
+
+
+def test_what_is_saved_of_a_run_gives_the_same_table() -> None:
+    sets = [made("a", 1, alone=0.9, together=0.8), made("b", 2, alone=0.7, together=0.7, records=9)]
+    saved = json.loads(json.dumps([one.as_json() for one in sets]))
+    assert table([Measured.of_json(one) for one in saved]) == table(sets)
+
+
+def test_the_page_shows_the_runs_that_are_saved() -> None:
+    runs = agreement.saved()
+    page = agreement.PAGE.read_text()
+    assert agreement.written(page, runs) == page
+    assert all(f"*{run['name']}* ({run['date']}):" in page for run in runs)
+    assert agreement.written(page, runs[:1]) != page
+
+
+def test_a_run_of_the_same_name_takes_the_place_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "SAVED", tmp_path / "agreement.json")
+    assert agreement.saved() == []
+    for name, seed in (("small", 1), ("large", 2), ("small", 3)):
+        agreement.save(name, [made("a", seed, alone=0.9, together=0.8)])
+    assert [run["name"] for run in agreement.saved()] == ["small", "large"]
+    assert agreement.saved()[0]["sets"] == [made("a", 3, alone=0.9, together=0.8).as_json()]
+    page = "before\n<!-- agreement -->\nold\n<!-- end of agreement -->\nafter\n"
+    written = agreement.written(page, agreement.saved())
+    assert written.startswith("before\n<!-- agreement -->\n\n*small* (")
+    assert "\n\n*large* (" in written
+    assert "old" not in written
+    assert written.endswith("\n<!-- end of agreement -->\nafter\n")
+    assert agreement.written(written, agreement.saved()) == written
+
+
+def test_of_a_public_set_as_many_fail_as_pass_and_answers_to_one_input_stay_together(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"synthetic-{number}",
+            "input": f"question {number % 7}",
+            "contexts": ["a passage"] if number % 2 else [],
+            "output": f"answer {number}",
+            "human_label": 0.0 if number % 5 == 0 else 0.5,
+        }
+        for number in range(60)
+    ]
+    path = tmp_path / "synthetic.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    rubric = next(rubric for rubric in load_rubrics() if rubric.name == "relevance")
+    found = agreement.by_people(path, rubric, 16)
+    assert found.annotator_kind == "human"
+    passes = found.columns().y_true
+    assert (len(passes), passes.sum()) == (16, 8)
+    of_input: dict[object, set[str]] = {}
+    for item in found.items:
+        assert item.record is not None
+        of_input.setdefault(item.record.input, set()).add(item.cluster)
+        number = int(item.item_id.removeprefix("synthetic-"))
+        assert [context.text for context in item.record.contexts] == rows[number]["contexts"]
+    assert all(len(situations) == 1 for situations in of_input.values())
+    assert len(of_input) == len(set.union(*of_input.values()))
+    # The same records, whatever the order of the file.
+    path.write_text("\n".join(map(json.dumps, reversed(rows))))
+    assert [item.item_id for item in agreement.by_people(path, rubric, 16).items] == [i.item_id for i in found.items]
+
+
+@pytest.mark.parametrize("mistake", ["--sets=safty", "--every=0", "--each=1", "--people=tests/unit"])
 def test_a_mistake_is_told_and_nobody_is_asked(mistake: str) -> None:
     command = [sys.executable, "benchmarks/agreement.py", mistake]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def scores(passes: np.ndarray, start: int) -> Iterator[WatchedScore]:
 def first(stream: Stream, passes: np.ndarray, start: int, objective: float | None) -> tuple[int, Happening] | None:
     """The first thing that happens, and after how many records."""
     for n, score in enumerate(scores(passes, start), 1):
-        _, happening = stream.take(score, objective, POLICY)
+        happening = stream.take(score, objective, POLICY)
         if happening is not None:
             stream.expect(objective, POLICY, 1)
             return n, happening
@@ -59,7 +60,7 @@ def run_lengths(streams: int, seed: int) -> None:
                     while stream.phase == "watching":
                         for score in scores(rng.random(1000) < target, n):
                             n += 1
-                            if stream.take(score, target, policy)[1] is not None:
+                            if stream.take(score, target, policy) is not None:
                                 break
                     lengths.append(n)
                 means.append(statistics.fmean(lengths))
@@ -91,6 +92,71 @@ def delays(streams: int, rng: np.random.Generator) -> None:
             print(f"| {usual} | {objective or 'none'} | {usual - drop:.2f} | {share:.0%} | {shown} |")
 
 
+#: Of the interactions that fail, and of those that pass: how many a first judge doubts, as on RAGTruth's questions.
+DOUBTED = {False: 0.76, True: 0.24}
+
+
+class Sampled:
+    """A stream of interactions, of which some are judged, each with the weight that makes up for it."""
+
+    def __init__(self, rng: np.random.Generator, share: float, *, cascade: bool) -> None:
+        self._rng, self._share, self._cascade = rng, share, cascade
+        self.stream = Stream()
+        self.interactions = self.judged = 0
+
+    def until(self, pass_ratio: float, objective: float, most: int) -> Happening | None:
+        """The first thing that happens within so many interactions."""
+        for _ in range(most):
+            index, passed = self.interactions, bool(self._rng.random() < pass_ratio)
+            self.interactions += 1
+            is_doubted = self._cascade and self._rng.random() < DOUBTED[passed]
+            probability = 1.0 if is_doubted else self._share
+            if self._rng.random() >= probability:
+                continue
+            self.judged += 1
+            (score,) = scores(np.array([passed]), index)
+            happening = self.stream.take(replace(score, weight=1.0 / probability), objective, POLICY)
+            if happening is not None:
+                self.stream.expect(objective, POLICY, 1)
+                return happening
+        return None
+
+
+def behind_a_cascade(streams: int, seed: int) -> None:
+    """How soon a drop is found where what is in doubt is judged more often, beside plain sampling at the same cost."""
+    head = (
+        "judged | share of it | found after interactions, median | 9 in 10 within | of them judged | over after, median"
+    )
+    print(f"\n| {head} |\n|---|--:|--:|--:|--:|--:|")
+    usual, drop, objective, most = 0.82, 0.70, 0.80, 100_000
+    doubted = usual * DOUBTED[True] + (1 - usual) * DOUBTED[False]
+    for name, share, cascade in (
+        ("all", 1.0, False),
+        ("what is in doubt, and of the rest 0.3", 0.3, True),
+        ("plainly, as much", doubted + 0.3 * (1 - doubted), False),
+        ("what is in doubt, and of the rest 0.1", 0.1, True),
+        ("plainly, as much", doubted + 0.1 * (1 - doubted), False),
+    ):
+        found, over = [], []
+        for rng in np.random.default_rng(seed).spawn(streams):
+            one = Sampled(rng, share, cascade=cascade)
+            while one.stream.phase == "learning":
+                one.until(usual, objective, 1)
+            if one.until(usual, objective, 1500) is not None:
+                continue
+            before, judged = one.interactions, one.judged
+            assert one.until(drop, objective, most) is not None
+            found.append((one.interactions - before, one.judged - judged))
+            before = one.interactions
+            assert one.until(usual, objective, most) is not None
+            over.append(one.interactions - before)
+        delays = sorted(n for n, _ in found)
+        of_all = share if not cascade else doubted + share * (1 - doubted)
+        shown = f"{statistics.median(delays):,.0f} | {delays[int(0.9 * len(delays))]:,.0f}"
+        asked = statistics.median(n for _, n in found)
+        print(f"| {name} | {of_all:.0%} | {shown} | {asked:,.0f} | {statistics.median(over):,.0f} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=60)
@@ -99,3 +165,4 @@ if __name__ == "__main__":
     generator = np.random.default_rng(given.seed)
     run_lengths(5 * given.streams, given.seed)
     delays(given.streams, generator)
+    behind_a_cascade(2 * given.streams, given.seed)

@@ -464,13 +464,6 @@ DOCUMENTED: tuple[MetricDoc, ...] = (
     ),
     _exporter("assay_change_records_total", "counter", "Scores shown to the detector.", *SCORE_LABELS, cohort=True),
     _exporter(
-        "assay_change_kept_records_total",
-        "counter",
-        "Scores that the detector used: thinned so that all weigh the same.",
-        *SCORE_LABELS,
-        cohort=True,
-    ),
-    _exporter(
         "assay_change_late_records_total",
         "counter",
         "Scores that came after the detector had read their minute, such as those of a backfill; it never sees them.",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from assay.calibration.drift import EDetector, is_kept
+from assay.calibration.drift import EDetector
 from assay.calibration.proportions import clopper_pearson_interval
 from assay.records import now
 from assay.store import ChangeEvent, ChangeStream, InstrumentName, Resolution
@@ -93,28 +93,63 @@ class _Onset:
     """Since when: CUSUM's last return to zero, the likeliest moment of a change, and what was seen since then."""
 
     bet: float
+    #: of CUSUM, above 1 while something is seen
     weight: float = 0.0
     n: int = 0
     passes: int = 0
     at: float = 0.0
+    #: sums of the records' own weights, of their squares, and of those that passed
+    sum_w: float = 0.0
+    sum_w2: float = 0.0
+    sum_wp: float = 0.0
 
-    def add(self, gap: float, passed: bool, at: float) -> None:
+    def add(self, gap: float, score: WatchedScore, at: float) -> None:
         if self.weight <= 1.0:
-            self.weight, self.n, self.passes, self.at = 1.0, 0, 0, at
+            self.weight, self.at = 1.0, at
+            self.n, self.passes, self.sum_w, self.sum_w2, self.sum_wp = 0, 0, 0.0, 0.0, 0.0
         self.weight = min(1e300, self.weight * (1.0 + self.bet * gap))
         self.n += 1
-        self.passes += passed
+        self.passes += score.passed
+        self.sum_w += score.weight
+        self.sum_w2 += score.weight**2
+        self.sum_wp += score.weight * score.passed
+
+    def join(self, other: _Onset) -> None:
+        """Take in what `other` has seen."""
+        self.n += other.n
+        self.passes += other.passes
+        self.sum_w += other.sum_w
+        self.sum_w2 += other.sum_w2
+        self.sum_wp += other.sum_wp
 
     @property
     def ratio(self) -> float:
-        return self.passes / self.n
+        return self.sum_wp / self.sum_w
+
+    @property
+    def n_effective(self) -> float:
+        return self.sum_w**2 / self.sum_w2
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any], name: str) -> _Onset | None:
+        """The one of this name in a stream's state."""
+        if name not in state:
+            return None
+        found = cls(**state[name])
+        # A release that thinned its records to equal weights knew no sums of them.
+        sums = state.get("weighed", {}).get(name, (found.n, found.n, found.passes))
+        found.sum_w, found.sum_w2, found.sum_wp = map(float, sums)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """All but the sums of weights, which such a release would not take."""
+        return {"bet": self.bet, "weight": self.weight, "n": self.n, "passes": self.passes, "at": self.at}
 
 
 class Stream:
     """The detector of one label set and instrument. Not thread-safe.
 
-    Weights are made equal by thinning: a score is kept with probability weight / heaviest weight of the day and the
-    day before, decided by its record's id.
+    A score counts by its share: its weight / the heaviest weight of the day and the day before.
     """
 
     def __init__(self, phase: StreamPhase = "learning", state: Mapping[str, Any] | None = None) -> None:
@@ -126,34 +161,36 @@ class Stream:
         self.alarm: str | None = given.get("alarm")
         self._sums = Sums(**given["sums"]) if "sums" in given else Sums()
         self._first_at: float | None = given.get("first_at")
-        self._kept = given.get("kept", 0)
+        #: sum of the shares while it learns
+        self._shares = float(given.get("kept", 0.0))
         #: what it learned: n, mean, lower, upper (of the mean), objective and target
         self.reference: dict[str, Any] | None = given.get("reference")
         self._heaviest: list[float] = given.get("heaviest", [0, 0.0, 0.0])
-        #: kept records a day: estimate, whole days it is made of, the running day and its count
+        #: shares a day: estimate, whole days it is made of, the running day and its sum
         self._rate: dict[str, float] = given.get("rate", {"per_day": 0.0, "days": 0, "day": 0, "today": 0})
         self._detector = EDetector.from_state(given["detector"]) if "detector" in given else None
-        self._onset = _Onset(**given["onset"]) if "onset" in given else None
+        self._onset = _Onset.of_state(given, "onset")
         self._mirror = EDetector.from_state(given["mirror"]) if "mirror" in given else None
-        self._mend = _Onset(**given["mend"]) if "mend" in given else None
-        self._reached = _Onset(**given["reached"]) if "reached" in given else None
+        self._mend = _Onset.of_state(given, "mend")
+        self._reached = _Onset.of_state(given, "reached")
 
     def state(self) -> dict[str, Any]:
         """All of it but the phase, JSON-ready."""
+        onsets = {"onset": self._onset, "mend": self._mend, "reached": self._reached}
+        seen = {name: onset for name, onset in onsets.items() if onset is not None}
         parts: dict[str, Any] = {
             "models": self.models,
             "alarm": self.alarm,
             "sums": asdict(self._sums) if self.reference is None else None,
             "first_at": self._first_at,
-            "kept": self._kept,
+            "kept": self._shares,
             "reference": self.reference,
             "heaviest": self._heaviest,
             "rate": self._rate,
             "detector": None if self._detector is None else self._detector.state(),
-            "onset": None if self._onset is None else asdict(self._onset),
             "mirror": None if self._mirror is None else self._mirror.state(),
-            "mend": None if self._mend is None else asdict(self._mend),
-            "reached": None if self._reached is None else asdict(self._reached),
+            **{name: onset.state() for name, onset in seen.items()},
+            "weighed": {name: [onset.sum_w, onset.sum_w2, onset.sum_wp] for name, onset in seen.items()} or None,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -192,7 +229,7 @@ class Stream:
     def learn(self) -> None:
         """Forget the reference, and learn a new one from the next score on."""
         self.phase, self.alarm, self.reference = "learning", None, None
-        self._sums, self._first_at, self._kept = Sums(), None, 0
+        self._sums, self._first_at, self._shares = Sums(), None, 0.0
         self._detector = self._onset = self._mirror = self._mend = self._reached = None
 
     def revive(self) -> None:
@@ -206,57 +243,56 @@ class Stream:
         """Watch no more."""
         self.phase, self.alarm, self._mirror, self._mend, self._reached = "ended", None, None, None, None
 
-    def take(self, score: WatchedScore, objective: float | None, policy: ChangePolicy) -> tuple[bool, Happening | None]:
-        """Take the next score: whether thinning kept it, and what came of it."""
+    def take(self, score: WatchedScore, objective: float | None, policy: ChangePolicy) -> Happening | None:
+        """Take the next score, and say what came of it."""
         at = score.timestamp.timestamp()
-        kept = self._keeps(score, at)
+        share = self._share(score, at)
         if self.phase == "learning":
-            return kept, self._learn(score, at, kept, objective, policy)
-        if not kept or self._detector is None or self._onset is None:
-            return kept, None
-        self._count(at)
-        self._detector.update(float(score.passed))
+            return self._learn(score, at, share, objective, policy)
+        if self._detector is None or self._onset is None:
+            return None
+        self._count(at, share)
+        self._detector.update(float(score.passed), share)
         if self.phase == "alarmed":
-            return kept, self._seek_recovery(score, at, policy)
-        self._onset.add(self._detector.objective - score.passed, score.passed, at)
+            return self._seek_recovery(score, at, share, policy)
+        self._onset.add(share * (self._detector.objective - score.passed), score, at)
         evidence = self._detector.log_e
-        if evidence is None or evidence < self._detector.log_threshold or self._onset.n < policy.min_records:
-            return kept, None
-        return kept, self._raise_alarm(score, policy)
+        if evidence is None or evidence < self._detector.log_threshold or self._onset.n_effective < policy.min_records:
+            return None
+        return self._raise_alarm(score, policy)
 
     # -- how
 
-    def _keeps(self, score: WatchedScore, at: float) -> bool:
+    def _share(self, score: WatchedScore, at: float) -> float:
         day, current, before = self._heaviest
         today = int(at // DAY)
         # It goes back where a clock that ran ahead was put right, see `Store.read_changes`.
         if today != day:
-            # What was heaviest long ago, such as one stray record, thins nothing out for ever.
+            # What was heaviest long ago, such as one stray record, blinds nobody for ever.
             current, before = 0.0, current if today == day + 1 else 0.0
         current = max(current, score.weight)
         self._heaviest = [today, current, before]
-        heaviest = max(current, before)
-        return score.weight == heaviest or is_kept(score.record_id, score.weight, max_weight=heaviest)
+        return score.weight / max(current, before)
 
-    def _count(self, at: float) -> None:
-        """Kept records a day: a mean over whole days that had any, at most so many."""
+    def _count(self, at: float, share: float) -> None:
+        """Shares a day: a mean over whole days that had any, at most so many."""
         rate, today = self._rate, int(at // DAY)
         if today != rate["day"]:
             if rate["days"] >= 0 and rate["today"]:
                 rate["per_day"] += (rate["today"] - rate["per_day"]) / min(rate["days"] + 1, _RATE_DAYS)
             # The day on which it began to count was not a whole one.
             rate |= {"day": today, "today": 0, "days": rate["days"] + 1}
-        rate["today"] += 1
+        rate["today"] += share
 
     def _learn(
-        self, score: WatchedScore, at: float, kept: bool, objective: float | None, policy: ChangePolicy
+        self, score: WatchedScore, at: float, share: float, objective: float | None, policy: ChangePolicy
     ) -> Happening | None:
         w, p = score.weight, float(score.passed)
         self._sums += Sums(
             n=1, sum_w=w, sum_w2=w * w, passes=int(p), sum_wp=w * p, sum_w2p=w * w * p, sum_wy=w * p, sum_w2y=w * w * p
         )
         self._first_at = at if self._first_at is None else self._first_at
-        self._kept += kept
+        self._shares += share
         estimate = pass_ratio(self._sums)
         # The unbiased variance costs one record.
         if estimate is None or estimate.n_effective < policy.reference_records - 1.01:
@@ -271,7 +307,7 @@ class Stream:
             self.learn()
             return None
         days = max(at - self._first_at, HOUR) / DAY
-        self._rate = {"per_day": self._kept / days, "days": -1, "day": int(at // DAY), "today": 0}
+        self._rate = {"per_day": self._shares / days, "days": -1, "day": int(at // DAY), "today": 0}
         self.reference = reference | {"target": target}
         self._watch(target)
         return Happening(
@@ -320,7 +356,7 @@ class Stream:
             },
         )
 
-    def _seek_recovery(self, score: WatchedScore, at: float, policy: ChangePolicy) -> Happening | None:
+    def _seek_recovery(self, score: WatchedScore, at: float, share: float, policy: ChangePolicy) -> Happening | None:
         assert self._detector is not None  # noqa: S101 - it has alarmed
         assert self._mirror is not None  # noqa: S101 - made with the alarm
         assert self._mend is not None  # noqa: S101 - made with the alarm
@@ -328,20 +364,20 @@ class Stream:
         target, seen, mend = self._detector.objective, self._onset, self._mend
         if mend.weight <= 1.0:
             # What looked like a mend was none: it tells how bad the bad level is.
-            seen.n, seen.passes = seen.n + mend.n, seen.passes + mend.passes
+            seen.join(mend)
             self._mirror.objective = 1.0 - _halfway(seen, target)
-        self._mirror.update(1.0 - score.passed)
-        mend.add(score.passed - (1.0 - self._mirror.objective), score.passed, at)
+        self._mirror.update(1.0 - score.passed, share)
+        mend.add(share * (score.passed - (1.0 - self._mirror.objective)), score, at)
         if self._reached is None:
             self._reached = _Onset(bet=_MEND_BET / target)
-        self._reached.add(score.passed - target, score.passed, at)
+        self._reached.add(share * (score.passed - target), score, at)
         evidence = self._mirror.log_e
         if evidence is None or evidence < self._mirror.log_threshold:
             return None
         # A mend may come by halves: what came before the second must not count against it for ever. It takes twice as
         # many records, for by looking so often one finds a good run where nothing was mended.
         ways = ((mend, 1), (self._reached, 2))
-        mended = next((p for p, k in ways if p.n >= k * policy.recovery_records and p.ratio >= target), None)
+        mended = next((p for p, k in ways if p.n_effective >= k * policy.recovery_records and p.ratio >= target), None)
         if mended is None:
             return None
         since = datetime.fromtimestamp(mended.at, UTC)
@@ -400,7 +436,6 @@ class _Step:
         self._reading, self._policy, self._objectives = reading, policy, objectives
         self._stored = dict(reading.streams)
         self._live: dict[StreamKey, Stream] = {}
-        self._kept: dict[StreamKey, int] = {}
         self._shown: dict[StreamKey, int] = {}
         self._last: dict[StreamKey, datetime] = {}
         self._events: dict[str, ChangeEvent] = {}
@@ -439,8 +474,7 @@ class _Step:
             stream.revive()
             self._expect(key, stream)
         self._note_model(name, stream, score)
-        kept, happening = stream.take(score, self._objectives.get(name.instrument.rubric_hash), self._policy)
-        self._kept[key] = self._kept.get(key, 0) + kept
+        happening = stream.take(score, self._objectives.get(name.instrument.rubric_hash), self._policy)
         if happening is not None:
             self._note(key, name, stream, happening)
 
@@ -590,7 +624,6 @@ class _Step:
             threshold=stream.threshold,
             reference=stream.target,
             records=(stored.records if stored else 0) + self._shown.get(key, 0),
-            kept=(stored.kept if stored else 0) + self._kept.get(key, 0),
             last_at=self._last.get(key, stored.last_at if stored else None),
         )
 

@@ -91,12 +91,12 @@ def test_the_store_path_is_the_detector(store: Store) -> None:
     for index, passed in enumerate(passes):
         given = a_record(f"r{index * 6.0:09.1f}", seconds=index * 6.0)
         score = _watched(given, passed)
-        _, happening = by_hand.take(score, None, POLICY)
+        happening = by_hand.take(score, None, POLICY)
         if happening is not None and happening.kind == "learned":
             by_hand.expect(None, POLICY, 1)
         if happening is not None:
             by_hand.alarm = None
-    assert (stored.phase, stored.records, stored.kept) == ("watching", 950, 950)
+    assert (stored.phase, stored.records) == ("watching", 950)
     assert stored.evidence == pytest.approx(by_hand.evidence)
     assert Stream(stored.phase, stored.state).state() == by_hand.state()
 
@@ -162,7 +162,7 @@ def test_two_that_watch_at_once_count_each_score_once(open_store: Callable[[], S
         list(pool.map(work, stores))
     look(stores[0], end)
     stream = only(stores[0])
-    assert (stream.records, stream.kept, stream.late, stream.phase) == (800, 800, 0, "alarmed")
+    assert (stream.records, stream.late, stream.phase) == (800, 0, "alarmed")
     assert len(stores[0].change_events(kinds=["drop"])) == 1
 
 
@@ -223,7 +223,7 @@ def test_a_backfill_moves_nothing_and_is_counted(store: Store) -> None:
     look(store, end)
     after = only(store)
     assert after.late == 500
-    assert (after.phase, after.evidence, after.records, after.kept) == ("watching", before.evidence, 500, 500)
+    assert (after.phase, after.evidence, after.records) == ("watching", before.evidence, 500)
     assert store.change_events() == []
     # And it goes on where it was.
     look(store, traffic(store, rates((100, 0.97)), end + 60))

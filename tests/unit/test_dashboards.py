@@ -72,7 +72,6 @@ def test_everything_an_operator_must_see_is_on_some_panel() -> None:
         "assay_calibration_level",
         "assay_calibration_state",
         "assay_canary_records",
-        "assay_change_kept_records_total",
         "assay_collect_waiting_bytes",
         "assay_change_reference_ratio",
         "assay_dead_letters_total",

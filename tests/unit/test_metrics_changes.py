@@ -67,7 +67,6 @@ def test_a_detector_that_learns_has_counters_and_no_evidence(store: Store) -> No
     shown = {name for name, _ in scrape(store)}
     assert not shown & {"assay_change_evidence", "assay_change_threshold", "assay_change_reference_ratio"}
     assert value(store, "assay_change_records_total", **labels) == 100
-    assert value(store, "assay_change_kept_records_total", **labels) == 100
     assert value(store, "assay_change_late_records_total", **labels) == 0
     assert value(store, "assay_change_alarm", **labels) == 0
     assert value(store, "assay_change_position_timestamp_seconds") == EPOCH + 660

@@ -12,7 +12,6 @@ from assay.calibration._columns import FloatArray, floats, units
 from assay.calibration.distributions import chi2_cdf, chi2_ppf, t_cdf, t_ppf
 from assay.calibration.means import hajek_mean
 from assay.calibration.statistic import Statistic
-from assay.sampling import sample_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,19 +36,26 @@ class EDetector:
     each x, in [0, 1], has a mean of at least `objective` given what came before, the expected number of records to a
     false alarm is at least `run_length`, whatever the distribution. So take records a day, times days for each false
     alarm one can live with, times the number of streams. Put the objective at the service level, not at yesterday's
-    mean. Weighted records must be thinned first, see `is_kept`.
+    mean.
+
+    Records that were sampled with different probabilities have a `share`, weight / heaviest weight, and it is
+    S ← (S + share of the record before)·(1 + λ·share·(objective - x)). If the interactions that were sampled from keep
+    the objective, the mean of share·(objective - x) over those that were taken is at most 0, whatever the weight has to
+    do with x; so S less the shares so far is a supermartingale, and the sum of the shares to a false alarm is expected
+    to be at least `run_length`. Thinning to equal weights promises the same; against it the variance is smaller by the
+    mean of share·(objective - x)² over the interactions, to that without the share.
 
     Shin, Ramdas and Rinaldo, E-detectors. It needs a few hundred bytes and no numpy.
     """
 
-    __slots__ = ("_bets", "_values", "alarmed_at", "n", "objective", "run_length")
+    __slots__ = ("_bets", "_share", "_values", "alarmed_at", "n", "objective", "run_length")
 
     def __init__(self, objective: float, run_length: float, *, bets: int = 8) -> None:
         """Start afresh.
 
         Args:
             objective: mean that the stream must keep, in (0, 1).
-            run_length: expected records to a false alarm, above 1.
+            run_length: expected records to a false alarm, each counted by its share, above 1.
             bets: size of the grid.
         """
         if not 0.0 < objective < 1.0:
@@ -68,16 +74,22 @@ class EDetector:
         shares = (0.05 + 0.9 * index / (bets - 1) for index in range(bets)) if bets > 1 else (0.5,)
         self._bets = [0.5 * share / (1 - objective) for share in shares]
         self._values = [0.0] * bets
+        #: of the record before
+        self._share = 1.0
 
-    def update(self, x: float) -> bool:
-        """Take one value in [0, 1]; whether the alarm is on, now or since earlier."""
+    def update(self, x: float, share: float = 1.0) -> bool:
+        """Take one value in [0, 1] with its share in (0, 1]; whether the alarm is on, now or since earlier."""
         if not 0.0 <= x <= 1.0:
             raise ValueError(f"{x} is not in [0, 1]")
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"share: {share} is not in (0, 1]")
         self.n += 1
-        gap = self.objective - x
+        gap, before = share * (self.objective - x), self._share
         self._values = [
-            min(_MOST, (value + 1.0) * (1.0 + bet * gap)) for value, bet in zip(self._values, self._bets, strict=True)
+            min(_MOST, (value + before) * (1.0 + bet * gap))
+            for value, bet in zip(self._values, self._bets, strict=True)
         ]
+        self._share = share
         if self.alarmed_at is None and sum(self._values) >= self.run_length * len(self._values):
             self.alarmed_at = self.n
         return self.alarmed_at is not None
@@ -90,7 +102,7 @@ class EDetector:
 
     def reset(self) -> None:
         """Start afresh after an alarm that was dealt with."""
-        self.n, self.alarmed_at, self._values = 0, None, [0.0] * len(self._values)
+        self.n, self.alarmed_at, self._values, self._share = 0, None, [0.0] * len(self._values), 1.0
 
     @property
     def log_e(self) -> float | None:
@@ -111,6 +123,7 @@ class EDetector:
             "n": self.n,
             "alarmed_at": self.alarmed_at,
             "values": list(self._values),
+            "share": self._share,
         }
 
     @classmethod
@@ -119,17 +132,8 @@ class EDetector:
         detector = cls(state["objective"], state["run_length"], bets=len(state["values"]))
         detector.n, detector.alarmed_at = state["n"], state["alarmed_at"]
         detector._values = [float(value) for value in state["values"]]
+        detector._share = float(state.get("share", 1.0))
         return detector
-
-
-def is_kept(record_id: str, weight: float, *, max_weight: float) -> bool:
-    """Whether a weighted record goes into a detector: with probability weight / max_weight, decided by its id.
-
-    The kept records weigh the same, which the guarantee of `EDetector` takes.
-    """
-    if not 0.0 < weight <= max_weight:
-        raise ValueError(f"weight: {weight} is not in (0, {max_weight}]")
-    return sample_unit(f"thin\0{record_id}") < weight / max_weight
 
 
 def betting_martingale(values: npt.ArrayLike, mean: float, *, alpha: float = 0.05) -> FloatArray:

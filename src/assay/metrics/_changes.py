@@ -63,7 +63,7 @@ def _add_streams(
         cohort, (rubric, version, _, judge, _) = stream.name.cohort, stream.name.instrument
         values = (stream.name.app, rubric, version, judge, *(cohort.get(name, "") for name in cohort_labels))
         key = tuple(map(label, values))
-        for name, n in (("", stream.records), ("kept_", stream.kept), ("late_", stream.late)):
+        for name, n in (("", stream.records), ("late_", stream.late)):
             families.add(f"assay_change_{name}records_total", key, n)
         if stream.phase != "ended" and stream.name.instrument.key[1:] not in hidden:
             # Two judges of one name share the labels: the one that scored last is meant.

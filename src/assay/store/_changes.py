@@ -71,8 +71,8 @@ change_watch = sa.Table(
     sa.Column("updated_at", Moment, nullable=False),
 )
 
-#: One detector for each label set and instrument. `records` = those that it was shown, `kept` = those that thinning by
-#: weight left, `late` = scored after the watch had passed their minute, `earlier` = scored before there was a watch.
+#: One detector for each label set and instrument. `records` = those that it was shown, `late` = scored after the watch
+#: had passed their minute, `earlier` = scored before there was a watch. `kept` is of releases that left some out.
 change_streams = sa.Table(
     "change_streams",
     metadata,
@@ -162,9 +162,8 @@ class ChangeStream:
     threshold: float | None = None
     #: pass ratio in (0, 1) that the stream must keep
     reference: float | None = None
-    #: scores shown to it; those that thinning left; those that came after their minute was read
+    #: scores shown to it; those that came after their minute was read
     records: int = 0
-    kept: int = 0
     late: int = 0
     #: latest interaction shown to it
     last_at: datetime | None = None
@@ -589,7 +588,7 @@ def _named(connection: sa.Connection, names: Names, pairs: set[StreamKey]) -> di
 
 def _stream(row: sa.Row[Any], named: Mapping[StreamKey, StreamName]) -> ChangeStream:
     key = (row.series_id, row.instrument_id)
-    known = ("phase", "evidence", "threshold", "reference", "records", "kept", "late", "last_at")
+    known = ("phase", "evidence", "threshold", "reference", "records", "late", "last_at")
     state = getattr(row, "state", None)
     return ChangeStream(
         key=key,
@@ -600,12 +599,13 @@ def _stream(row: sa.Row[Any], named: Mapping[StreamKey, StreamName]) -> ChangeSt
 
 
 def _stream_row(stream: ChangeStream) -> dict[str, Any]:
-    known = ("phase", "evidence", "threshold", "reference", "records", "kept", "last_at")
+    known = ("phase", "evidence", "threshold", "reference", "records", "last_at")
     return {
         "series_id": stream.key[0],
         "instrument_id": stream.key[1],
         "state": dumps(stream.state),
         **{name: getattr(stream, name) for name in known},
+        "kept": stream.records,
         "late": 0,
         "earlier": 0,
     }

@@ -14,7 +14,6 @@ from scipy import stats
 from assay.calibration import EDetector, attribute, canary_compare
 from assay.calibration.drift import (
     betting_martingale,
-    is_kept,
     population_stability_index,
     psi_critical,
     psi_p_value,
@@ -84,12 +83,16 @@ def test_d2_mean_run_length_to_a_false_alarm(objective, seed):
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 400))
 def test_d3_saved_and_restored_it_alarms_at_the_same_record(seed, cut):
-    values = (np.random.default_rng(seed).random(400) < 0.8).tolist()
+    rng = np.random.default_rng(seed)
+    given = list(zip((rng.random(400) < 0.8).tolist(), rng.uniform(0.1, 1.0, 400).tolist(), strict=True))
     whole, first = EDetector(0.9, 300), EDetector(0.9, 300)
-    whole.extend(values)
-    first.extend(values[:cut])
+    for x, share in given:
+        whole.update(x, share)
+    for x, share in given[:cut]:
+        first.update(x, share)
     second = EDetector.from_state(json.loads(json.dumps(first.state(), allow_nan=False)))
-    second.extend(values[cut:])
+    for x, share in given[cut:]:
+        second.update(x, share)
     assert second.alarmed_at == whole.alarmed_at
     assert second.state() == whole.state()
     assert second.log_e == whole.log_e
@@ -143,15 +146,46 @@ def test_detector_refuses_what_it_cannot_guarantee(objective, run_length, bets):
         EDetector(objective, run_length, bets=bets)
 
 
-def test_thinning_makes_all_weigh_the_same():
-    ids = [f"record-{index}" for index in range(20_000)]
-    weight = np.where(np.arange(20_000) % 2, 20.0, 1.0)
-    kept = np.array([is_kept(name, w, max_weight=20.0) for name, w in zip(ids, weight, strict=True)])
-    assert kept[weight == 20.0].all()
-    assert kept[weight == 1.0].mean() == pytest.approx(0.05, abs=0.007)
-    assert is_kept(ids[0], 1.0, max_weight=20.0) == kept[0]
-    with pytest.raises(ValueError, match="weight"):
-        is_kept("a", 21.0, max_weight=20.0)
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
+def test_detector_refuses_what_is_no_share(share):
+    detector = EDetector(0.9, 100)
+    with pytest.raises(ValueError, match="share"):
+        detector.update(1.0, share)
+    assert detector.n == 0
+
+
+def test_shares_by_hand():
+    detector = EDetector(0.9, 100, bets=1)
+    bet = 0.25 / 0.1
+    detector.update(0.0, 0.2)
+    first = (0.0 + 1.0) * (1 + bet * 0.2 * 0.9)
+    assert detector.log_e == pytest.approx(np.log(first))
+    detector.update(1.0, 0.5)
+    second = (first + 0.2) * (1 + bet * 0.5 * (0.9 - 1.0))
+    assert detector.log_e == pytest.approx(np.log(second))
+    detector.update(0.5)
+    assert detector.log_e == pytest.approx(np.log((second + 0.5) * (1 + bet * 0.4)))
+
+
+@pytest.mark.parametrize("objective", [0.8, 0.9])
+def test_d2_the_shares_to_a_false_alarm_are_as_promised_when_weights_hang_on_the_outcome(objective):
+    """Interactions exactly at the objective; those that fail are sampled six times as often as those that pass."""
+    rng = np.random.default_rng(23)
+    sums = []
+    for _ in range(200):
+        detector, shares = EDetector(objective, 500), 0.0
+        while detector.alarmed_at is None:
+            for x in (rng.random(500) < objective).tolist():
+                probability = (0.9 if rng.random() < 0.8 else 0.15) if not x else (0.15 if rng.random() < 0.8 else 0.9)
+                if rng.random() < probability:
+                    share = 0.15 / probability
+                    shares += share
+                    if detector.update(float(x), share):
+                        break
+        sums.append(shares)
+    print(f"objective {objective}: {np.mean(sums):.0f}")
+    assert np.mean(sums) >= 500
+    assert np.mean(np.array(sums) < 50) <= 0.08
 
 
 def judged(rng, propensity, repeats, harsher=1.0):

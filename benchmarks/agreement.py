@@ -67,6 +67,8 @@ PEOPLE = (
     ("haluquestqa.completeness", "HaluQuestQA: completeness", "completeness"),
     ("dices350.safety", "DICES-350: safety", "safety"),
 )
+#: Verdicts that differ between the two ways before an interval of their difference is shown.
+LEAST_DIFFERENT = 5
 #: Where people's labels pass from, on the scale from 0 to 1 that the sets are brought to.
 PASSES_FROM = 0.5
 
@@ -131,9 +133,15 @@ def some_of(labels: LabelSet, every: int) -> LabelSet:
 
 
 def by_people(path: Path, rubric: Rubric, each: int) -> LabelSet:
-    """`each` records of a public set, half of which fail by people's labels, drawn by their ids."""
+    """`each` records of a public set, half of which fail by people's labels, drawn by their ids.
+
+    Raises:
+        ValueError: it has fewer of either side.
+    """
     rows = sorted(read(path), key=lambda row: sample_unit(f"agreement\0{row['id']}"))
     passes, fails = ([row for row in rows if (row["human_label"] >= PASSES_FROM) is side] for side in (True, False))
+    if min(len(passes), len(fails)) < each // 2:
+        raise ValueError(f"--each: {path.name} has {len(passes)} that pass and {len(fails)} that fail")
     drawn = sorted((*passes[: each // 2], *fails[: each // 2]), key=lambda row: str(row["id"]))
     inputs = {row["id"]: json.dumps(row["input"]) for row in drawn}
     numbers = {asked: number for number, asked in enumerate(sorted(set(inputs.values())))}
@@ -205,12 +213,13 @@ def difference(sets: Sequence[Measured]) -> Statistic:
 
 
 def _difference(sets: Sequence[Measured]) -> str:
-    if all(one.alike == 1.0 for one in sets):
-        # Nothing to resample: an interval from 0 to 0 would say that none ever will.
-        return "none differs"
+    differ = sum(v.alone != v.together for one in sets for v in one.verdicts)
     found = difference(sets)
     if found.value is None:
         return found.reason or ""
+    if differ < LEAST_DIFFERENT:
+        # Resampled, so few would claim more than they know: none at all an interval from 0 to 0.
+        return f"{found.value:+.3f} ({differ} differ{'s' * (differ == 1)})"
     ends = "" if found.lower is None or found.upper is None else f" ({found.lower:+.2f} to {found.upper:+.2f})"
     return f"{found.value:+.3f}{ends}"
 
@@ -306,15 +315,21 @@ def main() -> None:
     for option, least in (("every", 1), ("each", 2)):
         if getattr(given, option) < least:
             parser.error(f"--{option}: {least} or more")
+    if given.write and given.save:
+        parser.error("--write: --save writes the page as well: leave one out")
+    if given.people is not None and given.every != 1:
+        parser.error("--every: is of the shipped sets: --each says how many of one that people have labelled")
     if not given.write:
         try:
             settings, rubrics = load_settings(), load_rubrics()
+            try:
+                chosen = _chosen(given, rubrics)
+            except ValueError as error:
+                parser.error(str(error))
             sets = [
                 measured(settings, *one, rubrics, offline=given.offline)
-                for one in track(_chosen(given, rubrics), "judging", console=Console(stderr=True))
+                for one in track(chosen, "judging", console=Console(stderr=True))
             ]
-        except ValueError as error:
-            parser.error(str(error))
         except AssayError as error:
             parser.exit(2, f"{error}\n")
         if empty := [one.name for one in sets if not one.verdicts]:

@@ -97,10 +97,13 @@ DOUBTED = {False: 0.76, True: 0.24}
 
 
 class Sampled:
-    """A stream of interactions, of which some are judged, each with the weight that makes up for it."""
+    """A stream of interactions, of which some are judged, each with the weight that makes up for it.
 
-    def __init__(self, rng: np.random.Generator, share: float, *, cascade: bool) -> None:
-        self._rng, self._share, self._cascade = rng, share, cascade
+    `thinned`: of those, some are left out again, until all weigh the same, as another way to keep the promise.
+    """
+
+    def __init__(self, rng: np.random.Generator, share: float, *, cascade: bool, thinned: bool = False) -> None:
+        self._rng, self._share, self._cascade, self._thinned = rng, share, cascade, thinned
         self.stream = Stream()
         self.interactions = self.judged = 0
 
@@ -114,8 +117,11 @@ class Sampled:
             if self._rng.random() >= probability:
                 continue
             self.judged += 1
+            if self._thinned and self._rng.random() >= self._share / probability:
+                continue
             (score,) = scores(np.array([passed]), index)
-            happening = self.stream.take(replace(score, weight=1.0 / probability), objective, POLICY)
+            weight = 1.0 if self._thinned else 1.0 / probability
+            happening = self.stream.take(replace(score, weight=weight), objective, POLICY)
             if happening is not None:
                 self.stream.expect(objective, POLICY, 1)
                 return happening
@@ -124,22 +130,19 @@ class Sampled:
 
 def behind_a_cascade(streams: int, seed: int) -> None:
     """How soon a drop is found where what is in doubt is judged more often, beside plain sampling at the same cost."""
-    head = (
-        "judged | share of it | found after interactions, median | 9 in 10 within | of them judged | over after, median"
-    )
-    print(f"\n| {head} |\n|---|--:|--:|--:|--:|--:|")
+    head = "judged | share of it | streams | found after, median | 9 in 10 within | of them judged | over after, median"
+    print(f"\n| {head} |\n|---|--:|--:|--:|--:|--:|--:|")
     usual, drop, objective, most = 0.82, 0.70, 0.80, 100_000
     doubted = usual * DOUBTED[True] + (1 - usual) * DOUBTED[False]
-    for name, share, cascade in (
-        ("all", 1.0, False),
-        ("what is in doubt, and of the rest 0.3", 0.3, True),
-        ("plainly, as much", doubted + 0.3 * (1 - doubted), False),
-        ("what is in doubt, and of the rest 0.1", 0.1, True),
-        ("plainly, as much", doubted + 0.1 * (1 - doubted), False),
-    ):
+    rows = [("all", 1.0, False, False)]
+    for share in (0.3, 0.2, 0.1):
+        in_doubt = f"what is in doubt, and of the rest {share}"
+        rows += [(in_doubt, share, True, False), (f"{in_doubt}; thinned", share, True, True)]
+        rows += [("plainly, as much", doubted + share * (1 - doubted), False, False)]
+    for name, share, cascade, thinned in rows:
         found, over = [], []
         for rng in np.random.default_rng(seed).spawn(streams):
-            one = Sampled(rng, share, cascade=cascade)
+            one = Sampled(rng, share, cascade=cascade, thinned=thinned)
             while one.stream.phase == "learning":
                 one.until(usual, objective, 1)
             if one.until(usual, objective, 1500) is not None:
@@ -154,7 +157,26 @@ def behind_a_cascade(streams: int, seed: int) -> None:
         of_all = share if not cascade else doubted + share * (1 - doubted)
         shown = f"{statistics.median(delays):,.0f} | {delays[int(0.9 * len(delays))]:,.0f}"
         asked = statistics.median(n for _, n in found)
-        print(f"| {name} | {of_all:.0%} | {shown} | {asked:,.0f} | {statistics.median(over):,.0f} |")
+        print(f"| {name} | {of_all:.0%} | {len(found)} | {shown} | {asked:,.0f} | {statistics.median(over):,.0f} |")
+
+
+def weighted_run_lengths(streams: int, seed: int) -> None:
+    """The shares to a false alarm at exactly the target, where one outcome is judged more often."""
+    print("\n| pass rate = target | judged more often | promised | shares to a false alarm |\n|--:|---|--:|--:|")
+    for target in (0.5, 0.8, 0.9):
+        for often, named in ((False, "what fails"), (True, "what passes")):
+            sums = []
+            for rng in np.random.default_rng(seed).spawn(streams):
+                detector, shares = EDetector(target, 500), 0.0
+                while detector.alarmed_at is None:
+                    for passed in (rng.random(1000) < target).tolist():
+                        probability = 0.9 if rng.random() < (0.8 if passed is often else 0.2) else 0.15
+                        if rng.random() < probability:
+                            shares += 0.15 / probability
+                            if detector.update(float(passed), 0.15 / probability):
+                                break
+                sums.append(shares)
+            print(f"| {target} | {named} | 500 | {statistics.fmean(sums):,.0f} |")
 
 
 if __name__ == "__main__":
@@ -166,3 +188,4 @@ if __name__ == "__main__":
     run_lengths(5 * given.streams, given.seed)
     delays(given.streams, generator)
     behind_a_cascade(2 * given.streams, given.seed)
+    weighted_run_lengths(10 * given.streams, given.seed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from assay.calibration.proportions import clopper_pearson_interval
 from assay.records import now
 from assay.store import ChangeEvent, ChangeStream, InstrumentName, Resolution
 from assay.verdicts import settle_verdicts
-from assay.windows import DAY, HOUR, Sums, pass_ratio
+from assay.windows import DAY, HOUR, Sums, kish, pass_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ _CONFIDENCE = 0.99
 #: A stream without a record for so long is over, and so is its alarm.
 _SILENT = timedelta(days=7)
 _RATE_DAYS = 7
-#: Of the largest bet; about the best ones against a change by ten points from 90 %, and back.
+#: Of the largest bet; about the best ones against a change by ten points from 90 %, and back, where all weigh the same.
 _BET, _MEND_BET = 0.1, 0.3
 _MOST_MODELS = 50
 
@@ -66,7 +66,7 @@ class ChangePolicy:
     false_alarm_days: float = 30.0
     #: how many streams share it; None counts them
     streams: int | None = None
-    #: records since the change before there is an alarm, and since the mend before it is over
+    #: effective records since the change before there is an alarm, and since the mend before it is over
     min_records: int = 30
     recovery_records: int = 200
     #: how long a minute stays open for verdicts that come later, and for records that wait in the queue
@@ -95,61 +95,49 @@ class _Onset:
     bet: float
     #: of CUSUM, above 1 while something is seen
     weight: float = 0.0
-    n: int = 0
-    passes: int = 0
     at: float = 0.0
-    #: sums of the records' own weights, of their squares, and of those that passed
-    sum_w: float = 0.0
-    sum_w2: float = 0.0
-    sum_wp: float = 0.0
+    #: of the records since then, each with its share for a weight
+    sums: Sums = field(default_factory=Sums)
 
-    def add(self, gap: float, score: WatchedScore, at: float) -> None:
+    def add(self, gap: float, passed: bool, share: float, at: float) -> None:
         if self.weight <= 1.0:
-            self.weight, self.at = 1.0, at
-            self.n, self.passes, self.sum_w, self.sum_w2, self.sum_wp = 0, 0, 0.0, 0.0, 0.0
-        self.weight = min(1e300, self.weight * (1.0 + self.bet * gap))
-        self.n += 1
-        self.passes += score.passed
-        self.sum_w += score.weight
-        self.sum_w2 += score.weight**2
-        self.sum_wp += score.weight * score.passed
-
-    def join(self, other: _Onset) -> None:
-        """Take in what `other` has seen."""
-        self.n += other.n
-        self.passes += other.passes
-        self.sum_w += other.sum_w
-        self.sum_w2 += other.sum_w2
-        self.sum_wp += other.sum_wp
+            self.weight, self.at, self.sums = 1.0, at, Sums()
+        self.weight = min(1e300, self.weight * (1.0 + self.bet * share * gap))
+        self.sums += Sums.of(weight=share, value=float(passed), passed=passed)
 
     @property
     def ratio(self) -> float:
-        return self.sum_wp / self.sum_w
-
-    @property
-    def n_effective(self) -> float:
-        return self.sum_w**2 / self.sum_w2
+        return self.sums.sum_wp / self.sums.sum_w
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], name: str) -> _Onset | None:
         """The one of this name in a stream's state."""
         if name not in state:
             return None
-        found = cls(**state[name])
-        # A release that thinned its records to equal weights knew no sums of them.
-        sums = state.get("weighed", {}).get(name, (found.n, found.n, found.passes))
-        found.sum_w, found.sum_w2, found.sum_wp = map(float, sums)
-        return found
+        known = dict(state[name])
+        n, passes = known.pop("n", 0), known.pop("passes", 0)
+        if name in state.get("weighed", {}):
+            return cls(**known, sums=Sums(**state["weighed"][name]))
+        # Of the release before, which left records out until all weighed the same.
+        alike = Sums(n=n, sum_w=n, sum_w2=n, sum_wy=passes, sum_w2y=passes, sum_w2y2=passes)
+        return cls(**known, sums=replace(alike, passes=passes, sum_wp=passes, sum_w2p=passes))
 
     def state(self) -> dict[str, Any]:
-        """All but the sums of weights, which such a release would not take."""
-        return {"bet": self.bet, "weight": self.weight, "n": self.n, "passes": self.passes, "at": self.at}
+        """All but the sums, in place of which the release before takes as many records that weigh the same."""
+        n = max(1, round(self.sums.sum_w)) if self.sums.n else 0
+        return {
+            "bet": self.bet,
+            "weight": self.weight,
+            "at": self.at,
+            "n": n,
+            "passes": min(n, round(self.sums.sum_wp)),
+        }
 
 
 class Stream:
     """The detector of one label set and instrument. Not thread-safe.
 
-    A score counts by its share: its weight / the heaviest weight of the day and the day before.
+    A score counts by its share: its weight / the heaviest weight of the latest two days that had any.
     """
 
     def __init__(self, phase: StreamPhase = "learning", state: Mapping[str, Any] | None = None) -> None:
@@ -190,7 +178,7 @@ class Stream:
             "detector": None if self._detector is None else self._detector.state(),
             "mirror": None if self._mirror is None else self._mirror.state(),
             **{name: onset.state() for name, onset in seen.items()},
-            "weighed": {name: [onset.sum_w, onset.sum_w2, onset.sum_wp] for name, onset in seen.items()} or None,
+            "weighed": {name: asdict(onset.sums) for name, onset in seen.items()} or None,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -255,9 +243,9 @@ class Stream:
         self._detector.update(float(score.passed), share)
         if self.phase == "alarmed":
             return self._seek_recovery(score, at, share, policy)
-        self._onset.add(share * (self._detector.objective - score.passed), score, at)
+        self._onset.add(self._detector.objective - score.passed, score.passed, share, at)
         evidence = self._detector.log_e
-        if evidence is None or evidence < self._detector.log_threshold or self._onset.n_effective < policy.min_records:
+        if evidence is None or evidence < self._detector.log_threshold or kish(self._onset.sums) < policy.min_records:
             return None
         return self._raise_alarm(score, policy)
 
@@ -268,8 +256,9 @@ class Stream:
         today = int(at // DAY)
         # It goes back where a clock that ran ahead was put right, see `Store.read_changes`.
         if today != day:
-            # What was heaviest long ago, such as one stray record, blinds nobody for ever.
-            current, before = 0.0, current if today == day + 1 else 0.0
+            # What was heaviest long ago, such as one stray record, blinds nobody for ever. After days without records
+            # it is still the latest that is known: without it what is light would count in full.
+            current, before = 0.0, current
         current = max(current, score.weight)
         self._heaviest = [today, current, before]
         return score.weight / max(current, before)
@@ -278,7 +267,8 @@ class Stream:
         """Shares a day: a mean over whole days that had any, at most so many."""
         rate, today = self._rate, int(at // DAY)
         if today != rate["day"]:
-            if rate["days"] >= 0 and rate["today"]:
+            # A day that one heavy record blinded is none.
+            if rate["days"] >= 0 and rate["today"] >= 1.0:
                 rate["per_day"] += (rate["today"] - rate["per_day"]) / min(rate["days"] + 1, _RATE_DAYS)
             # The day on which it began to count was not a whole one.
             rate |= {"day": today, "today": 0, "days": rate["days"] + 1}
@@ -294,8 +284,7 @@ class Stream:
         self._first_at = at if self._first_at is None else self._first_at
         self._shares += share
         estimate = pass_ratio(self._sums)
-        # The unbiased variance costs one record.
-        if estimate is None or estimate.n_effective < policy.reference_records - 1.01:
+        if estimate is None or not _shows(self._sums, policy.reference_records):
             return None
         n, mean = estimate.n_effective, estimate.value
         # One-sided at this level is the end of a two-sided interval of twice the error. Exact, because the run length
@@ -341,12 +330,11 @@ class Stream:
             kind="alarm",
             at=score.timestamp,
             record_id=score.record_id,
-            message=f"{seen.ratio:.1%} of {seen.n} records pass since about {since:%Y-%m-%d %H:%M}, and "
+            message=f"{seen.ratio:.1%} pass since about {since:%Y-%m-%d %H:%M}, by {seen.sums.n} records, and "
             f"{target:.1%} {'are its objective' if is_objective else 'or more did before'}",
             details={
                 "since": since.isoformat(),
-                "records": seen.n,
-                "passes": seen.passes,
+                "records": seen.sums.n,
                 "pass_ratio": seen.ratio,
                 "target": target,
                 "against": "objective" if is_objective else "reference",
@@ -364,20 +352,20 @@ class Stream:
         target, seen, mend = self._detector.objective, self._onset, self._mend
         if mend.weight <= 1.0:
             # What looked like a mend was none: it tells how bad the bad level is.
-            seen.join(mend)
+            seen.sums += mend.sums
             self._mirror.objective = 1.0 - _halfway(seen, target)
         self._mirror.update(1.0 - score.passed, share)
-        mend.add(share * (score.passed - (1.0 - self._mirror.objective)), score, at)
+        mend.add(score.passed - (1.0 - self._mirror.objective), score.passed, share, at)
         if self._reached is None:
             self._reached = _Onset(bet=_MEND_BET / target)
-        self._reached.add(share * (score.passed - target), score, at)
+        self._reached.add(score.passed - target, score.passed, share, at)
         evidence = self._mirror.log_e
         if evidence is None or evidence < self._mirror.log_threshold:
             return None
         # A mend may come by halves: what came before the second must not count against it for ever. It takes twice as
         # many records, for by looking so often one finds a good run where nothing was mended.
-        ways = ((mend, 1), (self._reached, 2))
-        mended = next((p for p, k in ways if p.n_effective >= k * policy.recovery_records and p.ratio >= target), None)
+        ways = ((mend, policy.recovery_records), (self._reached, 2 * policy.recovery_records))
+        mended = next((one for one, least in ways if one.ratio >= target and _shows(one.sums, least)), None)
         if mended is None:
             return None
         since = datetime.fromtimestamp(mended.at, UTC)
@@ -385,11 +373,22 @@ class Stream:
             kind="recovered",
             at=score.timestamp,
             record_id=score.record_id,
-            message=f"{mended.ratio:.1%} of {mended.n} records pass since about {since:%Y-%m-%d %H:%M}",
-            details={"since": since.isoformat(), "records": mended.n, "pass_ratio": mended.ratio, "target": target},
+            message=f"{mended.ratio:.1%} pass since about {since:%Y-%m-%d %H:%M}, by {mended.sums.n} records",
+            details={
+                "since": since.isoformat(),
+                "records": mended.sums.n,
+                "pass_ratio": mended.ratio,
+                "target": target,
+            },
         )
         self._watch(target)
         return happening
+
+
+def _shows(sums: Sums, least: int) -> bool:
+    """Whether so many records say what it passes; the unbiased variance costs one of them."""
+    estimate = pass_ratio(sums)
+    return estimate is not None and sums.n >= least and estimate.n_effective >= least - 1.01
 
 
 def _halfway(seen: _Onset, target: float) -> float:

@@ -302,10 +302,12 @@ class Settings(BaseSettings):
         None, ge=1, description="Detectors that share those false alarms. Default: as many as there are."
     )
     change_min_records: int = Field(
-        30, ge=1, description="Least records since a change began before it is an alarm, whatever the evidence."
+        30,
+        ge=1,
+        description="Least effective records since a change began before it is an alarm, whatever the evidence.",
     )
     change_recovery_records: int = Field(
-        200, ge=1, description="Least records since the mend began before an alarm is over."
+        200, ge=1, description="Least effective records since the mend began before an alarm is over."
     )
     change_seconds: float = Field(30.0, ge=1, description="How often the detectors look for minutes that have closed.")
     change_settle_seconds: float = Field(

@@ -67,10 +67,17 @@ def test_a_set_without_one_class_has_no_kappa_and_no_mean() -> None:
     assert table(sets).splitlines()[2].endswith("| 450 + 90 | unknown |")
 
 
-def test_where_no_verdict_differs_no_interval_is_claimed() -> None:
-    one = made("a", 1, alone=0.8, together=0.8)
-    one.verdicts[:] = [Verdicts(v.situation, v.label, v.alone, v.alone) for v in one.verdicts]
-    assert [line.split(" | ")[5] for line in table([one]).splitlines()[2:]] == ["none differs", "none differs"]
+def test_where_hardly_a_verdict_differs_no_interval_is_claimed() -> None:
+    def shown(differ: int) -> list[str]:
+        one = made("a", 1, alone=0.8, together=0.8)
+        one.verdicts[:] = [
+            Verdicts(v.situation, v.label, v.alone, v.alone is not (at < differ)) for at, v in enumerate(one.verdicts)
+        ]
+        return [line.split(" | ")[5] for line in table([one]).splitlines()[2:]]
+
+    assert shown(0) == ["+0.000 (0 differ)"] * 2
+    assert all(text.endswith(" (1 differs)") for text in shown(1))
+    assert all(re.fullmatch(r"[-+]0\.\d{3} \([-+]0\.\d\d to [-+]0\.\d\d\)", text) for text in shown(5))
 
 
 def test_what_is_saved_of_a_run_gives_the_same_table() -> None:
@@ -131,17 +138,22 @@ def test_of_a_public_set_as_many_fail_as_pass_and_answers_to_one_input_stay_toge
         assert [context.text for context in item.record.contexts] == rows[number]["contexts"]
     assert all(len(situations) == 1 for situations in of_input.values())
     assert len(of_input) == len(set.union(*of_input.values()))
+    with pytest.raises(ValueError, match="48 that pass and 12 that fail"):
+        agreement.by_people(path, rubric, 26)
     # The same records, whatever the order of the file.
     path.write_text("\n".join(map(json.dumps, reversed(rows))))
     assert [item.item_id for item in agreement.by_people(path, rubric, 16).items] == [i.item_id for i in found.items]
 
 
-@pytest.mark.parametrize("mistake", ["--sets=safty", "--every=0", "--each=1", "--people=tests/unit"])
+@pytest.mark.parametrize(
+    "mistake",
+    ["--sets=safty", "--every=0", "--each=1", "--people=tests/unit", "--every=2 --people=.", "--write --save=a"],
+)
 def test_a_mistake_is_told_and_nobody_is_asked(mistake: str) -> None:
-    command = [sys.executable, "benchmarks/agreement.py", mistake]
+    command = [sys.executable, "benchmarks/agreement.py", *mistake.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"agreement.py: error: {mistake.partition('=')[0]}: ")
+    assert done.stderr.splitlines()[-1].startswith(f"agreement.py: error: {re.split('[= ]', mistake)[0]}: ")
 
 
 def test_it_asks_each_record_once_in_both_ways_and_tells_them_apart(tmp_path: Path) -> None:

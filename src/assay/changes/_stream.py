@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,18 +67,44 @@ class _Onset:
     #: of CUSUM, above 1 while something is seen
     weight: float = 0.0
     at: float = 0.0
-    #: of the records since then, each with its share for a weight
-    sums: Sums = field(default_factory=Sums)
+    #: sums of the records since then as in `Sums`, each with its share for a weight; plain, because every score adds
+    n: int = 0
+    passes: int = 0
+    sum_w: float = 0.0
+    sum_w2: float = 0.0
+    sum_wp: float = 0.0
+    sum_w2p: float = 0.0
 
     def add(self, gap: float, passed: bool, share: float, at: float) -> None:
         if self.weight <= 1.0:
-            self.weight, self.at, self.sums = 1.0, at, Sums()
+            self.weight, self.at, self.n, self.passes = 1.0, at, 0, 0
+            self.sum_w = self.sum_w2 = self.sum_wp = self.sum_w2p = 0.0
         self.weight = min(1e300, self.weight * (1.0 + self.bet * share * gap))
-        self.sums += Sums.of(weight=share, value=float(passed), passed=passed)
+        square = share * share
+        self.n += 1
+        self.sum_w += share
+        self.sum_w2 += square
+        if passed:
+            self.passes += 1
+            self.sum_wp += share
+            self.sum_w2p += square
+
+    def join(self, other: _Onset) -> None:
+        """Take in what the other has seen."""
+        for name in _SEEN:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def seen(self) -> dict[str, Any]:
+        """The sums, by their names in `Sums`."""
+        return {name: getattr(self, name) for name in _SEEN}
+
+    @property
+    def sums(self) -> Sums:
+        return Sums(**self.seen())
 
     @property
     def ratio(self) -> float:
-        return self.sums.sum_wp / self.sums.sum_w
+        return self.sum_wp / self.sum_w
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], name: str) -> _Onset | None:
@@ -87,23 +113,19 @@ class _Onset:
             return None
         known = dict(state[name])
         n, passes = known.pop("n", 0), known.pop("passes", 0)
-        if name in state.get("weighed", {}):
-            return cls(**known, sums=Sums(**state["weighed"][name]))
-        # Of the release before, which left records out until all weighed the same.
-        weights = dict.fromkeys(("sum_w", "sum_w2"), float(n))
-        passed = dict.fromkeys(("sum_wy", "sum_w2y", "sum_w2y2", "sum_wp", "sum_w2p"), float(passes))
-        return cls(**known, sums=Sums(n=n, passes=passes, **weights, **passed))
+        # The release before left records out until all weighed the same.
+        alike = {"n": n, "passes": passes, "sum_w": n, "sum_w2": n, "sum_wp": passes, "sum_w2p": passes}
+        return cls(**known, **state.get("weighed", {}).get(name, alike))
 
     def state(self) -> dict[str, Any]:
         """All but the sums, in place of which the release before takes as many records that weigh the same."""
-        n = max(1, round(self.sums.sum_w)) if self.sums.n else 0
-        return {
-            "bet": self.bet,
-            "weight": self.weight,
-            "at": self.at,
-            "n": n,
-            "passes": min(n, round(self.sums.sum_wp)),
-        }
+        n = max(1, round(self.sum_w)) if self.n else 0
+        known = {"bet": self.bet, "weight": self.weight, "at": self.at}
+        return known | {"n": n, "passes": min(n, round(self.sum_wp))}
+
+
+#: Fields of an onset that are sums of records.
+_SEEN = ("n", "passes", "sum_w", "sum_w2", "sum_wp", "sum_w2p")
 
 
 class Stream:
@@ -150,7 +172,7 @@ class Stream:
             "detector": None if self._detector is None else self._detector.state(),
             "mirror": None if self._mirror is None else self._mirror.state(),
             **{name: onset.state() for name, onset in seen.items()},
-            "weighed": {name: asdict(onset.sums) for name, onset in seen.items()} or None,
+            "weighed": {name: onset.seen() for name, onset in seen.items()} or None,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -299,11 +321,11 @@ class Stream:
             kind="alarm",
             at=score.timestamp,
             record_id=score.record_id,
-            message=f"{seen.ratio:.1%} pass since about {since:%Y-%m-%d %H:%M}, by {seen.sums.n} records, and "
+            message=f"{seen.ratio:.1%} pass since about {since:%Y-%m-%d %H:%M}, by {seen.n} records, and "
             f"{target:.1%} {'are its objective' if is_objective else 'or more did before'}",
             details={
                 "since": since.isoformat(),
-                "records": seen.sums.n,
+                "records": seen.n,
                 "pass_ratio": seen.ratio,
                 "target": target,
                 "against": "objective" if is_objective else "reference",
@@ -321,7 +343,7 @@ class Stream:
         target, seen, mend = self._detector.objective, self._onset, self._mend
         if mend.weight <= 1.0:
             # What looked like a mend was none: it tells how bad the bad level is.
-            seen.sums += mend.sums
+            seen.join(mend)
             self._mirror.objective = 1.0 - _halfway(seen, target)
         self._mirror.update(1.0 - score.passed, share)
         mend.add(score.passed - (1.0 - self._mirror.objective), score.passed, share, at)
@@ -342,10 +364,10 @@ class Stream:
             kind="recovered",
             at=score.timestamp,
             record_id=score.record_id,
-            message=f"{mended.ratio:.1%} pass since about {since:%Y-%m-%d %H:%M}, by {mended.sums.n} records",
+            message=f"{mended.ratio:.1%} pass since about {since:%Y-%m-%d %H:%M}, by {mended.n} records",
             details={
                 "since": since.isoformat(),
-                "records": mended.sums.n,
+                "records": mended.n,
                 "pass_ratio": mended.ratio,
                 "target": target,
             },
